@@ -1,0 +1,62 @@
+/* The low-rank optimum and its proof: LR(E, H, r) of spec methods 2.1, CLoQ's closed form without root, inverse or damping.
+ *
+ * Given the residual E = W - Q (n, m) and the Gram H (m, m), G = E H E^T = V diag(lambda) V^T; B = V_r, A = V_r^T E minimise
+ * tr((E - BA) H (E - BA)^T) over rank r for EVERY r at once: rank r is the first r columns of B and rows of A, with loss
+ * trace - sum of the first r values. E and H are float (as stored); all arithmetic is double.
+ *
+ * Paths that agree (products and losses):
+ *   adapter_local   Local: one matrix on one rank. Dense (LAPACK; small side chosen by shape: n <= m forms G, n > m works on R of E = QR)
+ *                   when the rank is a large part of the matrix, block Krylov through (E, H), G never formed, otherwise.
+ *   adapter_grid    Collective: one matrix over the team's process grid (ScaLAPACK), for what does not fit one rank or when
+ *                   matrices are fewer than ranks.
+ * Signs are fixed: the largest-magnitude entry of each column of V is positive (lowest index on ties). */
+#ifndef CLOQWORK_ADAPTER_ADAPTER_H
+#define CLOQWORK_ADAPTER_ADAPTER_H
+
+#include <stdint.h>
+
+#include "base/status.h"
+#include "dist/grid.h"
+
+typedef enum adapter_path { ADAPTER_AUTO, ADAPTER_DENSE, ADAPTER_KRYLOV } adapter_path;
+
+typedef struct adapter_request {
+  const char *where;   /* for messages: "model.layers.3.mlp.down_proj, cloq-b2-g64"; borrowed */
+  int64_t n, m;
+  const float *e;      /* (n, m) contiguous, borrowed */
+  const float *h;      /* (m, m) symmetric, contiguous, borrowed; NULL: the identity (plain SVD) */
+  int rank;            /* 1 .. min(n, m) */
+  double trace;        /* tr(E H E^T) when known (adapter_trace), NaN: computed here */
+  double tolerance;    /* Krylov: excess loss relative to the tail; 1e-6 */
+  adapter_path path;
+  const double *start; /* Krylov: (start_rows, m) rows S; the start block is (E S^T)^T; NULL: chosen here */
+  int start_rows;
+} adapter_request;
+
+typedef struct adapter {
+  int64_t n, m;
+  int rank;
+  float *b;       /* (n, rank); owned */
+  float *a;       /* (rank, m); owned */
+  double *values; /* [rank] leading eigenvalues of G, descending, never negative; owned */
+  double trace;
+} adapter;
+
+status adapter_local(const adapter_request *q, adapter *out);
+/* Collective over g. Every rank sees e and h (shared memory); the result is replicated on every rank. */
+status adapter_grid(const adapter_request *q, const grid *g, adapter *out);
+void adapter_free(adapter *a);
+
+/* tr(E H E^T) of rows [begin, end), in double: 2 (end-begin) m^2 flops. row_loss (may be NULL): [end - begin] its terms. */
+status adapter_trace(int64_t m, const float *e, const float *h, int64_t begin, int64_t end, double *row_loss, double *sum);
+
+/* Loss from the STORED numbers for r = 0 … rank: tr((E - B_r A_r) H (E - B_r A_r)^T), by the r x r matrices B^T B, A H A^T and
+ * B^T E H A^T: loss[0] = trace, 2 m^2 rank + 2 n m rank flops. loss has rank + 1 entries. */
+status adapter_losses(int64_t n, int64_t m, const float *e, const float *h, const float *b, const float *a, int rank, double trace, double *loss);
+
+/* Leading eigenvectors of H scaled by the root of their values, rows of *start (rows, m), owned: the good start for every matrix on this Gram. */
+status adapter_start(const char *where, int64_t m, const float *h, int rows, double **start);
+
+double adapter_flops(const adapter_request *q);
+
+#endif

@@ -1,0 +1,36 @@
+/* A file done right: mapped for reading, written under a temporary name, synced, renamed. Local.
+ * Errors are E_IO with the path and the system's reason, unless said otherwise. */
+#ifndef CLOQWORK_BASE_FILE_H
+#define CLOQWORK_BASE_FILE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+typedef struct file_map {
+  const unsigned char *data; /* borrowed until file_unmap; NULL for an empty file */
+  size_t bytes;
+} file_map;
+status file_map_open(const char *path, file_map *m); /* E_DATA when it does not exist or is no regular file */
+void file_map_close(file_map *m);
+void file_map_done_with(const file_map *m, size_t begin, size_t end); /* those pages will not be read again: give them back */
+
+status file_read(const char *path, size_t limit, char **text, size_t *bytes); /* owned, zero-terminated; E_DATA: missing or over limit */
+status file_write_atomic(const char *path, const void *data, size_t bytes);   /* temporary, sync, rename, sync folder */
+status file_append_line(const char *path, const char *line);                  /* one write() of line and '\n', O_APPEND */
+status file_publish(const char *temporary, const char *path);                 /* fsync, rename, fsync of the folder */
+status file_make_folders(const char *path);                                   /* like mkdir -p; modes follow umask */
+status file_remove(const char *path);                                         /* missing is fine */
+status file_remove_matching(const char *folder, const char *infix); /* regular files of the folder whose name holds infix: stale temporaries */
+bool file_exists(const char *path);
+status file_free_space(const char *path, uint64_t *bytes);
+char *path_join(const char *folder, const char *name); /* owned; NULL when memory is out */
+
+/* One job per run directory: path is made with O_EXCL and names the owner; the same owner may take it again (a requeue).
+ * A lock whose process (same host) is gone is stale and taken over. E_IO names the other owner. */
+status file_lock(const char *path, const char *owner);
+void file_unlock(const char *path);
+
+#endif

@@ -1,0 +1,48 @@
+/* The Gram matrix H = X^T X of one linear's input, summed by a team. How it will be used is not known here.
+ *
+ * Precision and order. Tokens come in chunks of fixed composition; about GRAM_TOKENS worth of chunks are multiplied in float and the
+ * product is added to sums in double, in the order of the chunks. Every entry belongs to one rank, and a product's entry does not
+ * depend on the tile it is computed in (base/blas.h): so the sums are bit-identical for any number of ranks.
+ * The lower triangle is cut into square units dealt to the ranks by flops: syrk on the diagonal, gemm below it, n^2 tokens flops
+ * in all, half of a full product. */
+#ifndef CLOQWORK_CALIBRATE_GRAM_H
+#define CLOQWORK_CALIBRATE_GRAM_H
+
+#include <stdint.h>
+
+#include "base/status.h"
+#include "dist/team.h"
+
+enum { GRAM_TILE = 128, GRAM_TOKENS = 4096 };
+
+typedef struct gram_unit {
+  int row, col, rows, cols; /* global place; row == col: on the diagonal */
+} gram_unit;
+
+typedef struct gram {
+  const team *t;     /* borrowed */
+  int n;
+  shared sums;       /* doubles: [tiles][GRAM_TILE][GRAM_TILE], lower triangle of tiles, tile (i, j) at i (i + 1) / 2 + j */
+  shared abs_sums;   /* doubles: [n] */
+  int64_t tokens;
+  gram_unit *mine;   /* units of this rank */
+  int unit_count;
+  float *product;    /* one unit's product, (side, side) */
+  int side;
+} gram;
+
+uint64_t gram_shared_bytes(int64_t n);             /* of sums and abs_sums: for plan */
+uint64_t gram_private_bytes(int64_t n, int ranks); /* of one rank's product */
+
+status gram_new(const team *t, int64_t n, gram *g); /* Collective. E_MEMORY; E_USAGE over 46340 columns */
+void gram_free(gram *g);                            /* Collective; accepts an empty one */
+void gram_reset(gram *g);                           /* Collective: sums back to zero */
+
+/* Collective in effect: every rank adds its own entries of these chunks. panel: chunk c is (rows[c], n) floats at panel + c * stride,
+ * visible to all ranks and not written until the next team_barrier. Every per_product chunks, from the first on, make one product. */
+void gram_add(gram *g, const float *panel, int64_t stride, const int *rows, int chunks, int per_product);
+
+/* Local. Tiles [begin, end) rounded to float, after a team_barrier. E_NUMERICS when a sum is not finite. */
+status gram_tiles(const gram *g, const char *where, int64_t begin, int64_t end, float *tiles);
+
+#endif

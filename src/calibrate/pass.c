@@ -1,0 +1,385 @@
+#include "calibrate/pass.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/fault.h"
+#include "base/file.h"
+#include "base/memory.h"
+#include "dist/agree.h"
+
+enum { CHUNK_TOKENS = 2048, STEP_MOST = 1024 };
+
+const char *set_folder(int set) { return set == SET_CALIBRATION ? "grams" : "heldout"; }
+
+/* Windows per chunk and chunks per product depend on the window length alone, never on the ranks: they fix the order of summation. */
+static int windows_per_chunk(int64_t length) { return length >= CHUNK_TOKENS ? 1 : (int)(CHUNK_TOKENS / length); }
+
+static int chunks_per_product(int64_t length) {
+  int64_t rows = length * windows_per_chunk(length);
+  return rows >= GRAM_TOKENS ? 1 : (int)(GRAM_TOKENS / rows);
+}
+
+static int chunk_count(const windows *w) {
+  int per = windows_per_chunk(w->length);
+  return (int)((w->count + per - 1) / per);
+}
+
+static int64_t most_rows(const windows *const sets[SET_COUNT]) {
+  int64_t most = 0;
+  for (int s = 0; s < SET_COUNT; s++)
+    if (sets[s]) {
+      int64_t rows = sets[s]->length * windows_per_chunk(sets[s]->length);
+      if (rows > most) most = rows;
+    }
+  return most;
+}
+
+/* A step must hold whole products of every set, and equal work for every rank. */
+static int step_chunks(const windows *const sets[SET_COUNT], int ranks) {
+  int step = ranks;
+  for (int s = 0; s < SET_COUNT; s++) {
+    if (!sets[s]) continue;
+    int product = chunks_per_product(sets[s]->length), whole = step;
+    while (whole % product) whole += step;
+    step = whole;
+  }
+  return step;
+}
+
+static int64_t panel_width(const arch *a, int panel) {
+  int64_t first = input_width(a, panel == 0 ? IN_ATTN : IN_ATTN_OUT), second = input_width(a, panel == 0 ? IN_MLP : IN_MLP_OUT);
+  return first > second ? first : second;
+}
+
+pass_bytes pass_memory(const arch *a, const windows *const sets[SET_COUNT], const bool wanted[IN_COUNT], int ranks) {
+  pass_bytes b = {0};
+  int64_t rows = most_rows(sets), step = step_chunks(sets, ranks);
+  for (int p = 0; p < 2; p++) b.panels += (uint64_t)(step * rows * panel_width(a, p)) * sizeof(float);
+  b.weights = (uint64_t)layer_weights_floats(a) * sizeof(float);
+  b.private_most = block_scratch_bytes(a, sets[0]->length, rows);
+  for (int s = 0; s < SET_COUNT; s++) {
+    if (!sets[s]) continue;
+    int mine = (chunk_count(sets[s]) + ranks - 1) / ranks;
+    b.streams += (uint64_t)(mine * sets[s]->length * windows_per_chunk(sets[s]->length) * a->hidden) * sizeof(float);
+    for (int i = 0; i < IN_COUNT; i++)
+      if (wanted[i]) {
+        b.sums += gram_shared_bytes(input_width(a, i));
+        b.private_most += gram_private_bytes(input_width(a, i), ranks);
+      }
+  }
+  b.private_most += b.streams;
+  b.shared = b.panels + b.weights + b.sums;
+  return b;
+}
+
+static double set_tokens(const windows *w) { return w ? (double)w->count * (double)w->length : 0; }
+
+double pass_layer_flops(const arch *a, const windows *const sets[SET_COUNT], const bool wanted[IN_COUNT]) {
+  double per_token = block_flops_per_token(a);
+  for (int i = 0; i < IN_COUNT; i++)
+    if (wanted[i]) per_token += (double)input_width(a, i) * (double)input_width(a, i);
+  return per_token * (set_tokens(sets[0]) + set_tokens(sets[1]));
+}
+
+static int chunk_windows(const pass_set *s, int chunk) {
+  int64_t left = s->w->count - (int64_t)chunk * s->per_chunk;
+  return (int)(left < s->per_chunk ? left : s->per_chunk);
+}
+
+static size_t chunk_floats(const pass *p, const pass_set *s) {
+  return (size_t)s->per_chunk * (size_t)s->w->length * (size_t)p->model->arch.hidden;
+}
+
+/* My stream of a chunk that is mine. */
+static float *stream(const pass *p, const pass_set *s, int chunk) { return s->x + (size_t)(chunk / p->t->size) * chunk_floats(p, s); }
+
+status pass_new(const team *t, const checkpoint *model, const windows *const sets[SET_COUNT], const bool wanted[IN_COUNT], pass *p) {
+  const arch *a = &model->arch;
+  status st = OK;
+  *p = (pass){.t = t, .model = model, .step = step_chunks(sets, t->size), .chunk_rows = (int)most_rows(sets)};
+  if (p->step > STEP_MOST)
+    return fail(E_USAGE, "calibrate: a team of %d ranks: expected at most %d chunks side by side, found %d: choose smaller teams (parallel.team)", t->size,
+                STEP_MOST, p->step);
+  for (int k = 0; k < SET_COUNT; k++) {
+    pass_set *s = &p->sets[k];
+    s->w = sets[k];
+    if (!s->w) continue;
+    s->per_chunk = windows_per_chunk(s->w->length);
+    s->chunks = chunk_count(s->w);
+    s->mine = (s->chunks - t->rank + t->size - 1) / t->size;
+    if (st == OK) st = NEW(s->x, (size_t)s->mine * chunk_floats(p, s), "residual streams");
+  }
+  int64_t longest = sets[0]->length;
+  if (sets[1] && sets[1]->length > longest) longest = sets[1]->length;
+  if (st == OK) st = block_scratch_new(a, longest, p->chunk_rows, &p->scratch);
+  TRY(agree(t->comm, st));
+  for (int k = 0; k < SET_COUNT; k++)
+    for (int i = 0; i < IN_COUNT; i++)
+      if (sets[k] && wanted[i]) TRY(gram_new(t, input_width(a, i), &p->sets[k].grams[i]));
+  for (int k = 0; k < 2; k++)
+    TRY(shared_new(t, (size_t)(p->step * (int64_t)p->chunk_rows * panel_width(a, k)) * sizeof(float), "panel of activations", &p->panels[k]));
+  TRY(shared_new(t, layer_weights_floats(a) * sizeof(float), "weights of a layer", &p->weights));
+  layer_weights_place(a, p->weights.base, &p->layer);
+done:
+  if (st != OK) pass_free(p);
+  return st;
+}
+
+void pass_free(pass *p) {
+  for (int k = 0; k < SET_COUNT; k++) {
+    for (int i = 0; i < IN_COUNT; i++) gram_free(&p->sets[k].grams[i]);
+    FREE(p->sets[k].x);
+  }
+  shared_free(&p->panels[0]);
+  shared_free(&p->panels[1]);
+  shared_free(&p->weights);
+  block_scratch_free(&p->scratch);
+  *p = (pass){0};
+}
+
+status pass_embed(pass *p) {
+  status st = OK;
+  for (int k = 0; k < SET_COUNT && st == OK; k++) {
+    pass_set *s = &p->sets[k];
+    if (!s->w) continue;
+    for (int c = p->t->rank; c < s->chunks && st == OK; c += p->t->size)
+      st = embed_tokens(p->model, chunk_windows(s, c) * s->w->length, s->w->ids + (int64_t)c * s->per_chunk * s->w->length, stream(p, s, c));
+  }
+  return agree(p->t->comm, st);
+}
+
+/* One step: chunks [first, first + count) of a set through the five parts of the block, each tapped input added to its Gram. */
+typedef struct step_work {
+  pass *p;
+  pass_set *s;
+  int64_t layer;
+  int first, count;
+  int rows[STEP_MOST];
+  bool with_grams;
+} step_work;
+
+static float *slot(const step_work *w, int panel, int64_t width, int chunk) {
+  return (float *)w->p->panels[panel].base + (int64_t)(chunk - w->first) * w->p->chunk_rows * width;
+}
+
+static void tap(step_work *w, input_id input, int panel) {
+  if (!w->with_grams) return;
+  team_barrier(w->p->t);
+  gram *g = &w->s->grams[input];
+  if (g->n) gram_add(g, w->p->panels[panel].base, (int64_t)w->p->chunk_rows * g->n, w->rows, w->count, chunks_per_product(w->s->w->length));
+}
+
+static void run_step(step_work *w) {
+  pass *p = w->p;
+  const arch *a = &p->model->arch;
+  int64_t length = w->s->w->length, d = a->hidden, wide = input_width(a, IN_ATTN_OUT), f = a->intermediate;
+  int mine = w->first + p->t->rank; /* steps start at multiples of the ranks */
+#define EACH_OF_MINE(c) for (int c = mine; c < w->first + w->count; c += p->t->size)
+  EACH_OF_MINE(c) block_attn_in(a, &p->layer, w->rows[c - w->first], stream(p, w->s, c), slot(w, 0, d, c));
+  tap(w, IN_ATTN, 0);
+  EACH_OF_MINE(c)
+  block_attention(a, &p->layer, w->layer, &p->scratch, chunk_windows(w->s, c), length, slot(w, 0, d, c), slot(w, 1, wide, c));
+  tap(w, IN_ATTN_OUT, 1);
+  EACH_OF_MINE(c) block_attn_out(a, &p->layer, w->rows[c - w->first], slot(w, 1, wide, c), stream(p, w->s, c), slot(w, 0, d, c));
+  tap(w, IN_MLP, 0);
+  EACH_OF_MINE(c) block_mlp(a, &p->layer, &p->scratch, w->rows[c - w->first], slot(w, 0, d, c), slot(w, 1, f, c));
+  tap(w, IN_MLP_OUT, 1);
+  EACH_OF_MINE(c) block_mlp_out(a, &p->layer, w->rows[c - w->first], slot(w, 1, f, c), stream(p, w->s, c));
+#undef EACH_OF_MINE
+}
+
+status pass_layer(pass *p, int64_t layer, bool with_grams, pass_progress progress, void *context) {
+  const arch *a = &p->model->arch;
+  double start = clock_now();
+  status st = layer_weights_load(p->model, layer, p->weights.base, p->t->rank, p->t->size);
+  if ((st = agree(p->t->comm, st)) != OK) return st;
+  team_barrier(p->t);
+  p->load_seconds += clock_now() - start;
+  start = clock_now();
+  double flops = 0, tokens_all = set_tokens(p->sets[0].w) + set_tokens(p->sets[1].w), tokens = 0;
+  for (int k = 0; k < SET_COUNT; k++) {
+    pass_set *s = &p->sets[k];
+    if (!s->w) continue;
+    double per_token = block_flops_per_token(a);
+    for (int i = 0; with_grams && i < IN_COUNT; i++)
+      if (s->grams[i].n) {
+        gram_reset(&s->grams[i]);
+        per_token += (double)s->grams[i].n * s->grams[i].n;
+      }
+    for (int first = 0; first < s->chunks; first += p->step) {
+      step_work w = {.p = p, .s = s, .layer = layer, .first = first, .with_grams = with_grams};
+      w.count = s->chunks - first < p->step ? s->chunks - first : p->step;
+      for (int c = 0; c < w.count; c++) {
+        w.rows[c] = (int)(chunk_windows(s, first + c) * s->w->length);
+        flops += per_token * w.rows[c];
+        tokens += w.rows[c];
+      }
+      run_step(&w);
+      if (progress) progress(context, tokens / tokens_all, 1e-9 * flops / (clock_now() - start));
+    }
+  }
+  p->flops += flops;
+  team_barrier(p->t);
+  return OK;
+}
+
+/* ---- the streams as a file: header, then every chunk at its place ---- */
+
+typedef struct state_header {
+  char magic[16]; /* "cloqwork-state1" */
+  char tag[80];
+  int64_t layer, bytes;
+} state_header;
+
+static size_t set_offset(const pass *p, int set) {
+  size_t at = 4096;
+  for (int k = 0; k < set; k++)
+    if (p->sets[k].w) at += (size_t)p->sets[k].chunks * chunk_floats(p, &p->sets[k]) * sizeof(float);
+  return at;
+}
+
+/* Whole transfer of one chunk; reading is the same with pread. */
+static status transfer(int fd, const char *path, bool writing, char *data, size_t bytes, size_t at) {
+  while (bytes) {
+    ssize_t n = fault_here() ? (errno = EIO, -1) : writing ? pwrite(fd, data, bytes, (off_t)at) : pread(fd, data, bytes, (off_t)at);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return fail(E_IO, "%s: cannot be %s: %m", path, writing ? "written" : "read");
+    if (n == 0) return fail(E_IO, "%s: expected %zu more bytes, found its end", path, bytes);
+    data += n;
+    at += (size_t)n;
+    bytes -= (size_t)n;
+  }
+  return OK;
+}
+
+static status transfer_streams(pass *p, int fd, const char *path, bool writing) {
+  status st = OK;
+  for (int k = 0; k < SET_COUNT && st == OK; k++) {
+    pass_set *s = &p->sets[k];
+    for (int c = p->t->rank; s->w && c < s->chunks && st == OK; c += p->t->size) {
+      size_t bytes = chunk_floats(p, s) * sizeof(float);
+      st = transfer(fd, path, writing, (char *)stream(p, s, c), bytes, set_offset(p, k) + (size_t)c * bytes);
+    }
+  }
+  return st;
+}
+
+status pass_save(pass *p, const char *path, const char *tag, int64_t layer) {
+  status st = OK;
+  state_header h = {.magic = "cloqwork-state1", .layer = layer, .bytes = (int64_t)set_offset(p, SET_COUNT)};
+  strncpy(h.tag, tag, sizeof h.tag - 1);
+  char *temporary = mem_format("%s.tmp", path);
+  int fd = -1;
+  if (!temporary) st = fail(E_MEMORY, "%s: no memory for its temporary name", path);
+  if (st == OK && p->t->rank == 0) {
+    fd = open(temporary, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (fd < 0) st = fail(E_IO, "%s: cannot be made: %m", temporary);
+    if (st == OK) st = transfer(fd, temporary, true, (char *)&h, sizeof h, 0);
+  }
+  TRY(agree(p->t->comm, st));
+  if (fd < 0 && (fd = open(temporary, O_RDWR | O_CLOEXEC)) < 0) st = fail(E_IO, "%s: cannot be opened: %m", temporary);
+  if (st == OK) st = transfer_streams(p, fd, temporary, true);
+  if (st == OK && fsync(fd) != 0) st = fail(E_IO, "%s: cannot be synced: %m", temporary);
+  TRY(agree(p->t->comm, st));
+  if (p->t->rank == 0) st = file_publish(temporary, path);
+  TRY(agree(p->t->comm, st));
+done:
+  if (fd >= 0) close(fd);
+  if (st != OK && p->t->rank == 0 && temporary) unlink(temporary);
+  FREE(temporary);
+  return st;
+}
+
+static int64_t read_header(int fd, const char *tag, int64_t bytes) {
+  state_header h;
+  struct stat s;
+  if (pread(fd, &h, sizeof h, 0) != (ssize_t)sizeof h || fstat(fd, &s) != 0) return -1;
+  if (memcmp(h.magic, "cloqwork-state1", sizeof h.magic) != 0 || strncmp(h.tag, tag, sizeof h.tag - 1) != 0) return -1;
+  if (s.st_size != h.bytes || (bytes && h.bytes != bytes)) return -1;
+  return h.layer;
+}
+
+int64_t pass_peek(const char *path, const char *tag) {
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return -1;
+  int64_t layer = read_header(fd, tag, 0);
+  close(fd);
+  return layer;
+}
+
+status pass_load(pass *p, const char *path, const char *tag, int64_t *layer) {
+  status st = OK;
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  *layer = fd < 0 ? -1 : read_header(fd, tag, (int64_t)set_offset(p, SET_COUNT));
+  bool usable = !agree_any(p->t->comm, *layer < 0); /* all ranks see it, or none uses it */
+  if (!usable)
+    *layer = -1;
+  else
+    st = transfer_streams(p, fd, path, false);
+  if (fd >= 0) close(fd);
+  return agree(p->t->comm, st);
+}
+
+/* ---- from team to team ---- */
+
+enum { TAG_STATUS = 1, TAG_STREAM = 2, MESSAGE = 2048, SLICE = 1 << 28 };
+
+status pass_send(pass *p, status mine) {
+  const team *t = p->t;
+  status st = mine;
+  if (t->index + 1 >= t->count) return st;
+  int to = t->first[t->index + 1], size = t->sizes[t->index + 1];
+  struct {
+    int code;
+    char text[MESSAGE];
+  } word = {(int)st, ""};
+  strncpy(word.text, status_message(), MESSAGE - 1);
+  if (t->rank == 0)
+    for (int r = 0; r < size; r++) MPI_Send(&word, (int)sizeof word, MPI_BYTE, to + r, TAG_STATUS, t->job);
+  if (st != OK) return st;
+  for (int k = 0; k < SET_COUNT; k++) {
+    pass_set *s = &p->sets[k];
+    for (int c = t->rank; s->w && c < s->chunks; c += t->size) {
+      size_t floats = chunk_floats(p, s);
+      for (size_t at = 0; at < floats; at += SLICE) {
+        int n = (int)(floats - at < SLICE ? floats - at : SLICE);
+        st = mpi_check(MPI_Send(stream(p, s, c) + at, n, MPI_FLOAT, to + c % size, TAG_STREAM, t->job), "sending streams to the next team");
+        if (st != OK) return st;
+      }
+    }
+  }
+  return OK;
+}
+
+status pass_receive(pass *p) {
+  const team *t = p->t;
+  status st = OK;
+  if (t->index == 0) return OK;
+  int from = t->first[t->index - 1], size = t->sizes[t->index - 1];
+  struct {
+    int code;
+    char text[MESSAGE];
+  } word;
+  MPI_Recv(&word, (int)sizeof word, MPI_BYTE, from, TAG_STATUS, t->job, MPI_STATUS_IGNORE);
+  if (word.code != OK) {
+    status_set_message(word.text);
+    return (status)word.code;
+  }
+  for (int k = 0; k < SET_COUNT; k++) {
+    pass_set *s = &p->sets[k];
+    for (int c = t->rank; s->w && c < s->chunks; c += t->size) {
+      size_t floats = chunk_floats(p, s);
+      for (size_t at = 0; at < floats && st == OK; at += SLICE) {
+        int n = (int)(floats - at < SLICE ? floats - at : SLICE);
+        st = mpi_check(MPI_Recv(stream(p, s, c) + at, n, MPI_FLOAT, from + c % size, TAG_STREAM, t->job, MPI_STATUS_IGNORE),
+                       "receiving streams from the team before");
+      }
+    }
+  }
+  return agree(t->comm, st);
+}

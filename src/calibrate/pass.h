@@ -1,0 +1,70 @@
+/* The full-precision model run over all windows, layer after layer, leaving a Gram for each of the four inputs of a layer.
+ *
+ * A chunk is one or several windows (about 2048 tokens) that one rank carries through the blocks: chunk c belongs to rank c mod size.
+ * The residual stream of every chunk stays in its rank's memory between layers. In a step the ranks run `step` chunks side by side,
+ * leave the inputs of each linear in a panel the team shares, and then each adds its own entries of the Gram. Two panels take turns,
+ * so one barrier per input suffices. Weights of a layer are converted once per team, dealt over its ranks. */
+#ifndef CLOQWORK_CALIBRATE_PASS_H
+#define CLOQWORK_CALIBRATE_PASS_H
+
+#include <stdbool.h>
+
+#include "calibrate/gram.h"
+#include "model/block.h"
+#include "model/checkpoint.h"
+#include "model/tokens.h"
+
+enum { SET_CALIBRATION, SET_HELDOUT, SET_COUNT };
+const char *set_folder(int set); /* "grams", "heldout" */
+
+typedef struct pass_set {
+  const windows *w;    /* borrowed; NULL: this set is absent */
+  int per_chunk;       /* windows per chunk */
+  int chunks, mine;    /* in all; of this rank */
+  float *x;            /* residual streams of my chunks, each (rows, d), in order; owned */
+  gram grams[IN_COUNT];/* empty where the input is not wanted */
+} pass_set;
+
+typedef struct pass {
+  const team *t;       /* borrowed */
+  const checkpoint *model;
+  pass_set sets[SET_COUNT];
+  int step;            /* chunks per step: a multiple of the ranks and of a product's chunks */
+  int chunk_rows;      /* the most rows of a chunk */
+  shared panels[2];
+  shared weights;
+  layer_weights layer;
+  block_scratch scratch;
+  double flops;        /* forward (2 params tokens) and Grams (n^2 tokens) of the team so far */
+  double load_seconds;
+} pass;
+
+/* Memory that pass_new will take: shared by the team, and of one rank. For plan. */
+typedef struct pass_bytes {
+  uint64_t shared, private_most, panels, weights, sums, streams;
+} pass_bytes;
+pass_bytes pass_memory(const arch *a, const windows *const sets[SET_COUNT], const bool wanted[IN_COUNT], int ranks);
+double pass_layer_flops(const arch *a, const windows *const sets[SET_COUNT], const bool wanted[IN_COUNT]); /* one layer, all sets, with Grams */
+
+status pass_new(const team *t, const checkpoint *model, const windows *const sets[SET_COUNT], const bool wanted[IN_COUNT], pass *p); /* Collective */
+void pass_free(pass *p);                                                                                                    /* Collective */
+
+status pass_embed(pass *p); /* Collective: streams = embeddings */
+
+/* Collective. All windows through one layer; with grams, the Grams of that layer are there afterwards (reset before).
+ * progress (may be NULL) is called by every rank after each step with the fraction done. */
+typedef void (*pass_progress)(void *context, double fraction, double gflops);
+status pass_layer(pass *p, int64_t layer, bool with_grams, pass_progress progress, void *context);
+
+/* The streams as a file, so that a stopped run goes on at this layer: Collective; temporary name, synced, renamed.
+ * pass_load: *layer = the layer they are inputs of, -1 when there is no file or it belongs to another run (tag). */
+status pass_save(pass *p, const char *path, const char *tag, int64_t layer);
+status pass_load(pass *p, const char *path, const char *tag, int64_t *layer);
+int64_t pass_peek(const char *path, const char *tag); /* Local: the layer such a file holds, or -1 */
+
+/* From one team to the next (any numbers of ranks): Collective over the two teams. `st` travels with it: a team that fails or stops
+ * tells the next one, which then returns that status with the same message. */
+status pass_send(pass *p, status st);
+status pass_receive(pass *p);
+
+#endif

@@ -1,0 +1,383 @@
+#include "dist/krylov.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/blas.h"
+#include "base/memory.h"
+
+/* The space so far. Rows are vectors; T = Q G Q^T is formed from the products themselves, so that rows of any origin (a random one in
+ * place of a vanished one) leave Rayleigh-Ritz exact. */
+typedef struct space {
+  const char *where;
+  const krylov_request *q;
+  int n, block, dim, last; /* dim: rows in q; last: rows of the newest block */
+  int capacity, limit;     /* rows allocated; rows allowed */
+  double *basis;           /* (capacity, n) orthonormal rows */
+  double *t;               /* (capacity, capacity) lower triangle of T */
+  double *image;           /* (block, n) G times the newest block, then its part outside the space */
+  double *coefficients;    /* (block, capacity) */
+  double *gram, *turned;   /* (block, block) and (block, n) of work */
+  double *ritz, *theta;    /* (dim, dim) rows, ascending values of the last Rayleigh-Ritz */
+  double *residual;        /* [dim] ||G y - theta y|| of every Ritz pair */
+  int ritz_capacity;
+  double sums[3];          /* sum of the wanted values at the last three looks, newest last */
+  int steps[2], looks;     /* blocks between those looks; looks so far */
+  int since, wait;         /* blocks since the last look; blocks to let pass before the next */
+  uint64_t seed;
+} space;
+
+static double random_entry(uint64_t *seed) { /* splitmix64, uniform in (-1, 1) */
+  uint64_t z = *seed += 0x9e3779b97f4a7c15u;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return (double)((z ^ (z >> 31)) >> 11) * 0x1p-52 - 1;
+}
+
+static void random_row(space *s, double *row) {
+  for (int i = 0; i < s->n; i++) row[i] = random_entry(&s->seed);
+}
+
+static double norm(int n, const double *x) {
+  double largest = 0, sum = 0;
+  for (int i = 0; i < n; i++) largest = fmax(largest, fabs(x[i]));
+  if (!(largest > 0) || !isfinite(largest)) return largest;
+#pragma omp simd reduction(+ : sum)
+  for (int i = 0; i < n; i++) sum += (x[i] / largest) * (x[i] / largest);
+  return largest * sqrt(sum);
+}
+
+/* rows of x -> unit length; rows that vanished -> random ones. */
+static void normalise_rows(space *s, int rows, double *x) {
+  for (int i = 0; i < rows; i++) {
+    double *row = x + (size_t)i * (size_t)s->n, length = norm(s->n, row);
+    if (!(length > 1e-290)) {
+      random_row(s, row);
+      length = norm(s->n, row);
+    }
+    for (int j = 0; j < s->n; j++) row[j] /= length;
+  }
+}
+
+/* x -= (x Q^T) Q; the coefficients stay in s->coefficients (rows, dim). */
+static void project_out(space *s, int rows, double *x) {
+  if (s->dim == 0) return;
+  dgemm(false, true, rows, s->dim, s->n, 1, x, s->n, s->basis, s->n, 0, s->coefficients, s->dim);
+  dgemm(false, false, rows, s->n, s->dim, -1, s->coefficients, s->dim, s->basis, s->n, 1, x, s->n);
+}
+
+/* Rows of x -> an orthonormal basis of their part outside the space, of exactly that many rows: x <- Lambda^{-1/2} U x with
+ * x x^T = U^T Lambda U (Stathopoulos & Wu 2002). A pass leaves a defect of eps cond(x x^T), so passes go on until the one that found
+ * nothing left to do; directions below the noise are replaced at random, which keeps the block full where a Cholesky would break. */
+static status orthonormalise(space *s, int rows, double *x) {
+  enum { PASSES = 8 };
+  status st = OK;
+  double *values = NULL;
+  size_t n = (size_t)s->n;
+  bool done = false, stretched = true; /* stretched: the last pass magnified what the rows keep of the space */
+  TRY(NEW(values, rows, "block spectrum"));
+  normalise_rows(s, rows, x);
+  for (int pass = 0; pass < PASSES && !done; pass++) {
+    bool clean = true;
+    if (stretched) project_out(s, rows, x);
+    dsyrk_outer(rows, s->n, 1, x, s->n, 0, s->gram, rows);
+    for (int i = 0; i < rows; i++)
+      if (!(s->gram[(size_t)i * (size_t)rows + (size_t)i] > 0.25)) clean = false; /* more than half of a unit row lay in the space */
+    TRY(deigen(s->where, rows, s->gram, rows, values));
+    double largest = values[rows - 1], floor = 1e-13 * largest;
+    if (!isfinite(largest)) {
+      st = fail(E_NUMERICS, "%s: block Krylov: expected finite vectors, found NaN or Inf", s->where);
+      goto done;
+    }
+    if (!(values[0] > 0.1 * largest)) clean = false;
+    stretched = !clean && !(values[0] > 1e-4 * largest);
+    for (int i = 0; i < rows; i++) {
+      double scale = values[i] > floor && values[i] > 0 ? 1 / sqrt(values[i]) : 0;
+      for (int j = 0; j < rows; j++) s->gram[(size_t)i * (size_t)rows + (size_t)j] *= scale;
+    }
+    dgemm(false, false, rows, s->n, rows, 1, s->gram, rows, x, s->n, 0, s->turned, s->n);
+    memcpy(x, s->turned, (size_t)rows * n * sizeof *x);
+    normalise_rows(s, rows, x);
+    done = clean;
+  }
+  if (!done) st = fail(E_NUMERICS, "%s: block Krylov: %d rows beside %d do not become orthonormal", s->where, rows, s->dim);
+done:
+  FREE(values);
+  return st;
+}
+
+/* Room for `rows` more basis vectors: doubled, so that a run that converges early never holds the whole allowance. */
+static status grow(space *s, int rows) {
+  status st = OK;
+  double *basis = NULL, *t = NULL, *coefficients = NULL;
+  if (s->dim + rows <= s->capacity) return OK;
+  int capacity = 2 * s->capacity > s->dim + rows ? 2 * s->capacity : s->dim + rows;
+  if (capacity > s->limit) capacity = s->limit;
+  TRY(NEW(basis, (size_t)capacity * (size_t)s->n, "Krylov space"));
+  TRY(NEW(t, (size_t)capacity * (size_t)capacity, "projected matrix"));
+  TRY(NEW(coefficients, (size_t)s->block * (size_t)capacity, "projection"));
+  if (s->dim) memcpy(basis, s->basis, (size_t)s->dim * (size_t)s->n * sizeof *basis);
+  for (int i = 0; i < s->dim; i++)
+    memcpy(t + (size_t)i * (size_t)capacity, s->t + (size_t)i * (size_t)s->capacity, (size_t)s->dim * sizeof *t);
+  FREE(s->basis);
+  FREE(s->t);
+  FREE(s->coefficients);
+  s->basis = basis;
+  s->t = t;
+  s->coefficients = coefficients;
+  s->capacity = capacity;
+  return OK;
+done:
+  FREE(basis);
+  FREE(t);
+  FREE(coefficients);
+  return st;
+}
+
+/* Appends the rows of x (orthonormalised here), applies G to them, extends T; s->image becomes the residual block X = G q - (G q Q^T) Q. */
+static status extend(space *s, int rows, double *x) {
+  status st = OK;
+  TRY(grow(s, rows));
+  TRY(orthonormalise(s, rows, x));
+  double *added = s->basis + (size_t)s->dim * (size_t)s->n;
+  memcpy(added, x, (size_t)rows * (size_t)s->n * sizeof *x);
+  int before = s->dim;
+  s->dim += rows;
+  s->last = rows;
+  TRY(s->q->apply(s->q->context, rows, s->n, added, s->image));
+  project_out(s, rows, s->image);
+  for (int i = 0; i < rows; i++)
+    for (int j = 0; j <= before + i; j++) { /* the newest block's own corner is symmetrised */
+      double v = s->coefficients[(size_t)i * (size_t)s->dim + (size_t)j];
+      if (j >= before) v = 0.5 * (v + s->coefficients[(size_t)(j - before) * (size_t)s->dim + (size_t)(before + i)]);
+      s->t[(size_t)(before + i) * (size_t)s->capacity + (size_t)j] = v;
+    }
+done:
+  return st;
+}
+
+/* Rayleigh-Ritz: values and coefficients of all pairs, residual norms from the newest rows of the coefficients: with G Q^T = Q^T T + X^T (last),
+ * ||G y - theta y||^2 = y_last X X^T y_last^T. */
+static status rayleigh_ritz(space *s) {
+  status st = OK;
+  double *tails = NULL, *weighted = NULL;
+  int dim = s->dim, last = s->last;
+  size_t d = (size_t)dim;
+  if (dim > s->ritz_capacity) {
+    FREE(s->ritz);
+    FREE(s->theta);
+    FREE(s->residual);
+    s->ritz_capacity = s->capacity;
+    TRY(NEW(s->ritz, (size_t)s->capacity * (size_t)s->capacity, "Ritz vectors"));
+    TRY(NEW(s->theta, s->capacity, "Ritz values"));
+    TRY(NEW(s->residual, s->capacity, "Ritz residuals"));
+  }
+  for (size_t i = 0; i < d; i++) memcpy(s->ritz + i * d, s->t + i * (size_t)s->capacity, (i + 1) * sizeof *s->t);
+  TRY(deigen(s->where, dim, s->ritz, dim, s->theta));
+  TRY(NEW(tails, d * (size_t)last, "Ritz tails"));
+  TRY(NEW(weighted, d * (size_t)last, "Ritz tails"));
+  dgemm(false, true, last, last, s->n, 1, s->image, s->n, s->image, s->n, 0, s->gram, last);
+  for (size_t i = 0; i < d; i++) memcpy(tails + i * (size_t)last, s->ritz + i * d + (d - (size_t)last), (size_t)last * sizeof *tails);
+  dgemm(false, false, dim, last, last, 1, tails, last, s->gram, last, 0, weighted, last);
+  for (size_t i = 0; i < d; i++) {
+    double sum = 0;
+    for (size_t j = 0; j < (size_t)last; j++) sum += tails[i * (size_t)last + j] * weighted[i * (size_t)last + j];
+    s->residual[i] = sqrt(fmax(sum, 0));
+  }
+done:
+  FREE(tails);
+  FREE(weighted);
+  return st;
+}
+
+/* How much the wanted sum can still grow, judged by the residuals: with mu a bound on G outside the space, the wanted values are below those of
+ * Theta + Y X X^T Y^T / (theta_k - mu). mu is the largest Ritz value beyond the wanted ones that is not converged, plus its residual.
+ * Infinite where theta_k does not stand clear of mu. */
+static status gap_bound(space *s, double *bound) {
+  status st = OK;
+  double *perturbed = NULL, *tails = NULL, *weighted = NULL, *values = NULL;
+  int dim = s->dim, last = s->last, wanted = s->q->wanted, lowest = dim - wanted; /* values ascend */
+  size_t d = (size_t)dim, w = (size_t)last;
+  double mu = 0, threshold = s->theta[lowest];
+  *bound = INFINITY;
+  for (int i = lowest - 1; i >= 0; i--)
+    if (s->residual[i] > 0.1 * s->theta[i]) {
+      mu = s->theta[i] + s->residual[i];
+      break;
+    }
+  if (!(threshold > mu)) return OK;
+  TRY(NEW(perturbed, d * d, "perturbed Ritz values"));
+  TRY(NEW(values, d, "perturbed Ritz values"));
+  TRY(NEW(tails, d * w, "Ritz tails"));
+  TRY(NEW(weighted, d * w, "Ritz tails"));
+  for (size_t i = 0; i < d; i++) memcpy(tails + i * w, s->ritz + i * d + (d - w), w * sizeof *tails);
+  dgemm(false, true, last, last, s->n, 1, s->image, s->n, s->image, s->n, 0, s->gram, last);
+  dgemm(false, false, dim, last, last, 1, tails, last, s->gram, last, 0, weighted, last);
+  dgemm(false, true, dim, dim, last, 1 / (threshold - mu), weighted, last, tails, last, 0, perturbed, dim);
+  for (size_t i = 0; i < d; i++) perturbed[i * d + i] += s->theta[i];
+  TRY(deigen(s->where, dim, perturbed, dim, values));
+  *bound = 0;
+  for (int i = lowest; i < dim; i++) *bound += values[i] - s->theta[i];
+done:
+  FREE(perturbed);
+  FREE(values);
+  FREE(tails);
+  FREE(weighted);
+  return st;
+}
+
+/* The factor q by which a geometric series shrinks per step when it gained g1 over s1 steps and then g2 over s2:
+ * g2 / g1 = q^s1 (1 - q^s2) / (1 - q^s1), which grows with q. At most 0.98. */
+static double decay(double g1, int s1, double g2, int s2) {
+  double low = 0, high = 0.98;
+  for (int i = 0; i < 50; i++) {
+    double q = 0.5 * (low + high), ratio = pow(q, s1) * (1 - pow(q, s2)) / (1 - pow(q, s1));
+    if (ratio * g1 < g2)
+      low = q;
+    else
+      high = q;
+  }
+  return high;
+}
+
+/* Stops when the wanted sum is known to the tolerance. Two estimates must agree, each doubled: the gains to come if they go on falling as the
+ * last ones did, and the gap bound. Where the small eigenproblem has grown dear, the next look comes after half the steps that seem missing. */
+static status judge(space *s, bool *stop, double *excess) {
+  enum { CHEAP = 256, LONGEST = 8 };
+  status st = OK;
+  double sum = 0, bound = INFINITY;
+  for (int i = s->dim - s->q->wanted; i < s->dim; i++) sum += s->theta[i];
+  if (!isfinite(sum)) return fail(E_NUMERICS, "%s: block Krylov: expected finite values, found NaN or Inf", s->where);
+  *stop = s->dim == s->n; /* the whole space: exact */
+  *excess = 0;
+  s->sums[0] = s->sums[1];
+  s->sums[1] = s->sums[2];
+  s->sums[2] = sum;
+  s->steps[0] = s->steps[1];
+  s->steps[1] = s->since;
+  s->since = s->wait = 0;
+  if (*stop || ++s->looks < 3) return OK;
+  double floor = 1e-13 * fabs(s->q->trace), tail = fmax(s->q->trace - sum, floor), allowed = fmax(s->q->tolerance * tail, floor);
+  double before = fmax(s->sums[1] - s->sums[0], 0), gain = fmax(sum - s->sums[1], 0);
+  double q = decay(before, s->steps[0], gain, s->steps[1]), shrink = pow(q, s->steps[1]), coming = gain * shrink / (1 - shrink);
+  if (2 * coming <= allowed) {
+    TRY(gap_bound(s, &bound));
+    *stop = 2 * bound <= allowed;
+  } else if (s->dim >= CHEAP) {
+    double missing = log(2 * coming / allowed) / -log(q);
+    s->wait = (int)fmin(fmax(missing / 2, 1), LONGEST) - 1;
+  }
+  *excess = tail > 0 ? 2 * fmax(coming, bound) / tail : 0;
+done:
+  return st;
+}
+
+/* The wanted pairs as rows, descending, and what can be checked without another full product: orthonormality, and the residual of one
+ * combination of all pairs against what the space predicts for it. */
+static status hand_over(space *s, krylov_result *r) {
+  status st = OK;
+  double *mix = NULL, *probe = NULL, *defect = NULL;
+  int wanted = s->q->wanted, n = s->n, dim = s->dim;
+  size_t d = (size_t)dim, k = (size_t)wanted;
+  TRY(NEW(r->values, k, "eigenvalues"));
+  TRY(NEW(r->vectors, k * (size_t)n, "eigenvectors"));
+  TRY(NEW(mix, k * d, "Ritz coefficients"));
+  TRY(NEW(probe, 3 * (size_t)n + d, "probe"));
+  TRY(NEW(defect, k * k, "orthogonality"));
+  for (size_t i = 0; i < k; i++) {
+    r->values[i] = s->theta[d - 1 - i];
+    memcpy(mix + i * d, s->ritz + (d - 1 - i) * d, d * sizeof *mix);
+  }
+  dgemm(false, false, wanted, n, dim, 1, mix, dim, s->basis, n, 0, r->vectors, n);
+  dsyrk_outer(wanted, n, 1, r->vectors, n, 0, defect, wanted);
+  double worst = 0, predicted = 0, found = 0;
+  for (size_t i = 0; i < k; i++)
+    for (size_t j = 0; j <= i; j++) worst = fmax(worst, fabs(defect[i * k + j] - (i == j)));
+  double *image = probe + n, *expected = image + n, *last = expected + n; /* last: coefficients of the combination */
+  for (size_t i = 0; i < k; i++) {
+    double sign = random_entry(&s->seed) < 0 ? -1 : 1;
+    for (size_t j = 0; j < d; j++) last[j] += sign * mix[i * d + j];
+    for (int j = 0; j < n; j++) {
+      double v = sign * r->vectors[i * (size_t)n + (size_t)j];
+      probe[j] += v;
+      expected[j] += r->values[i] * v;
+    }
+  }
+  TRY(s->q->apply(s->q->context, 1, n, probe, image));
+  for (int j = 0; j < n; j++) image[j] -= expected[j];
+  found = norm(n, image);
+  memset(expected, 0, (size_t)n * sizeof *expected);
+  dgemm(false, false, 1, n, s->last, 1, last + (dim - s->last), s->last, s->image, n, 0, expected, n);
+  predicted = norm(n, expected);
+  double bound = 1e-10 * fmax(fabs(s->theta[dim - 1]), fabs(s->theta[0])) * sqrt(wanted);
+  if (!(worst <= 1e-11) || !(fabs(found - predicted) <= bound))
+    st = fail(E_NUMERICS, "%s: block Krylov: expected orthonormal vectors and a residual of %.3e, found a defect of %.1e and %.3e", s->where, predicted,
+              worst, found);
+  r->lowest = s->theta[0];
+done:
+  FREE(mix);
+  FREE(probe);
+  FREE(defect);
+  return st;
+}
+
+static int default_block(int wanted) {
+  int half = (wanted / 2 + 7) / 8 * 8;
+  return half < 16 ? 16 : half > 128 ? 128 : half;
+}
+
+status krylov_top(const char *where, const krylov_request *q, krylov_result *r) {
+  status st = OK;
+  space s = {.where = where, .q = q, .seed = 20260124};
+  double *x = NULL;
+  bool stop = false;
+  memset(r, 0, sizeof *r);
+  if (q->n < 1 || q->n > INT32_MAX || q->wanted < 1 || q->wanted > q->n)
+    return fail(E_INTERNAL, "%s: block Krylov: expected 1 .. %lld pairs, found %d", where, (long long)q->n, q->wanted);
+  if (!isfinite(q->trace) || !(q->tolerance > 0))
+    return fail(E_INTERNAL, "%s: block Krylov: expected a finite trace and a positive tolerance, found %g and %g", where, q->trace, q->tolerance);
+  int64_t block = q->block > 0 ? q->block : default_block(q->wanted), limit = 12 * (int64_t)q->wanted + 256;
+  s.n = (int)q->n;
+  s.block = (int)(block < q->n ? block : q->n);
+  s.limit = (int)(limit < q->n ? limit : q->n);
+  TRY(NEW(x, (size_t)s.block * (size_t)s.n, "start block"));
+  TRY(NEW(s.image, (size_t)s.block * (size_t)s.n, "block image"));
+  TRY(NEW(s.turned, (size_t)s.block * (size_t)s.n, "turned block"));
+  TRY(NEW(s.gram, (size_t)s.block * (size_t)s.block, "block Gram"));
+  int given = q->start ? (q->start_rows < s.block ? q->start_rows : s.block) : 0;
+  if (given) memcpy(x, q->start, (size_t)given * (size_t)s.n * sizeof *x);
+  for (int i = given; i < s.block; i++) random_row(&s, x + (size_t)i * (size_t)s.n);
+  for (int blocks = 1; !stop; blocks++) {
+    int room = s.limit - s.dim, rows = room < s.block ? room : s.block;
+    if (rows == 0) {
+      st = fail(E_NUMERICS, "%s: block Krylov: %d pairs of order %d did not converge to %.1e in a space of %d", where, q->wanted, s.n, q->tolerance, s.dim);
+      goto done;
+    }
+    TRY(extend(&s, rows, s.dim ? s.image : x));
+    r->applications += rows;
+    if (s.since++, s.dim < q->wanted || (s.since <= s.wait && s.dim < s.limit)) continue;
+    if (blocks < q->blocks) continue;
+    TRY(rayleigh_ritz(&s));
+    TRY(judge(&s, &stop, &r->excess));
+    stop = stop || q->blocks > 0;
+  }
+  TRY(hand_over(&s, r));
+done:
+  FREE(x);
+  FREE(s.basis);
+  FREE(s.t);
+  FREE(s.image);
+  FREE(s.coefficients);
+  FREE(s.gram);
+  FREE(s.turned);
+  FREE(s.ritz);
+  FREE(s.theta);
+  FREE(s.residual);
+  if (st != OK) krylov_result_free(r);
+  return st;
+}
+
+void krylov_result_free(krylov_result *r) {
+  FREE(r->values);
+  FREE(r->vectors);
+}

@@ -1,0 +1,39 @@
+/* Leading eigenpairs of a symmetric positive semidefinite operator by block Krylov with full reorthogonalization. Local: one rank,
+ * one operator (spec: one matrix per rank beats all ranks on one matrix). Judged by captured energy, never by angles: for any
+ * orthonormal V the loss of the adapter it gives is trace - sum of V^T G V, exactly; the stop rule decides speed, never truth. */
+#ifndef CLOQWORK_DIST_KRYLOV_H
+#define CLOQWORK_DIST_KRYLOV_H
+
+#include <stdint.h>
+
+#include "base/status.h"
+
+/* y (b, n) = x (b, n) G: vectors are ROWS. Must be symmetric positive semidefinite to rounding. */
+typedef status (*krylov_operator)(void *context, int b, int64_t n, const double *x, double *y);
+
+typedef struct krylov_request {
+  int64_t n;            /* order of G */
+  int wanted;           /* pairs */
+  int block;            /* 0: chosen from wanted (32 for 64, 128 for 256) */
+  double trace;         /* of G: the tail is trace - captured */
+  double tolerance;     /* excess of the tail over the optimal tail, relative to the tail: 1e-6 */
+  int blocks;           /* > 0: stop after that many blocks (or as soon as they hold `wanted` vectors), converged or not; excess is then no estimate */
+  const double *start;  /* (start_rows, n) rows to start from, borrowed; NULL: seeded random */
+  int start_rows;
+  krylov_operator apply;
+  void *context;
+} krylov_request;
+
+typedef struct krylov_result {
+  double *values;  /* [wanted] descending; owned */
+  double *vectors; /* (wanted, n) rows orthonormal; owned */
+  int applications; /* columns that went through the operator */
+  double excess;    /* estimate at the stop, relative to the tail */
+  double lowest;    /* smallest Ritz value met: below zero only as far as G is indefinite */
+} krylov_result;
+
+/* E_NUMERICS when it does not converge within a space of min(n, 12 * wanted + 256) vectors, E_MEMORY. */
+status krylov_top(const char *where, const krylov_request *q, krylov_result *r);
+void krylov_result_free(krylov_result *r);
+
+#endif

@@ -1,0 +1,159 @@
+/* Process life: MPI up and down, the arguments, the verb, one line for a failure, one exit code. */
+#include <mpi.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/fault.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/settings.h"
+#include "dist/agree.h"
+#include "run/verbs.h"
+#include "store/container.h"
+
+static void print_help(FILE *out) {
+  fprintf(out, "cloqwork %s: gets a large language model ready for quantized LoRA fine-tuning\n\n"
+               "usage: mpirun -n N cloqwork VERB JOB.yaml [--set key=value]... [--layers 0-9] [--settings PATTERN] [--max-hours H] [--quiet] [--json]\n\n",
+          CLOQWORK_VERSION);
+  for (int i = 0; i < verb_count; i++) fprintf(out, "  %-10s %s\n", verbs[i].name, verbs[i].line);
+  fprintf(out, "\ncloqwork VERB --help says more. Exit codes: 0 done; 2 usage or job file; 3 input data; 4 memory or disk would not suffice;\n"
+               "5 numerics; 6 input/output; 70 internal; 75 stopped early on request: run again to go on.\n");
+}
+
+static const verb *find_verb(const char *name) {
+  for (int i = 0; i < verb_count; i++)
+    if (strcmp(verbs[i].name, name) == 0) return &verbs[i];
+  return NULL;
+}
+
+static status unknown_verb(const char *name) {
+  const char *names[32];
+  int n = 0;
+  for (; n < verb_count && n < 32; n++) names[n] = verbs[n].name;
+  const char *near = settings_nearest(name, names, n);
+  return fail(E_USAGE, "%s: unknown verb%s%s; cloqwork --help lists them", name, near ? ", did you mean " : "", near ? near : "");
+}
+
+/* The value of an option that takes one. */
+static status option_value(int argc, char **argv, int *at, const char **value) {
+  if (*at + 1 >= argc) return fail(E_USAGE, "%s: expected a value after it, found nothing", argv[*at]);
+  *value = argv[++*at];
+  return OK;
+}
+
+static status parse_layers(const char *text, arguments *a) {
+  char rest;
+  long long first, last;
+  int n = sscanf(text, "%lld-%lld%c", &first, &last, &rest);
+  if (n == 1 && sscanf(text, "%lld%c", &first, &rest) == 1) last = first;
+  else if (n != 2) first = -1;
+  if (first < 0 || last < first) return fail(E_USAGE, "--layers: expected a range such as 0-9, found %s", text);
+  a->first_layer = first;
+  a->last_layer = last;
+  return OK;
+}
+
+static status parse(int argc, char **argv, arguments *a, bool *help) {
+  status st = OK;
+  const char *value;
+  char *end;
+  *a = (arguments){.last_layer = -1};
+  TRY(NEW(a->overrides, argc, "arguments"));
+  for (int i = 1; i < argc; i++) {
+    const char *text = argv[i];
+    if (strcmp(text, "--help") == 0 || strcmp(text, "-h") == 0) {
+      *help = true;
+    } else if (strcmp(text, "--set") == 0) {
+      TRY(option_value(argc, argv, &i, &value));
+      a->overrides[a->override_count++] = value;
+    } else if (strcmp(text, "--settings") == 0) {
+      TRY(option_value(argc, argv, &i, &a->settings));
+    } else if (strcmp(text, "--layers") == 0) {
+      TRY(option_value(argc, argv, &i, &value));
+      TRY(parse_layers(value, a));
+    } else if (strcmp(text, "--max-hours") == 0) {
+      TRY(option_value(argc, argv, &i, &value));
+      a->max_hours = strtod(value, &end);
+      if (*end || !(a->max_hours > 0)) return fail(E_USAGE, "--max-hours: expected hours above 0, found %s", value);
+    } else if (strcmp(text, "--quiet") == 0) {
+      a->quiet = true;
+    } else if (strcmp(text, "--json") == 0) {
+      a->json = true;
+    } else if (strcmp(text, "--complete") == 0) {
+      a->complete = true;
+    } else if (text[0] == '-' && text[1]) {
+      static const char *const known[] = {"--set", "--layers", "--settings", "--max-hours", "--quiet", "--json", "--complete", "--help", "--version"};
+      const char *near = settings_nearest(text, known, (int)(sizeof known / sizeof *known));
+      return fail(E_USAGE, "%s: unknown option%s%s", text, near ? ", did you mean " : "", near ? near : "");
+    } else if (!a->verb) {
+      a->verb = text;
+    } else if (!a->target) {
+      a->target = text;
+    } else {
+      return fail(E_USAGE, "%s: expected at most one job file, found another argument", text);
+    }
+  }
+done:
+  return st;
+}
+
+static status work(MPI_Comm comm, const verb *v, const arguments *a, const blas_info *blas, const char *io) {
+  status st = OK;
+  session c = {0};
+  if (!v->needs_job) {
+    c.job_comm = comm;
+    c.arguments = *a;
+    MPI_Comm_rank(comm, &c.rank);
+    return v->work(&c);
+  }
+  TRY(session_open(comm, a, blas, &c));
+  if (v->writes) {
+    TRY(session_begin_run(&c));
+    char mpi[MPI_MAX_LIBRARY_VERSION_STRING];
+    int length;
+    MPI_Get_library_version(mpi, &length);
+    log_info("cloqwork %s %s %s: %d rank%s in %d team%s, grid %d x %d, %d BLAS thread%s a rank", CLOQWORK_VERSION, v->name, a->target, c.size,
+             c.size > 1 ? "s" : "", c.team.count, c.team.count > 1 ? "s" : "", c.grid.nprow, c.grid.npcol, blas->threads, blas->threads > 1 ? "s" : "");
+    log_info("BLAS %s, kernel %s; LAPACK %s", blas->library, blas->kernel, blas->lapack);
+    log_info("%.*s; HDF5 %s; MPI-IO %s", (int)strcspn(mpi, ","), mpi, container_hdf5_version(), io);
+  }
+  st = v->work(&c);
+done:
+  session_close(&c);
+  return st;
+}
+
+int main(int argc, char **argv) {
+  arguments a;
+  bool help = false;
+  if (argc > 1 && strcmp(argv[1], "--version") == 0) {
+    printf("cloqwork %s\n", CLOQWORK_VERSION);
+    return 0;
+  }
+  const char *io = container_choose_io();
+  blas_info blas = blas_setup();
+  int rank = 0;
+  MPI_Init(&argc, &argv);
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  fault_setup(rank);
+  session_catch_signals();
+  status st = parse(argc, argv, &a, &help);
+  const verb *v = st == OK && a.verb ? find_verb(a.verb) : NULL;
+  log_speaker(rank == 0, a.quiet);
+  if (st == OK && help) {
+    if (rank == 0 && v)
+      printf("%s\n", v->help);
+    else if (rank == 0)
+      print_help(stdout);
+  } else {
+    if (st == OK && !a.verb) st = fail(E_USAGE, "expected a verb, found none; cloqwork --help lists them");
+    if (st == OK && !v) st = unknown_verb(a.verb);
+    if ((st = agree(MPI_COMM_WORLD, st)) == OK) st = work(MPI_COMM_WORLD, v, &a, &blas, io);
+  }
+  log_progress_end();
+  if (st != OK && rank == 0) fprintf(stderr, "cloqwork: %s\n", status_message()[0] ? status_message() : status_sentence(st));
+  FREE(a.overrides);
+  MPI_Finalize();
+  return status_exit_code(st);
+}

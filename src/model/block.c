@@ -1,0 +1,276 @@
+#include "model/block.h"
+
+#include <limits.h>
+#include <math.h>
+#include <string.h>
+
+#include "base/blas.h"
+#include "base/memory.h"
+#include "model/kernels.h"
+
+enum {
+  QUERIES = KERNEL_QUERIES, /* whose scores are held at a time: few enough for the second-level cache and little work above the diagonal */
+  MLP_STRIP = 2048,         /* columns of gate and up at a time, so that up needs no (rows, f) array */
+  ALIGN = 16                /* floats in a cache line */
+};
+
+static size_t padded(size_t floats) {
+  return (floats + ALIGN - 1) / ALIGN * ALIGN;
+}
+
+/* ---- a layer's weights in one allocation ---- */
+
+typedef struct piece {
+  int64_t rows, cols; /* rows 0: the architecture has none */
+  size_t offset;      /* floats */
+} piece;
+
+/* The linears' weights, their biases, the norms. */
+enum { BIASES = LIN_COUNT, NORMS = 2 * LIN_COUNT, PIECES = NORMS + 4 };
+static const char *const norm_names[PIECES - NORMS] = {"input_layernorm.weight", "post_attention_layernorm.weight",
+                                                       "self_attn.q_norm.weight", "self_attn.k_norm.weight"};
+
+/* Returns the floats of all. */
+static size_t lay_out(const arch *a, piece p[PIECES]) {
+  for (int l = 0; l < LIN_COUNT; l++) {
+    linear_shape(a, (linear_id)l, &p[l].rows, &p[l].cols);
+    p[BIASES + l] = (piece){linear_has_bias(a, (linear_id)l), p[l].rows, 0};
+  }
+  p[NORMS] = p[NORMS + 1] = (piece){1, a->hidden, 0};
+  p[NORMS + 2] = p[NORMS + 3] = (piece){a->qk_norm, a->head_dim, 0};
+  size_t at = 0;
+  for (int i = 0; i < PIECES; i++) {
+    p[i].offset = at;
+    at += padded((size_t)p[i].rows * (size_t)p[i].cols);
+  }
+  return at;
+}
+
+static tensor_ref find_piece(const checkpoint *c, int64_t layer, int i) {
+  if (i >= NORMS) return checkpoint_layer_tensor(c, layer, norm_names[i - NORMS]);
+  return i >= BIASES ? checkpoint_bias(c, layer, (linear_id)(i - BIASES)) : checkpoint_linear(c, layer, (linear_id)i);
+}
+
+size_t layer_weights_floats(const arch *a) {
+  piece p[PIECES];
+  return lay_out(a, p);
+}
+
+void layer_weights_place(const arch *a, float *base, layer_weights *w) {
+  piece p[PIECES];
+  const float *at[PIECES];
+  lay_out(a, p);
+  for (int i = 0; i < PIECES; i++) at[i] = p[i].rows ? base + p[i].offset : NULL;
+  memcpy(w->linear, at, sizeof w->linear);
+  memcpy(w->bias, at + BIASES, sizeof w->bias);
+  w->input_norm = at[NORMS];
+  w->post_norm = at[NORMS + 1];
+  w->q_norm = at[NORMS + 2];
+  w->k_norm = at[NORMS + 3];
+}
+
+status layer_weights_load(const checkpoint *c, int64_t layer, float *base, int index, int parts) {
+  piece p[PIECES];
+  status st = OK;
+  lay_out(&c->arch, p);
+  for (int i = 0; i < PIECES; i++) {
+    if (!p[i].rows) continue;
+    tensor_ref r = find_piece(c, layer, i);
+    int64_t begin = p[i].rows * index / parts, end = p[i].rows * (index + 1) / parts;
+    if (end > begin) TRY(tensor_rows(&r, begin, end, base + p[i].offset + (size_t)begin * (size_t)p[i].cols));
+  }
+done:
+  return st;
+}
+
+/* ---- scratch ---- */
+
+static int64_t kv_width(const arch *a) {
+  return (int64_t)a->kv_heads * a->head_dim;
+}
+
+/* Strips of equal width, so that none is too thin for sgemm. */
+static int64_t mlp_strip(const arch *a) {
+  int64_t strips = (a->intermediate + MLP_STRIP - 1) / MLP_STRIP;
+  return (int64_t)padded((size_t)((a->intermediate + strips - 1) / strips));
+}
+
+/* Row stride of transposed keys: off the powers of two, whose rows would share one cache set. */
+static size_t key_stride(int64_t length) {
+  return padded((size_t)length) + ALIGN;
+}
+
+/* Attention needs k and v of all rows; of one head the transposed keys, of a block its transposed queries and its scores.
+ * The MLP needs a strip of up. Never both at once. */
+static size_t work_floats(const arch *a, int64_t length, int64_t max_rows) {
+  size_t rows = (size_t)max_rows, D = (size_t)a->head_dim;
+  size_t attention = 2 * padded(rows * (size_t)kv_width(a)) + D * key_stride(length) + D * QUERIES + (size_t)length * QUERIES;
+  size_t mlp = rows * (size_t)mlp_strip(a);
+  return attention > mlp ? attention : mlp;
+}
+
+static size_t table_floats(const arch *a, int64_t length) {
+  return (size_t)length * (size_t)(a->head_dim / 2);
+}
+
+size_t block_scratch_bytes(const arch *a, int64_t length, int64_t max_rows) {
+  return (2 * table_floats(a, length) + work_floats(a, length, max_rows)) * sizeof(float);
+}
+
+/* inv_freq of pair i in fp32, as the libraries compute it (spec: rotary embedding; llama3: wavelengths above original/low are stretched
+ * by the factor, below original/high kept, between them blended). */
+static float inverse_frequency(const arch *a, int i) {
+  const float two_pi = 6.283185307179586f;
+  float f = 1 / powf((float)a->rope_theta, (float)(2 * i) / (float)a->head_dim), factor = (float)a->rope_factor;
+  if (a->rope == ROPE_LINEAR) return f / factor;
+  if (a->rope != ROPE_LLAMA3) return f;
+  float wavelength = two_pi / f, original = (float)a->rope_original, low = (float)a->rope_low, high = (float)a->rope_high;
+  if (wavelength > original / low) return f / factor;
+  if (wavelength < original / high) return f;
+  float s = (original / wavelength - low) / (high - low);
+  return (1 - s) * f / factor + s * f;
+}
+
+status block_scratch_new(const arch *a, int64_t length, int64_t max_rows, block_scratch *s) {
+  status st = OK;
+  int half = a->head_dim / 2;
+  *s = (block_scratch){.length = length, .max_rows = max_rows, .work_floats = work_floats(a, length, max_rows)};
+  if (length < 1 || max_rows < length || max_rows > INT_MAX)
+    return fail(E_USAGE, "forward pass: expected windows of 1 to %d tokens that fit a chunk, found %lld in chunks of %lld", INT_MAX,
+                (long long)length, (long long)max_rows);
+  TRY(NEW(s->cosines, table_floats(a, length), "rotary table"));
+  TRY(NEW(s->sines, table_floats(a, length), "rotary table"));
+  TRY(NEW(s->work, s->work_floats, "forward scratch"));
+  for (int i = 0; i < half; i++) {
+    float frequency = inverse_frequency(a, i);
+    for (int64_t t = 0; t < length; t++) {
+      float angle = (float)t * frequency;
+      s->cosines[t * half + i] = (float)cos((double)angle);
+      s->sines[t * half + i] = (float)sin((double)angle);
+    }
+  }
+done:
+  if (st != OK) block_scratch_free(s);
+  return st;
+}
+
+void block_scratch_free(block_scratch *s) {
+  FREE(s->cosines);
+  FREE(s->sines);
+  FREE(s->work);
+  *s = (block_scratch){0};
+}
+
+/* ---- the five parts ---- */
+
+/* y (rows, out) = x W^T + b */
+static void project(const arch *a, const layer_weights *w, linear_id l, int64_t rows, const float *x, float *y) {
+  int64_t out, in;
+  linear_shape(a, l, &out, &in);
+  if (w->bias[l]) kernel_set_rows(rows, out, w->bias[l], y);
+  sgemm(false, true, (int)rows, (int)out, (int)in, 1, x, (int)in, w->linear[l], (int)in, w->bias[l] ? 1 : 0, y, (int)out);
+}
+
+/* x (rows, out) += y W^T + b */
+static void project_onto(const arch *a, const layer_weights *w, linear_id l, int64_t rows, const float *y, float *x) {
+  int64_t out, in;
+  linear_shape(a, l, &out, &in);
+  if (w->bias[l]) kernel_add_rows(rows, out, w->bias[l], x);
+  sgemm(false, true, (int)rows, (int)out, (int)in, 1, y, (int)in, w->linear[l], (int)in, 1, x, (int)out);
+}
+
+void block_attn_in(const arch *a, const layer_weights *w, int64_t rows, const float *x, float *n) {
+  kernel_rms_norm(rows, a->hidden, a->rms_eps, x, w->input_norm, n);
+}
+
+/* One head of one window. q (length, D) with row stride ldq is overwritten by softmax(q k^T / sqrt(D)) v; kt (D, length) are the keys
+ * transposed, v (length, D) the values. window 0: a query sees every key up to its own place, else the last `window` of them.
+ * Scores are kept as (keys, queries) and both factors of either product with the summed index outermost: the layout that BLIS packs
+ * fastest (1.5 times the rate of q k^T as it stands, at 128 queries). */
+static void attend(int64_t length, int D, int64_t window, float *q, int ldq, const float *kt, const float *v, int ldv, float *qt,
+                   float *scores) {
+  const float scale = 1 / sqrtf((float)D);
+  const int ldk = (int)key_stride(length);
+  float sums[QUERIES];
+  for (int64_t begin = 0; begin < length; begin += QUERIES) {
+    int64_t end = begin + QUERIES < length ? begin + QUERIES : length, first = window && begin + 1 > window ? begin + 1 - window : 0;
+    int queries = (int)(end - begin), keys = (int)(end - first);
+    float *block = q + begin * ldq;
+    kernel_transpose(queries, D, block, ldq, qt, QUERIES);
+    sgemm(true, false, keys, queries, D, scale, kt + first, ldk, qt, QUERIES, 0, scores, QUERIES);
+    kernel_softmax_columns(keys, queries, begin - first, window, scores, QUERIES, sums);
+    sgemm(true, false, queries, D, keys, 1, scores, QUERIES, v + first * ldv, ldv, 0, block, ldq);
+    for (int i = 0; i < queries; i++) kernel_scale(D, 1 / sums[i], block + (int64_t)i * ldq);
+  }
+}
+
+void block_attention(const arch *a, const layer_weights *w, int64_t layer, block_scratch *s, int64_t sequences, int64_t length,
+                     const float *n, float *out) {
+  const int64_t rows = sequences * length, window = a->layer_slides[layer] ? a->sliding_window : 0, kv = kv_width(a);
+  const int D = a->head_dim, group = a->heads / a->kv_heads, ldq = a->heads * D;
+  const size_t kv_floats = padded((size_t)rows * (size_t)kv);
+  float *k = s->work, *v = k + kv_floats, *kt = v + kv_floats, *qt = kt + (size_t)D * key_stride(length),
+        *scores = qt + (size_t)D * QUERIES;
+  project(a, w, LIN_Q, rows, n, out);
+  project(a, w, LIN_K, rows, n, k);
+  project(a, w, LIN_V, rows, n, v);
+  for (int64_t i = 0; i < sequences; i++) {
+    float *qi = out + i * length * ldq, *ki = k + i * length * kv;
+    const float *vi = v + i * length * kv;
+    kernel_rotate(length, a->heads, D, qi, w->q_norm, a->rms_eps, s->cosines, s->sines);
+    kernel_rotate(length, a->kv_heads, D, ki, w->k_norm, a->rms_eps, s->cosines, s->sines);
+    for (int h = 0; h < a->heads; h++) {
+      if (h % group == 0) kernel_transpose(length, D, ki + h / group * D, kv, kt, (int64_t)key_stride(length));
+      attend(length, D, window, qi + h * D, ldq, kt, vi + h / group * D, (int)kv, qt, scores);
+    }
+  }
+}
+
+void block_attn_out(const arch *a, const layer_weights *w, int64_t rows, const float *attended, float *x, float *m) {
+  project_onto(a, w, LIN_O, rows, attended, x);
+  kernel_rms_norm(rows, a->hidden, a->rms_eps, x, w->post_norm, m);
+}
+
+void block_mlp(const arch *a, const layer_weights *w, block_scratch *s, int64_t rows, const float *m, float *g) {
+  const int d = (int)a->hidden, f = (int)a->intermediate;
+  const int64_t strip = mlp_strip(a);
+  for (int64_t at = 0; at < f; at += strip) {
+    int cols = (int)(f - at < strip ? f - at : strip);
+    const float *gate_bias = w->bias[LIN_GATE], *up_bias = w->bias[LIN_UP];
+    for (int64_t i = 0; i < rows && gate_bias; i++) kernel_set_rows(1, cols, gate_bias + at, g + i * f + at);
+    if (up_bias) kernel_set_rows(rows, cols, up_bias + at, s->work);
+    sgemm(false, true, (int)rows, cols, d, 1, m, d, w->linear[LIN_GATE] + at * d, d, gate_bias ? 1 : 0, g + at, f);
+    sgemm(false, true, (int)rows, cols, d, 1, m, d, w->linear[LIN_UP] + at * d, d, up_bias ? 1 : 0, s->work, cols);
+    kernel_silu_mul(rows, cols, g + at, f, s->work, cols);
+  }
+}
+
+void block_mlp_out(const arch *a, const layer_weights *w, int64_t rows, const float *g, float *x) {
+  project_onto(a, w, LIN_DOWN, rows, g, x);
+}
+
+/* ---- the ends of the model ---- */
+
+status embed_tokens(const checkpoint *c, int64_t count, const int32_t *ids, float *x) {
+  status st = OK;
+  tensor_ref table = checkpoint_embedding(c);
+  for (int64_t i = 0; i < count; i++) TRY(tensor_rows(&table, ids[i], ids[i] + 1, x + i * c->arch.hidden));
+done:
+  return st;
+}
+
+void head_logits(const arch *a, const float *norm, const float *head, int64_t rows, const float *x, float *n, float *logits) {
+  int d = (int)a->hidden, V = (int)a->vocab;
+  kernel_rms_norm(rows, d, a->rms_eps, x, norm, n);
+  sgemm(false, true, (int)rows, V, d, 1, n, d, head, d, 0, logits, V);
+}
+
+double block_flops_per_token(const arch *a) {
+  return 2.0 * (double)arch_layer_params(a);
+}
+
+double block_attention_flops(const arch *a, int64_t layer, int64_t sequences, int64_t length) {
+  double T = (double)length, W = a->layer_slides[layer] ? fmin(T, (double)a->sliding_window) : T;
+  double pairs = W * (W + 1) / 2 + (T - W) * W; /* the first W queries see 1 … W keys, the others W */
+  return 4.0 * a->heads * a->head_dim * (double)sequences * pairs;
+}

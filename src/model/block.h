@@ -1,0 +1,64 @@
+/* The decoder block in fp32, cut at the four places where the inputs of linears can be tapped. Local.
+ *
+ * A chunk is `sequences` windows of `length` tokens, rows = sequences * length, processed by one rank. The five parts are called
+ * in order; what flows between them is the residual stream x and the tapped inputs, which the caller owns (in the team's panel):
+ *     block_attn_in   x -> n            RMSNorm: input of q, k, v
+ *     block_attention n -> a            q, k, v, rotary, causal softmax in blocks: input of o
+ *     block_attn_out  a, x -> x, m      x += a Wo^T; RMSNorm: input of gate and up
+ *     block_mlp       m -> g            silu(m Wg^T) * (m Wu^T): input of down
+ *     block_mlp_out   g, x -> x         x += g Wd^T
+ * Results for a chunk depend on the chunk alone, never on the rank that computes it, nor on the windows beside it.
+ *
+ * Attention goes by blocks of query rows: scores of a block against the keys before it, for one head at a time, are all that is kept
+ * of the T x T matrix. q is computed into `out` and each block of it is overwritten by its own result. */
+#ifndef CLOQWORK_MODEL_BLOCK_H
+#define CLOQWORK_MODEL_BLOCK_H
+
+#include "base/status.h"
+#include "model/checkpoint.h"
+
+/* Weights of one layer in float; every pointer borrowed (they lie in the team's shared memory). NULL where the architecture has none. */
+typedef struct layer_weights {
+  const float *linear[LIN_COUNT];      /* (out, in) row-major */
+  const float *bias[LIN_COUNT];        /* (out) */
+  const float *input_norm, *post_norm; /* (d) */
+  const float *q_norm, *k_norm;        /* (D) */
+} layer_weights;
+
+/* Floats that a layer's weights take in one allocation, and the pointers into such an allocation. */
+size_t layer_weights_floats(const arch *a);
+void layer_weights_place(const arch *a, float *base, layer_weights *w);
+/* Fills part `index` of `parts` of that allocation from the checkpoint (rows dealt), so that ranks share the conversion. */
+status layer_weights_load(const checkpoint *c, int64_t layer, float *base, int index, int parts);
+
+/* Rotary tables and scratch of one rank for chunks of at most max_rows rows of windows of `length` tokens. */
+typedef struct block_scratch {
+  float *cosines, *sines; /* (length, D/2) */
+  float *work;
+  size_t work_floats;
+  int64_t length, max_rows;
+} block_scratch;
+size_t block_scratch_bytes(const arch *a, int64_t length, int64_t max_rows); /* what block_scratch_new will ask for: for plan */
+/* max_rows >= length. E_USAGE when rows or windows are more than BLAS can count. */
+status block_scratch_new(const arch *a, int64_t length, int64_t max_rows, block_scratch *s);
+void block_scratch_free(block_scratch *s);
+
+/* x (rows, d), n (rows, d), out and attended (rows, h*D), m (rows, d), g (rows, f): contiguous rows, at most max_rows of the scratch;
+ * sequences * length rows, `length` at most the scratch's. No two arguments of a call overlap. */
+void block_attn_in(const arch *a, const layer_weights *w, int64_t rows, const float *x, float *n);
+void block_attention(const arch *a, const layer_weights *w, int64_t layer, block_scratch *s, int64_t sequences, int64_t length,
+                     const float *n, float *out);
+void block_attn_out(const arch *a, const layer_weights *w, int64_t rows, const float *attended, float *x, float *m);
+void block_mlp(const arch *a, const layer_weights *w, block_scratch *s, int64_t rows, const float *m, float *g);
+void block_mlp_out(const arch *a, const layer_weights *w, int64_t rows, const float *g, float *x);
+
+/* x (count, d) = embedding rows of ids. E_DATA on NaN/Inf. */
+status embed_tokens(const checkpoint *c, int64_t count, const int32_t *ids, float *x);
+/* logits (rows, V) = rms(x) w_norm W_head^T; norm (d), head (V, d) floats; n (rows, d) scratch. */
+void head_logits(const arch *a, const float *norm, const float *head, int64_t rows, const float *x, float *n, float *logits);
+
+double block_flops_per_token(const arch *a); /* 2 * params of the seven linears */
+/* Scores and weighted values of one layer over `sequences` windows: 4 h D for every pair of a query and a key it sees. */
+double block_attention_flops(const arch *a, int64_t layer, int64_t sequences, int64_t length);
+
+#endif

@@ -1,0 +1,242 @@
+#include "model/tokens.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/memory.h"
+
+/* ---- CPython's generator: MT19937 seeded by init_by_array (Modules/_randommodule.c) ---- */
+
+enum { MT_N = 624, MT_M = 397 };
+
+void python_random_seed(python_random *r, int64_t seed) {
+  uint64_t magnitude = seed < 0 ? -(uint64_t)seed : (uint64_t)seed;
+  uint32_t key[2] = {(uint32_t)magnitude, (uint32_t)(magnitude >> 32)}, *s = r->state;
+  int keys = key[1] ? 2 : 1, i = 1, j = 0;
+  s[0] = 19650218;
+  for (uint32_t k = 1; k < MT_N; k++) s[k] = 1812433253u * (s[k - 1] ^ (s[k - 1] >> 30)) + k;
+  for (int k = 0; k < MT_N; k++) {
+    s[i] = (s[i] ^ ((s[i - 1] ^ (s[i - 1] >> 30)) * 1664525u)) + key[j] + (uint32_t)j;
+    if (++i >= MT_N) s[0] = s[MT_N - 1], i = 1;
+    if (++j >= keys) j = 0;
+  }
+  for (int k = 0; k < MT_N - 1; k++) {
+    s[i] = (s[i] ^ ((s[i - 1] ^ (s[i - 1] >> 30)) * 1566083941u)) - (uint32_t)i;
+    if (++i >= MT_N) s[0] = s[MT_N - 1], i = 1;
+  }
+  s[0] = 0x80000000u;
+  r->at = MT_N;
+}
+
+uint32_t python_random_next32(python_random *r) {
+  uint32_t *s = r->state;
+  if (r->at >= MT_N) {
+    for (int k = 0; k < MT_N; k++) {
+      uint32_t y = (s[k] & 0x80000000u) | (s[(k + 1) % MT_N] & 0x7fffffffu);
+      s[k] = s[(k + MT_M) % MT_N] ^ (y >> 1) ^ (y & 1 ? 0x9908b0dfu : 0);
+    }
+    r->at = 0;
+  }
+  uint32_t y = s[r->at++];
+  y ^= y >> 11;
+  y ^= (y << 7) & 0x9d2c5680u;
+  y ^= (y << 15) & 0xefc60000u;
+  return y ^ (y >> 18);
+}
+
+/* random.randint by rejection: as many bits as hi - lo + 1 has, until they are below it; above 32 bits the low word comes first. */
+int64_t python_randint(python_random *r, int64_t lo, int64_t hi) {
+  uint64_t n = (uint64_t)hi - (uint64_t)lo + 1, value;
+  int bits = 64 - __builtin_clzll(n);
+  do {
+    value = bits <= 32 ? python_random_next32(r) >> (32 - bits) : python_random_next32(r);
+    if (bits > 32) value |= (uint64_t)(python_random_next32(r) >> (64 - bits)) << 32;
+  } while (value >= n);
+  return (int64_t)((uint64_t)lo + value);
+}
+
+/* ---- .npy: magic, version, length, a Python dictionary, data ---- */
+
+typedef struct npy {
+  file_map map;
+  const unsigned char *data;
+  int64_t count;
+  int bytes; /* per element */
+  bool is_signed;
+} npy;
+
+static const char *skip_space(const char *p) {
+  while (isspace((unsigned char)*p)) p++;
+  return p;
+}
+
+/* The value that follows 'key': in the dictionary's text; NULL when the key is not there. */
+static const char *dictionary_value(const char *text, const char *key) {
+  size_t n = strlen(key);
+  for (const char *p = text; (p = strstr(p, key)); p += n) {
+    bool quoted = p > text && (p[-1] == '\'' || p[-1] == '"') && p[n] == p[-1];
+    const char *colon = quoted ? skip_space(p + n + 1) : NULL;
+    if (colon && *colon == ':') return skip_space(colon + 1);
+  }
+  return NULL;
+}
+
+static status read_descr(const char *path, const char *text, npy *f) {
+  const char *p = dictionary_value(text, "descr");
+  char descr[16] = "";
+  if (!p || (*p != '\'' && *p != '"')) return fail(E_DATA, "%s: .npy header: expected a descr of integers, found none", path);
+  size_t n = strcspn(p + 1, "'\"");
+  snprintf(descr, sizeof descr, "%.*s", (int)(n < 15 ? n : 15), p + 1);
+  bool order = descr[0] == '<' || descr[0] == '|' || descr[0] == '>',
+       integer = order && (descr[1] == 'i' || descr[1] == 'u') && descr[3] == 0;
+  if (!integer || !strchr("1248", descr[2]) || !descr[2])
+    return fail(E_DATA, "%s: expected integers, found elements of type %s", path, descr);
+  if (descr[0] == '>') return fail(E_DATA, "%s: expected little-endian integers, found big-endian ones (%s)", path, descr);
+  f->bytes = descr[2] - '0';
+  f->is_signed = descr[1] == 'i';
+  return OK;
+}
+
+static status read_npy_shape(const char *path, const char *text, npy *f) {
+  const char *p = dictionary_value(text, "shape"), *start = p;
+  char *end;
+  int commas = 0, numbers = 0;
+  if (!p || *p != '(') return fail(E_DATA, "%s: .npy header: expected a shape, found none", path);
+  for (p = skip_space(p + 1); *p && *p != ')'; p = skip_space(p)) {
+    if (*p == ',') {
+      commas++, p++;
+      continue;
+    }
+    f->count = isdigit((unsigned char)*p) ? strtoll(p, &end, 10) : -1;
+    if (f->count < 0) return fail(E_DATA, "%s: .npy header: expected a shape of integers, found %.40s", path, start);
+    numbers++;
+    p = end;
+  }
+  if (*p != ')' || numbers != 1 || commas != 1)
+    return fail(E_DATA, "%s: expected one dimension, found shape %.*s", path, (int)(p - start < 60 ? p - start + (*p == ')') : 60), start);
+  return OK;
+}
+
+static void npy_close(npy *f) {
+  file_map_close(&f->map);
+  *f = (npy){0};
+}
+
+static status npy_open(const char *path, npy *f) {
+  status st = OK;
+  char *text = NULL;
+  *f = (npy){0};
+  TRY(file_map_open(path, &f->map));
+  const unsigned char *d = f->map.data;
+  size_t size = f->map.bytes;
+  if (size < 12 || memcmp(d, "\x93NUMPY", 6) != 0) {
+    st = fail(E_DATA, "%s: expected a .npy file, found something else", path);
+    goto done;
+  }
+  if (d[6] < 1 || d[6] > 3) {
+    st = fail(E_DATA, "%s: expected .npy version 1, 2 or 3, found %d", path, d[6]);
+    goto done;
+  }
+  size_t start = d[6] == 1 ? 10 : 12;
+  size_t header =
+      d[6] == 1 ? (size_t)d[8] | (size_t)d[9] << 8 : (size_t)d[8] | (size_t)d[9] << 8 | (size_t)d[10] << 16 | (size_t)d[11] << 24;
+  if (header > size - start || header > 1 << 20) {
+    st = fail(E_DATA, "%s: .npy header: expected %zu bytes, found %zu (cut off)", path, header, size - start);
+    goto done;
+  }
+  TRY(NEW(text, header + 1, path));
+  memcpy(text, d + start, header);
+  TRY(read_descr(path, text, f));
+  TRY(read_npy_shape(path, text, f));
+  f->data = d + start + header;
+  uint64_t bytes, found = size - start - header;
+  if (__builtin_mul_overflow((uint64_t)f->count, (uint64_t)f->bytes, &bytes) || bytes != found)
+    st = fail(E_DATA, "%s: expected %lld ids of %d bytes by the header, found %llu bytes of data", path, (long long)f->count, f->bytes,
+              (unsigned long long)found);
+done:
+  FREE(text);
+  if (st != OK) npy_close(f);
+  return st;
+}
+
+/* Ids wider than 63 bits end as negative numbers, which no vocabulary holds. */
+static int64_t npy_id(const npy *f, int64_t i) {
+  const unsigned char *p = f->data + (size_t)i * (size_t)f->bytes;
+  uint64_t u = 0;
+  for (int k = f->bytes - 1; k >= 0; k--) u = u << 8 | p[k];
+  int unused = 64 - 8 * f->bytes;
+  return f->is_signed ? (int64_t)(u << unused) >> unused : (int64_t)u;
+}
+
+static status check_ids(const char *path, const npy *f, int64_t vocab) {
+  for (int64_t i = 0; i < f->count; i++) {
+    int64_t id = npy_id(f, i);
+    if (id < 0 || id >= vocab)
+      return fail(E_DATA, "%s: position %lld: expected an id from 0 to %lld, the model's vocabulary, found %lld", path, (long long)i,
+                  (long long)vocab - 1, (long long)id);
+  }
+  return OK;
+}
+
+/* ---- windows ---- */
+
+static status choose_starts(const window_request *q, int64_t n, windows *w) {
+  python_random r;
+  if (q->how == SAMPLE_SEQUENTIAL) {
+    if (n / q->length < q->windows)
+      return fail(E_DATA, "%s: expected %lld windows of %lld ids one after the other, found %lld ids", q->path, (long long)q->windows,
+                  (long long)q->length, (long long)n);
+    for (int64_t i = 0; i < q->windows; i++) w->start[i] = i * q->length;
+    return OK;
+  }
+  if (n <= q->length)
+    return fail(E_DATA, "%s: expected more ids than one window of %lld holds, found %lld", q->path, (long long)q->length, (long long)n);
+  python_random_seed(&r, q->seed);
+  for (int64_t i = 0; i < q->windows; i++) w->start[i] = python_randint(&r, 0, n - q->length - 1);
+  return OK;
+}
+
+static status window_fingerprint(windows *w) {
+  status st = OK;
+  hash *h = NULL;
+  char shape[64];
+  snprintf(shape, sizeof shape, "%lld x %lld", (long long)w->count, (long long)w->length);
+  TRY(hash_new(&h));
+  TRY(hash_add_text(h, shape));
+  TRY(hash_add(h, w->ids, (size_t)(w->count * w->length) * sizeof *w->ids));
+  TRY(hash_end(&h, w->fingerprint));
+done:
+  hash_free(&h);
+  return st;
+}
+
+status windows_draw(const window_request *q, int64_t vocab, windows *w) {
+  status st = OK;
+  npy f = {0};
+  size_t total;
+  *w = (windows){.count = q->windows, .length = q->length};
+  if (q->windows < 1 || q->length < 1 || __builtin_mul_overflow((size_t)q->windows, (size_t)q->length, &total))
+    return fail(E_USAGE, "%s: expected at least one window of at least one id, found %lld of %lld", q->path, (long long)q->windows,
+                (long long)q->length);
+  TRY(npy_open(q->path, &f));
+  TRY(check_ids(q->path, &f, vocab < INT32_MAX ? vocab : INT32_MAX));
+  TRY(NEW(w->start, q->windows, "window positions"));
+  TRY(choose_starts(q, f.count, w));
+  TRY(NEW(w->ids, total, "token windows"));
+  for (int64_t i = 0; i < q->windows; i++)
+    for (int64_t k = 0; k < q->length; k++) w->ids[i * q->length + k] = (int32_t)npy_id(&f, w->start[i] + k);
+  TRY(window_fingerprint(w));
+done:
+  npy_close(&f);
+  if (st != OK) windows_free(w);
+  return st;
+}
+
+void windows_free(windows *w) {
+  FREE(w->ids);
+  FREE(w->start);
+  *w = (windows){0};
+}

@@ -1,0 +1,33 @@
+/* Uniform code grids: q = scale * (code - zero), code in 0 .. 2^bits - 1, one scale and zero per row and group of columns. Local.
+ * Source: spec methods section 3. The scale is rounded to fp16 BEFORE zero and codes are chosen, because the rounded one is what
+ * will be loaded: codes and residual must belong to it. */
+#ifndef CLOQWORK_QUANT_GRID_H
+#define CLOQWORK_QUANT_GRID_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+typedef struct grid_rule {
+  int bits;         /* 1 .. 8 */
+  int group;        /* columns per scale; divides the width; 0: one group per row */
+  bool symmetric;   /* zero = 2^(bits-1), scale = beta 2 max|w| / (2^bits - 1) */
+  double beta;      /* 1; MagR's shrink of the range */
+  bool anchor_zero; /* beta shrinks both ends (zero from the unshrunk scale) instead of the published quirk: low end kept, top cut */
+} grid_rule;
+
+static inline int grid_groups(const grid_rule *r, int width) { return r->group ? width / r->group : 1; }
+
+/* scales (fp16), zeros (rows, groups) of w (rows, width), row stride ldw. Every scale is finite and positive: one that rounds to 0
+ * becomes 2^-14, one beyond fp16 becomes 65504 (the weights past its reach are clipped). Returns how many were replaced so.
+ * A group of zeros takes the range -1 .. 1; NaN is passed over here (optq reports it). */
+int64_t grid_fit(const grid_rule *r, int rows, int width, const float *w, int64_t ldw, uint16_t *scales, uint8_t *zeros);
+
+/* One code: clamp(rint(w / s) + z, 0, 2^bits - 1), ties to even, in double. NaN gives 0. */
+uint8_t grid_code(double w, double scale, int zero, int bits);
+
+/* Round to nearest: codes (rows, width), one byte each, of w on the given grid: exactly grid_code of every entry. */
+void grid_round(const grid_rule *r, int rows, int width, const float *w, int64_t ldw, const uint16_t *scales, const uint8_t *zeros, uint8_t *codes);
+
+#endif

@@ -1,0 +1,43 @@
+/* MagR (arXiv 2406.00800): pulls in the maxima before quantization. Local, on rows that do not know each other. fp32 products,
+ * 2 rows width^2 flops per step.
+ *
+ * Per row (or per segment of `group` columns) v:  min 1/2 (v - w) Hn (v - w)^T + alpha ||v||_inf,  Hn = H / lambda_max(H).
+ * pg: proximal gradient as published (150 steps). fista: accelerated with per-row restart (spec methods section 4); 60 steps reach
+ * a lower objective than 150 of pg. A row's result is bit-identical in whatever rows it is called with (given base/blas.h's
+ * bit-identity of sgemm). The number of steps is fixed: nothing stops early. */
+#ifndef CLOQWORK_QUANT_MAGR_H
+#define CLOQWORK_QUANT_MAGR_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+typedef enum magr_solver { MAGR_FISTA, MAGR_PG } magr_solver;
+
+typedef struct magr_request {
+  magr_solver solver;
+  int steps;    /* 60 fista, 150 pg */
+  double alpha; /* 1e-3 per channel, 1e-4 per group */
+  int group;    /* 0: the whole row; else divides the width */
+  int rows, width;
+  const float *w;    /* (rows, width) contiguous, borrowed */
+  const float *h;    /* (width, width) symmetric, contiguous, borrowed: H, not normalised */
+  double lambda_max; /* of h, an upper estimate (magr_lambda_max) */
+} magr_request;
+
+/* v (rows, width) contiguous, not w. objective (may be NULL; costs one more product): sum over rows of the final objective.
+ * E_MEMORY; E_NUMERICS when lambda_max is not positive or a result is NaN/Inf (names the row). */
+status magr(const magr_request *q, float *v, double *objective);
+
+/* Largest eigenvalue of symmetric PSD h by power iteration, rounded up by 2 %. Deterministic. E_MEMORY, E_NUMERICS. 2 width^2 flops per
+ * step, at the speed of memory; a few tens of steps. */
+status magr_lambda_max(int width, const float *h, double *lambda);
+
+/* The proximal step on one segment: v <- prox of alpha ||.||_inf at v. Clips to [-c, c], sum max(|v_i| - c, 0) = alpha. Returns c. */
+float magr_prox(int n, float *v, float alpha);
+
+double magr_flops(const magr_request *q);
+uint64_t magr_bytes(int64_t rows, int64_t width, int group); /* workspace of one call, for plans */
+
+#endif

@@ -1,0 +1,33 @@
+/* OPTQ / GPTQ (arXiv 2210.17323) in feedback form, on a slab of rows that do not know each other. Local, no files.
+ *
+ * Hd = H + damping mean(diag H) I = U U^T with U upper (dist/dlinalg.h: reverse_cholesky). Column by column
+ *     v = w_j + (S_j + E[:, block] U[block, j]) / U_jj,  q_j = grid(v),  e_j = w_j - q_j,
+ * after each block of 256 columns S += E[:, block] U[block, right]. No inverse. Double precision. rows * width^2 flops.
+ * Identity that proves it: tr(E Hd E^T) = sum (v_ij - q_ij)^2 U_jj^2.
+ * A row's codes are bit-identical in whatever rows it is called with (given base/blas.h's bit-identity of dgemm). */
+#ifndef CLOQWORK_QUANT_OPTQ_H
+#define CLOQWORK_QUANT_OPTQ_H
+
+#include "quant/grid.h"
+
+typedef struct optq_request {
+  grid_rule rule;
+  int rows, width;
+  const float *w; /* (rows, width) row-major, stride ldw; borrowed: what is quantized (dead columns are taken as 0) */
+  int64_t ldw;
+  const double *u;        /* (width, width) upper, row-major (the strict lower triangle is not read); borrowed; in processing order */
+  const int32_t *order;   /* processing order: position -> column; NULL natural. Groups are those of the original columns */
+  const uint8_t *dead;    /* [width], by original column, 1: H_jj == 0; NULL none */
+  bool dead_rtn;          /* dead columns keep the rounded weight instead of 0 */
+  const uint16_t *scales; /* (rows, groups) static grid, borrowed (from grid_fit on w) */
+  const uint8_t *zeros;
+} optq_request;
+
+/* codes (rows, width) one byte each, in the original column order. *loss (may be NULL) = sum (v - q)^2 U_jj^2; dead columns add nothing.
+ * E_MEMORY; E_NUMERICS when a diagonal entry of u is not positive, or a weight or u is NaN/Inf (names the row). */
+status optq(const optq_request *q, uint8_t *codes, double *loss);
+
+double optq_flops(int64_t rows, int64_t width);                     /* of one call, for rates */
+uint64_t optq_bytes(const grid_rule *r, int64_t rows, int64_t width); /* workspace of one call, for plans */
+
+#endif

@@ -1,0 +1,237 @@
+/* cloqwork calibrate: the pass over the model, team after team, layer after layer; a Gram file per layer and set of tokens. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "dist/agree.h"
+#include "run/memory_watch.h"
+#include "run/unit.h"
+#include "run/verbs.h"
+
+/* Layers whose Gram files are still to be made: missing[layer] = bit per set. */
+static status find_missing(const session *c, uint8_t *missing, int64_t *count) {
+  status st = OK;
+  attributes identity = {0};
+  *count = 0;
+  for (int64_t layer = c->layer_begin; layer < c->layer_end; layer++)
+    for (int set = 0; set < SET_COUNT; set++) {
+      if (!c->sets[set]) continue;
+      char path[PATH_MOST];
+      bool is_done;
+      unit_gram_path(c, set, layer, path);
+      TRY(unit_gram_identity(c, set, layer, &identity));
+      TRY(unit_is_done(path, "grams", &identity, &is_done));
+      attr_free(&identity);
+      if (is_done) continue;
+      if (!missing[layer]) (*count)++;
+      missing[layer] |= (uint8_t)(1 << set);
+    }
+done:
+  attr_free(&identity);
+  return st;
+}
+
+typedef struct layer_progress {
+  int64_t layer, layers, done, todo;
+} layer_progress;
+
+static void show(void *context, double fraction, double gflops) {
+  const layer_progress *l = context;
+  char what[96];
+  snprintf(what, sizeof what, "calibrate layer %lld of %lld", (long long)l->layer + 1, (long long)l->layers);
+  log_progress(what, ((double)l->done + fraction) / (double)l->todo, gflops);
+}
+
+/* Everything of one input of one set that goes into its group of the file. */
+typedef struct gram_group {
+  char tiles_path[32], mean_path[32];
+  attributes group, tiles;
+} gram_group;
+
+static status describe_group(const session *c, int set, input_id input, const gram *g, gram_group *o) {
+  status st = OK;
+  snprintf(o->tiles_path, sizeof o->tiles_path, "%s/tiles", input_name(input));
+  snprintf(o->mean_path, sizeof o->mean_path, "%s/mean_abs", input_name(input));
+  TRY(attr_int(&o->tiles, "n", g->n));
+  TRY(attr_int(&o->tiles, "tile", GRAM_TILE));
+  TRY(attr_int(&o->group, "tokens", g->tokens));
+  TRY(attr_text(&o->group, "activations", "full"));
+  TRY(attr_text(&o->group, "tokens_fingerprint", c->windows[set].fingerprint));
+done:
+  return st;
+}
+
+/* Tiles of all inputs as float into shared memory, each rank its range; mean |x| in place of its sum. */
+static status round_tiles(const session *c, pass_set *s, int64_t layer, float *tiles, const size_t *offset) {
+  status st = OK;
+  for (int i = 0; i < IN_COUNT && st == OK; i++) {
+    gram *g = &s->grams[i];
+    if (!g->n) continue;
+    char where[96];
+    int64_t begin, end, count = tiles_count(g->n, GRAM_TILE);
+    snprintf(where, sizeof where, "model.layers.%lld, %s", (long long)layer, input_name(i));
+    deal_range(count, c->team.size, c->team.rank, 1, &begin, &end);
+    st = gram_tiles(g, where, begin, end, tiles + offset[i] + (size_t)begin * GRAM_TILE * GRAM_TILE);
+    double *sums = g->abs_sums.base;
+    deal_range(g->n, c->team.size, c->team.rank, 16, &begin, &end);
+    for (int64_t k = begin; k < end; k++) sums[k] /= (double)g->tokens;
+  }
+  st = agree(c->team.comm, st);
+  team_barrier(&c->team);
+  return st;
+}
+
+static status write_grams(const session *c, pass *p, int set, int64_t layer, const shared *buffer, const size_t *offset) {
+  status st = OK;
+  pass_set *s = &p->sets[set];
+  gram_group o[IN_COUNT] = {0};
+  dataset sets[2 * IN_COUNT];
+  group_attributes groups[2 * IN_COUNT + 1];
+  attributes identity = {0};
+  int set_count = 0, group_count = 0;
+  float *tiles = buffer->base;
+  char path[PATH_MOST];
+  unit_gram_path(c, set, layer, path);
+  TRY(round_tiles(c, s, layer, tiles, offset));
+  st = unit_gram_identity(c, set, layer, &identity);
+  groups[group_count++] = (group_attributes){"", &identity};
+  for (int i = 0; i < IN_COUNT && st == OK; i++) {
+    gram *g = &s->grams[i];
+    if (!g->n) continue;
+    st = describe_group(c, set, i, g, &o[i]);
+    sets[set_count++] = (dataset){o[i].tiles_path, EL_F32, 3, {tiles_count(g->n, GRAM_TILE), GRAM_TILE, GRAM_TILE}, tiles + offset[i]};
+    sets[set_count++] = (dataset){o[i].mean_path, EL_F64, 1, {g->n}, g->abs_sums.base};
+    groups[group_count++] = (group_attributes){input_name(i), &o[i].group};
+    groups[group_count++] = (group_attributes){o[i].tiles_path, &o[i].tiles};
+  }
+  TRY(agree(c->team.comm, st));
+  TRY(container_write(&c->team, path, c->job_tag, "grams", sets, set_count, groups, group_count));
+done:
+  attr_free(&identity);
+  for (int i = 0; i < IN_COUNT; i++) {
+    attr_free(&o[i].group);
+    attr_free(&o[i].tiles);
+  }
+  return st;
+}
+
+static status report_layer(const session *c, const pass *p, int64_t layer, double seconds, double write_seconds, double flops, uint8_t sets) {
+  if (c->team.rank != 0) return OK;
+  char unit[32];
+  snprintf(unit, sizeof unit, "grams/layer-%03lld", (long long)layer);
+  int64_t tokens = 0;
+  for (int k = 0; k < SET_COUNT; k++)
+    if (c->sets[k]) tokens += c->sets[k]->count * c->sets[k]->length;
+  json_t *o = json_pack("{s:s, s:I, s:I, s:i, s:{s:f, s:f}, s:f, s:I, s:I}", "unit", unit, "layer", (json_int_t)layer, "tokens", (json_int_t)tokens, "sets",
+                        (int)sets, "seconds", "forward_and_grams", seconds, "write", write_seconds, "gflops", 1e-9 * flops / seconds, "private_bytes_peak",
+                        (json_int_t)memory_watch_private(), "shared_bytes_peak", (json_int_t)memory_watch_shared());
+  (void)p;
+  return o ? unit_metrics(c, o) : fail(E_MEMORY, "metrics.jsonl: no memory for a line");
+}
+
+/* The team's layers [begin, end), from streams that are inputs of `begin`. Stops at a layer boundary when asked, with the streams saved. */
+static status calibrate_layers(session *c, pass *p, int64_t begin, int64_t end, const uint8_t *missing, int64_t todo, const char *state_path) {
+  status st = OK;
+  shared tiles = {0};
+  size_t offset[IN_COUNT], floats = 0;
+  layer_progress progress = {0, c->model.arch.layers, 0, todo ? todo : 1};
+  double saved = clock_now();
+  for (int i = 0; i < IN_COUNT; i++) {
+    offset[i] = floats;
+    if (c->wanted[i]) floats += (size_t)tiles_count(input_width(&c->model.arch, i), GRAM_TILE) * GRAM_TILE * GRAM_TILE;
+  }
+  TRY(shared_new(&c->team, floats * sizeof(float), "tiles of Grams", &tiles));
+  for (int64_t layer = begin; layer < end; layer++) {
+    if (session_should_stop(c, c->team.comm)) {
+      TRY(pass_save(p, state_path, c->windows[0].fingerprint, layer));
+      st = fail(E_STOPPED, "calibrate: stopped on request before layer %lld of %lld; run again to go on", (long long)layer, (long long)c->model.arch.layers);
+      goto done;
+    }
+    progress.layer = layer;
+    double start = clock_now(), flops = p->flops;
+    TRY(pass_layer(p, layer, missing[layer] != 0, show, &progress));
+    double seconds = clock_now() - start, write_start = clock_now();
+    flops = p->flops - flops;
+    memory_watch(&c->team);
+    if (!missing[layer]) continue;
+    for (int set = 0; set < SET_COUNT; set++)
+      if (missing[layer] >> set & 1) TRY(write_grams(c, p, set, layer, &tiles, offset));
+    st = report_layer(c, p, layer, seconds, clock_now() - write_start, flops, missing[layer]);
+    TRY(agree(c->team.comm, st));
+    progress.done++;
+    if (agree_any(c->team.comm, clock_now() - saved > 60 * c->job.parallel.checkpoint_minutes) && layer + 1 < end) {
+      TRY(pass_save(p, state_path, c->windows[0].fingerprint, layer + 1));
+      saved = clock_now();
+    }
+  }
+done:
+  shared_free(&tiles);
+  return st;
+}
+
+/* Where to begin: at the state that was saved, if one lies at or before the first missing layer; else at the embedding. */
+static status calibrate_team(session *c, pass *p, const uint8_t *missing, int64_t todo, int64_t first_missing) {
+  status st = OK;
+  char state_path[PATH_MOST];
+  int64_t begin, end, state = -1;
+  unit_run_path(c, "grams/streams.state", state_path);
+  session_team_layers(c, c->team.index, &begin, &end);
+  if (c->team.index == 0) begin = 0; /* the way to the first chosen layer leads through those before it */
+  if (c->rank == 0) state = pass_peek(state_path, c->windows[0].fingerprint);
+  MPI_Bcast(&state, 1, MPI_INT64_T, 0, c->job_comm);
+  if (state > first_missing) state = -1;
+  if (state >= end && c->team.index + 1 < c->team.count) return OK; /* a later team takes up the state */
+  if (state >= begin && state < end) {
+    TRY(pass_load(p, state_path, c->windows[0].fingerprint, &state));
+    if (state < 0) {
+      st = fail(E_IO, "%s: changed while it was read", state_path);
+      goto done;
+    }
+    begin = state;
+    log_info("calibrate: going on at layer %lld from saved streams", (long long)state);
+  } else if (c->team.index == 0) {
+    TRY(pass_embed(p));
+  } else {
+    TRY(pass_receive(p));
+  }
+  st = calibrate_layers(c, p, begin, end, missing, todo, state_path);
+done:
+  return pass_send(p, st);
+}
+
+status verb_calibrate(session *c) {
+  status st = OK;
+  pass p = {0};
+  uint8_t *missing = NULL;
+  int64_t todo = 0, first_missing = 0;
+  char state_path[PATH_MOST];
+  st = NEW(missing, c->model.arch.layers, "list of layers");
+  if (st == OK) st = find_missing(c, missing, &todo);
+  TRY(agree(c->job_comm, st));
+  while (first_missing < c->layer_end && !missing[first_missing]) first_missing++;
+  if (todo == 0) {
+    log_info("calibrate: all %lld layers are done", (long long)(c->layer_end - c->layer_begin));
+    goto done;
+  }
+  log_info("calibrate: %lld of %lld layers to do, %d team%s of %d rank%s", (long long)todo, (long long)(c->layer_end - c->layer_begin), c->team.count,
+           c->team.count > 1 ? "s" : "", c->team.size, c->team.size > 1 ? "s" : "");
+  double start = clock_now();
+  st = pass_new(&c->team, &c->model, c->sets, c->wanted, &p);
+  TRY(agree(c->job_comm, st));
+  st = calibrate_team(c, &p, missing, todo, first_missing);
+  TRY(agree(c->job_comm, st));
+  double seconds = clock_now() - start;
+  char text[32];
+  clock_duration(seconds, text);
+  log_info("calibrate: done in %s, %.0f GFLOP/s", text, 1e-9 * p.flops / seconds);
+  unit_run_path(c, "grams/streams.state", state_path);
+  if (c->rank == 0 && c->layer_begin == 0 && c->layer_end == c->model.arch.layers) st = file_remove(state_path);
+  TRY(agree(c->job_comm, st));
+done:
+  pass_free(&p);
+  FREE(missing);
+  return st;
+}

@@ -1,0 +1,714 @@
+#include "run/layer_solver.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "adapter/adapter.h"
+#include "base/clock.h"
+#include "base/memory.h"
+#include "dist/agree.h"
+#include "dist/dlinalg.h"
+#include "quant/codes.h"
+#include "quant/optq.h"
+#include "run/unit.h"
+
+enum { SLAB_ROWS = 256, ROW_ALIGN = 16, RANK_BY_PIVOTS_MOST = 8192 };
+
+/* What is known of one input's Gram. Lies in shared memory, each part filled by one rank. */
+typedef struct gram_facts {
+  double mean_diag, lambda_max;
+  int64_t numerical_rank, tokens, tokens_heldout;
+} gram_facts;
+
+/* One input at work: everything below is about its linears only. */
+typedef struct input_work {
+  layer_solver *s;
+  int64_t layer;
+  input_id input;
+  int64_t m;
+  linear_id linears[3];
+  int64_t weight_at[3]; /* offset of each linear in w and v, in floats */
+  int linear_count;
+  gram_facts *facts;
+  uint8_t *dead;  /* [m] private */
+  bool any_dead;
+  const bool *pending;
+  bool heldout;
+  int *group;     /* settings that share one MagR, indices; group_count of them */
+  int group_count;
+  const float *base; /* what is quantized: MagR's weights or the original */
+} input_work;
+
+/* ---- sizes ---- */
+
+static size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+size_t result_place(const arch *a, const setting *s, linear_id l, char *at, result *r) {
+  int64_t out, in;
+  linear_shape(a, l, &out, &in);
+  *r = (result){.setting = s, .linear = l, .out = out, .in = in, .groups = grid_groups(&s->rule, (int)in), .words = codes_words(in, s->rule.bits)};
+  size_t used = 0;
+#define PLACE(field, count)                               \
+  do {                                                    \
+    r->field = at ? (void *)(at + used) : NULL;           \
+    used += round_up((size_t)(count) * sizeof *r->field); \
+  } while (0)
+  PLACE(codes, out * r->words);
+  PLACE(scales, out * r->groups);
+  PLACE(zeros, out * r->groups);
+  PLACE(lora_a, s->rank_max * in);
+  PLACE(lora_b, out * s->rank_max);
+  PLACE(loss, s->rank_max + 1);
+  PLACE(loss_heldout, s->rank_max + 1);
+  PLACE(values, s->rank_max + 1);
+  PLACE(facts, 1);
+#undef PLACE
+  return used;
+}
+
+typedef struct sizes {
+  size_t h, w, arrays, rows, slab, residual, private_most;
+} sizes;
+
+static sizes measure(const job *j, const arch *a, int ranks) {
+  sizes z = {0};
+  int rank_max = 0;
+  bool grid_path = false;
+  for (int k = 0; k < j->setting_count; k++) {
+    if (j->settings[k].rank_max > rank_max) rank_max = j->settings[k].rank_max;
+    grid_path |= j->settings[k].options.adapter_solver == SOLVER_GRID;
+  }
+  for (int i = 0; i < IN_COUNT; i++) {
+    if (!job_uses_input(j, i)) continue;
+    size_t m = (size_t)input_width(a, i), all = 0, outs = 0;
+    if (m * m > z.h) z.h = m * m;
+    if (m * SLAB_ROWS > z.slab) z.slab = m * SLAB_ROWS;
+    for (int l = 0; l < LIN_COUNT; l++) {
+      int64_t out, in;
+      if (!j->target[l] || (int)linear_input(l) != i) continue;
+      linear_shape(a, l, &out, &in);
+      size_t one = (size_t)(out * in);
+      all += one;
+      outs += (size_t)out;
+      if (grid_path && one > z.residual) z.residual = one;
+      /* the largest moments of one rank: a residual with its Krylov space, or a slab of OPTQ or MagR (four float copies of its rows) */
+      size_t krylov = one * sizeof(float) + (size_t)(out + in) * (size_t)(6 * rank_max + 256) * sizeof(double);
+      size_t rows = (size_t)(out + ranks - 1) / (size_t)ranks, optq = rows * (size_t)in + 3 * (size_t)(rows < 512 ? rows : 512) * (size_t)in * sizeof(double);
+      size_t pivots = m <= RANK_BY_PIVOTS_MOST ? m * m * sizeof(double) : 0;
+      if (krylov > z.private_most) z.private_most = krylov;
+      if (optq > z.private_most) z.private_most = optq;
+      if (pivots > z.private_most) z.private_most = pivots;
+    }
+    if (all > z.w) z.w = all;
+    if (outs > z.rows) z.rows = outs;
+  }
+  z.private_most += z.slab * sizeof(float);
+  for (int k = 0; k < j->setting_count; k++)
+    for (int l = 0; l < LIN_COUNT; l++) {
+      result r;
+      if (j->target[l]) z.arrays += result_place(a, &j->settings[k], l, NULL, &r);
+    }
+  return z;
+}
+
+solver_bytes layer_solver_memory(const job *j, const arch *a, int ranks, bool heldout) {
+  sizes z = measure(j, a, ranks);
+  solver_bytes b = {.private_most = z.private_most};
+  b.shared = z.h * (heldout ? 2 : 1) * sizeof(float) + z.h * sizeof(double) + 2 * z.w * sizeof(float) + z.arrays + z.rows * 2 * sizeof(double) +
+             z.residual * sizeof(float);
+  return b;
+}
+
+double layer_solver_flops(const job *j, const arch *a) {
+  double flops = 0;
+  for (int l = 0; l < LIN_COUNT; l++) {
+    if (!j->target[l]) continue;
+    int64_t out, in;
+    linear_shape(a, l, &out, &in);
+    double product = (double)out * (double)in * (double)in, sets = j->has_heldout ? 2 : 1;
+    flops += 2 * product * sets; /* the reference */
+    for (int k = 0; k < j->setting_count; k++) {
+      const setting *s = &j->settings[k];
+      bool repeated = false; /* MagR of an earlier setting serves this one too */
+      for (int e = 0; e < k; e++)
+        repeated |= j->settings[e].method->magr && j->settings[e].rule.group == s->rule.group && j->settings[e].options.magr_alpha == s->options.magr_alpha;
+      if (s->method->magr && !repeated) flops += 2 * product * s->options.magr_K;
+      if (s->method->quantizer == QUANT_OPTQ) flops += product;
+      flops += 2 * product * sets;
+    }
+  }
+  return flops;
+}
+
+/* ---- life ---- */
+
+status layer_solver_new(session *c, layer_solver *s) {
+  status st = OK;
+  sizes z = measure(&c->job, &c->model.arch, c->team.size);
+  *s = (layer_solver){.c = c};
+  const team *t = &c->team;
+  TRY(shared_new(t, z.h * sizeof(float), "a Gram", &s->h));
+  if (c->sets[SET_HELDOUT]) TRY(shared_new(t, z.h * sizeof(float), "a held-out Gram", &s->h_heldout));
+  TRY(shared_new(t, z.h * sizeof(double), "the factor of a Gram", &s->u));
+  TRY(shared_new(t, z.w * sizeof(float), "weights of one input's linears", &s->w));
+  TRY(shared_new(t, z.w * sizeof(float), "MagR's weights", &s->v));
+  TRY(shared_new(t, z.residual * sizeof(float), "a residual", &s->residual));
+  TRY(shared_new(t, z.arrays, "results of a layer", &s->arrays));
+  TRY(shared_new(t, z.rows * 2 * sizeof(double), "losses of rows", &s->rows));
+  TRY(shared_new(t, sizeof(gram_facts), "facts of a Gram", &s->facts));
+  st = NEW(s->slab, z.slab, "a slab of residuals");
+  if (st == OK) st = NEW(s->results, c->job.setting_count * LIN_COUNT, "results");
+  TRY(agree(t->comm, st));
+  char *at = s->arrays.base;
+  for (int k = 0; k < c->job.setting_count; k++)
+    for (int l = 0; l < LIN_COUNT; l++)
+      if (c->job.target[l]) at += result_place(&c->model.arch, &c->job.settings[k], l, at, layer_result(s, k, l));
+done:
+  if (st != OK) layer_solver_free(s);
+  return st;
+}
+
+void layer_solver_free(layer_solver *s) {
+  shared *held[] = {&s->h, &s->h_heldout, &s->u, &s->w, &s->v, &s->residual, &s->arrays, &s->rows, &s->facts};
+  for (size_t i = 0; i < sizeof held / sizeof *held; i++) shared_free(held[i]);
+  FREE(s->slab);
+  FREE(s->results);
+  *s = (layer_solver){0};
+}
+
+/* ---- input: Grams, facts, weights ---- */
+
+static status count_rank(const input_work *w) {
+  gram_facts *f = w->facts;
+  const float *h = w->s->h.base;
+  status st = OK;
+  int64_t m = w->m, live = 0;
+  double most = 0;
+  for (int64_t k = 0; k < m; k++) {
+    live += h[k * m + k] != 0;
+    most = fmax(most, h[k * m + k]);
+  }
+  f->numerical_rank = live < f->tokens ? live : f->tokens;
+  if (m > RANK_BY_PIVOTS_MOST) return OK; /* a bound: pivoting that size on one rank would take longer than the layer */
+  double *copy = NULL;
+  TRY(NEW(copy, m * m, "a Gram to count its rank"));
+  for (int64_t k = 0; k < m * m; k++) copy[k] = h[k];
+  int rank;
+  TRY(drank((int)m, copy, (int)m, (double)m * 6e-8 * most, &rank)); /* below that a pivot is rounding of the stored floats */
+  f->numerical_rank = rank;
+done:
+  FREE(copy);
+  return st;
+}
+
+/* Each fact by the rank whose turn it is, at the same time. */
+static status gather_facts(input_work *w, bool wants_lambda) {
+  session *c = w->s->c;
+  const float *h = w->s->h.base;
+  status st = OK;
+  int turn = 0;
+  double sum = 0;
+  for (int64_t k = 0; k < w->m; k++) {
+    sum += h[k * w->m + k];
+    w->dead[k] = h[k * w->m + k] == 0;
+    w->any_dead |= w->dead[k];
+  }
+  if (c->team.rank == 0) w->facts->mean_diag = sum / (double)w->m;
+  if (c->team.rank == turn++ % c->team.size) st = count_rank(w);
+  if (wants_lambda && c->team.rank == turn++ % c->team.size && st == OK) st = magr_lambda_max((int)w->m, h, &w->facts->lambda_max);
+  st = agree(c->team.comm, st);
+  team_barrier(&c->team);
+  return st;
+}
+
+static status load_weights(const input_work *w) {
+  session *c = w->s->c;
+  status st = OK;
+  for (int k = 0; k < w->linear_count && st == OK; k++) {
+    tensor_ref tensor = checkpoint_linear(&c->model, w->layer, w->linears[k]);
+    int64_t begin, end;
+    deal_range(tensor.rows, c->team.size, c->team.rank, 1, &begin, &end);
+    st = tensor_rows(&tensor, begin, end, (float *)w->s->w.base + w->weight_at[k] + begin * w->m);
+    tensor_done_with(&tensor);
+  }
+  st = agree(c->team.comm, st);
+  team_barrier(&c->team);
+  return st;
+}
+
+static const float *weights_of(const input_work *w, int k) { return (const float *)w->s->w.base + w->weight_at[k]; }
+
+static int index_of(const input_work *w, linear_id l) {
+  for (int k = 0; k < w->linear_count; k++)
+    if (w->linears[k] == l) return k;
+  return -1;
+}
+
+/* ---- quantize ---- */
+
+static bool same_magr(const setting *a, const setting *b) {
+  if (a->method->magr != b->method->magr) return false;
+  return !a->method->magr || (a->options.magr_alpha == b->options.magr_alpha && a->options.magr_K == b->options.magr_K &&
+                              a->options.magr_solver == b->options.magr_solver && a->rule.group == b->rule.group);
+}
+
+static bool same_factor(const setting *a, const setting *b) {
+  return a->method->quantizer == QUANT_OPTQ && b->method->quantizer == QUANT_OPTQ && a->options.damping == b->options.damping &&
+         a->options.optq_order_act == b->options.optq_order_act && a->options.damping_escalate == b->options.damping_escalate;
+}
+
+static status run_magr(input_work *w, const setting *s) {
+  session *c = w->s->c;
+  status st = OK;
+  double start = clock_now();
+  for (int k = 0; k < w->linear_count && st == OK; k++) {
+    int64_t out, in, begin, end;
+    linear_shape(&c->model.arch, w->linears[k], &out, &in);
+    deal_range(out, c->team.size, c->team.rank, ROW_ALIGN, &begin, &end);
+    magr_request q = {.solver = s->options.magr_solver, .steps = s->options.magr_K, .alpha = s->options.magr_alpha, .group = s->rule.group,
+                      .rows = (int)(end - begin), .width = (int)in, .w = weights_of(w, k) + begin * in, .h = w->s->h.base, .lambda_max = w->facts->lambda_max};
+    if (end > begin) st = magr(&q, (float *)w->s->v.base + w->weight_at[k] + begin * in, NULL);
+    w->s->spent.flops += 2.0 * (double)out * (double)in * (double)in * s->options.magr_K;
+  }
+  st = agree(c->team.comm, st);
+  team_barrier(&c->team);
+  w->s->spent.magr += clock_now() - start;
+  return st;
+}
+
+static status factor(input_work *w, const setting *s, const int32_t *order, double *ridge) {
+  session *c = w->s->c;
+  char where[96];
+  double start = clock_now();
+  snprintf(where, sizeof where, "model.layers.%lld, %s", (long long)w->layer, input_name(w->input));
+  status st = E_NUMERICS;
+  *ridge = s->options.damping * w->facts->mean_diag;
+  for (int attempt = 0; attempt <= s->options.damping_escalate && st == E_NUMERICS; attempt++) {
+    if (attempt) {
+      status_clear();
+      *ridge *= 10;
+    }
+    st = reverse_cholesky(where, &c->team, w->m, w->s->h.base, *ridge, order, w->s->u.base);
+  }
+  w->s->spent.factor += clock_now() - start;
+  w->s->spent.flops += (double)w->m * (double)w->m * (double)w->m / 3;
+  return st;
+}
+
+/* My rows of one (setting, linear): grid, codes, packed. */
+static status quantize_rows(input_work *w, const setting *s, int k, result *r, const int32_t *order, double ridge) {
+  session *c = w->s->c;
+  status st = OK;
+  uint8_t *codes = NULL;
+  int64_t begin, end;
+  deal_range(r->out, c->team.size, c->team.rank, ROW_ALIGN, &begin, &end);
+  int rows = (int)(end - begin), in = (int)r->in;
+  const float *x = w->base + w->weight_at[k] + begin * in;
+  uint16_t *scales = r->scales + begin * r->groups;
+  uint8_t *zeros = r->zeros + begin * r->groups;
+  double start = clock_now();
+  if (rows == 0) return OK;
+  TRY(NEW(codes, (size_t)rows * (size_t)in, "codes of my rows"));
+  int64_t tiny = grid_fit(&s->rule, rows, in, x, in, scales, zeros);
+  __atomic_add_fetch(&r->facts->tiny_scales, tiny, __ATOMIC_RELAXED);
+  if (s->method->quantizer == QUANT_OPTQ) {
+    optq_request q = {.rule = s->rule, .rows = rows, .width = in, .w = x, .ldw = in, .u = w->s->u.base, .order = order,
+                      .dead = w->any_dead ? w->dead : NULL, .dead_rtn = s->options.optq_dead_rtn, .scales = scales, .zeros = zeros};
+    TRY(optq(&q, codes, NULL));
+  } else {
+    grid_round(&s->rule, rows, in, x, in, scales, zeros, codes);
+  }
+  codes_pack(s->rule.bits, rows, in, codes, r->codes + begin * r->words);
+  if (c->team.rank == 0) {
+    r->facts->quantize_seconds = clock_now() - start;
+    r->facts->damping_used = s->method->quantizer == QUANT_OPTQ ? ridge : 0;
+  }
+done:
+  FREE(codes);
+  return st;
+}
+
+/* Descending diagonal, ties in natural order: the processing order of act. */
+static void order_by_diagonal(int64_t m, const float *h, int32_t *order, int32_t *buffer) {
+  for (int32_t k = 0; k < m; k++) order[k] = k;
+  for (int64_t width = 1; width < m; width *= 2) { /* merge sort: stable, and the same on every rank */
+    for (int64_t a = 0; a < m; a += 2 * width) {
+      int64_t b = a + width < m ? a + width : m, end = a + 2 * width < m ? a + 2 * width : m, i = a, j = b, at = a;
+      while (i < b || j < end) {
+        bool left = j >= end || (i < b && h[order[i] * m + order[i]] >= h[order[j] * m + order[j]]);
+        buffer[at++] = left ? order[i++] : order[j++];
+      }
+    }
+    memcpy(order, buffer, (size_t)m * sizeof *order);
+  }
+}
+
+/* All settings of the group whose factor equals that of setting `first`, or that alone when it needs none. */
+static status quantize_with(input_work *w, int first, bool *handled) {
+  session *c = w->s->c;
+  const setting *lead = &c->job.settings[w->group[first]];
+  status st = OK;
+  int32_t *order = NULL;
+  double ridge = 0;
+  if (lead->method->quantizer == QUANT_OPTQ) {
+    if (lead->options.optq_order_act) {
+      st = NEW(order, 2 * w->m, "order of columns");
+      TRY(agree(c->team.comm, st));
+      order_by_diagonal(w->m, w->s->h.base, order, order + w->m);
+    }
+    TRY(factor(w, lead, order, &ridge));
+  }
+  double start = clock_now();
+  for (int g = first; g < w->group_count && st == OK; g++) {
+    const setting *s = &c->job.settings[w->group[g]];
+    if (handled[g] || (g != first && !same_factor(lead, s))) continue;
+    handled[g] = true;
+    for (int k = 0; k < w->linear_count && st == OK; k++) {
+      result *r = layer_result(w->s, w->group[g], w->linears[k]);
+      st = quantize_rows(w, s, k, r, order, ridge);
+      w->s->spent.flops += s->method->quantizer == QUANT_OPTQ ? optq_flops(r->out, r->in) : 0;
+    }
+  }
+  st = agree(c->team.comm, st);
+  team_barrier(&c->team);
+  w->s->spent.quantize += clock_now() - start;
+done:
+  FREE(order);
+  return st;
+}
+
+/* ---- losses of residuals ---- */
+
+void result_residual(const result *r, const float *x, int64_t begin, int64_t end, float *e) {
+  codes_values(&r->setting->rule, (int)(end - begin), (int)r->in, r->codes + begin * r->words, r->scales + begin * r->groups, r->zeros + begin * r->groups, e);
+  const float *from = x + begin * r->in;
+  for (int64_t k = 0; k < (end - begin) * r->in; k++) e[k] = from[k] - e[k];
+}
+
+/* tr(E H E^T) for the Gram h: my rows' terms into shared memory, then the sum in the order of rows on every rank. r NULL: E = W. */
+static status team_trace(input_work *w, int k, const result *r, const float *h, double *sum) {
+  session *c = w->s->c;
+  status st = OK;
+  int64_t out, in, begin, end;
+  double *rows = w->s->rows.base;
+  linear_shape(&c->model.arch, w->linears[k], &out, &in);
+  deal_range(out, c->team.size, c->team.rank, ROW_ALIGN, &begin, &end);
+  for (int64_t at = begin; at < end && st == OK; at += SLAB_ROWS) {
+    int64_t upto = at + SLAB_ROWS < end ? at + SLAB_ROWS : end;
+    const float *e = weights_of(w, k) + at * in;
+    if (r) {
+      result_residual(r, weights_of(w, k), at, upto, w->s->slab);
+      e = w->s->slab;
+    }
+    st = adapter_trace(in, e, h, 0, upto - at, rows + at, NULL);
+  }
+  st = agree(c->team.comm, st);
+  team_barrier(&c->team);
+  *sum = 0;
+  for (int64_t i = 0; i < out; i++) *sum += rows[i];
+  team_barrier(&c->team); /* rows will be written again */
+  w->s->spent.flops += 2.0 * (double)out * (double)in * (double)in;
+  return st;
+}
+
+static status all_traces(input_work *w, const double reference[3][2]) {
+  session *c = w->s->c;
+  status st = OK;
+  double start = clock_now();
+  for (int g = 0; g < w->group_count; g++)
+    for (int k = 0; k < w->linear_count; k++) {
+      result *r = layer_result(w->s, w->group[g], w->linears[k]);
+      double trace, heldout = NAN;
+      TRY(team_trace(w, k, r, w->s->h.base, &trace));
+      if (w->heldout) TRY(team_trace(w, k, r, w->s->h_heldout.base, &heldout));
+      if (c->team.rank == 0) {
+        r->facts->trace = trace;
+        r->facts->trace_heldout = heldout;
+        r->facts->reference = reference[k][0];
+        r->facts->reference_heldout = reference[k][1];
+        r->facts->numerical_rank = w->facts->numerical_rank;
+        r->facts->tokens = w->facts->tokens;
+      }
+    }
+  team_barrier(&c->team);
+done:
+  w->s->spent.trace += clock_now() - start;
+  return st;
+}
+
+/* ---- adapters ---- */
+
+static void name_result(const input_work *w, const result *r, char where[256]) {
+  snprintf(where, 256, "model.layers.%lld.%s, %s", (long long)w->layer, linear_path(r->linear), r->setting->name);
+}
+
+static void request_of(const input_work *w, const result *r, const char *where, const float *e, adapter_request *q) {
+  static const adapter_path paths[] = {[SOLVER_AUTO] = ADAPTER_AUTO, [SOLVER_DENSE] = ADAPTER_DENSE, [SOLVER_KRYLOV] = ADAPTER_KRYLOV, [SOLVER_GRID] = ADAPTER_DENSE};
+  const options *o = &r->setting->options;
+  bool plain = !o->residual_magr && o->adapter_damping == 0;
+  *q = (adapter_request){.where = where, .n = r->out, .m = r->in, .e = e, .h = w->s->h.base, .rank = r->setting->rank_max,
+                         .trace = plain ? r->facts->trace : NAN, .tolerance = o->adapter_tolerance, .path = paths[o->adapter_solver]};
+}
+
+/* Factors and values to their place; the last value is what all eigenvalues beyond rank_max sum to, so that the tail at r is the sum from r on. */
+static void keep_adapter(result *r, const adapter *a) {
+  size_t rank = (size_t)a->rank;
+  memcpy(r->lora_a, a->a, rank * (size_t)r->in * sizeof(float));
+  memcpy(r->lora_b, a->b, rank * (size_t)r->out * sizeof(float));
+  memcpy(r->values, a->values, rank * sizeof(double));
+  double rest = a->trace;
+  for (size_t k = 0; k < rank; k++) rest -= a->values[k];
+  r->values[rank] = rest > 0 ? rest : 0;
+}
+
+static status solve_locally(input_work *w, result *r) {
+  status st = OK;
+  float *e = NULL;
+  adapter a = {0};
+  adapter_request q;
+  char where[256];
+  double start = clock_now();
+  name_result(w, r, where);
+  TRY(NEW(e, r->out * r->in, "a residual"));
+  result_residual(r, r->setting->options.residual_magr ? w->base + w->weight_at[index_of(w, r->linear)] : weights_of(w, index_of(w, r->linear)), 0, r->out, e);
+  request_of(w, r, where, e, &q);
+  TRY(adapter_local(&q, &a));
+  keep_adapter(r, &a);
+  r->facts->adapter_seconds = clock_now() - start;
+done:
+  adapter_free(&a);
+  FREE(e);
+  return st;
+}
+
+static status solve_on_grid(input_work *w, result *r) {
+  session *c = w->s->c;
+  status st = OK;
+  adapter a = {0};
+  adapter_request q;
+  char where[256];
+  int64_t begin, end;
+  double start = clock_now();
+  int k = index_of(w, r->linear);
+  name_result(w, r, where);
+  deal_range(r->out, c->team.size, c->team.rank, 1, &begin, &end);
+  result_residual(r, r->setting->options.residual_magr ? w->base + w->weight_at[k] : weights_of(w, k), begin, end, (float *)w->s->residual.base + begin * r->in);
+  team_barrier(&c->team);
+  request_of(w, r, where, w->s->residual.base, &q);
+  TRY(adapter_grid(&q, &c->grid, &a));
+  if (c->team.rank == 0) {
+    keep_adapter(r, &a);
+    r->facts->adapter_seconds = clock_now() - start;
+  }
+  team_barrier(&c->team);
+done:
+  adapter_free(&a);
+  return st;
+}
+
+static status finish_result(input_work *w, result *r) {
+  status st = OK;
+  float *e = NULL;
+  hash *h = NULL;
+  TRY(NEW(e, r->out * r->in, "a residual"));
+  result_residual(r, weights_of(w, index_of(w, r->linear)), 0, r->out, e);
+  TRY(adapter_losses(r->out, r->in, e, w->s->h.base, r->lora_b, r->lora_a, r->setting->rank_max, r->facts->trace, r->loss));
+  if (w->heldout)
+    TRY(adapter_losses(r->out, r->in, e, w->s->h_heldout.base, r->lora_b, r->lora_a, r->setting->rank_max, r->facts->trace_heldout, r->loss_heldout));
+  TRY(hash_new(&h));
+  TRY(hash_add(h, r->codes, (size_t)(r->out * r->words) * sizeof *r->codes));
+  TRY(hash_add(h, r->scales, (size_t)(r->out * r->groups) * sizeof *r->scales));
+  TRY(hash_add(h, r->zeros, (size_t)(r->out * r->groups) * sizeof *r->zeros));
+  TRY(hash_end(&h, r->facts->base_fingerprint));
+done:
+  hash_free(&h);
+  FREE(e);
+  return st;
+}
+
+/* Calls work on my share of the group's results, dealt by flops. */
+static status deal_results(input_work *w, bool (*chosen)(const setting *, double), double ridge, status (*work)(input_work *, result *)) {
+  session *c = w->s->c;
+  status st = OK;
+  int count = w->group_count * w->linear_count, *owner = NULL;
+  double *cost = NULL;
+  st = NEW(owner, count, "dealing of matrices");
+  if (st == OK) st = NEW(cost, count, "dealing of matrices");
+  TRY(agree(c->team.comm, st));
+  for (int i = 0; i < count; i++) {
+    result *r = layer_result(w->s, w->group[i / w->linear_count], w->linears[i % w->linear_count]);
+    cost[i] = chosen(r->setting, ridge) ? (double)r->in * (double)(r->in + r->out) * (r->setting->rank_max + 64.0) : 0;
+  }
+  st = deal_tasks(cost, count, c->team.size, owner);
+  for (int i = 0; i < count && st == OK; i++) {
+    result *r = layer_result(w->s, w->group[i / w->linear_count], w->linears[i % w->linear_count]);
+    if (owner[i] == c->team.rank && chosen(r->setting, ridge)) st = work(w, r);
+  }
+  st = agree(c->team.comm, st);
+  team_barrier(&c->team);
+done:
+  FREE(cost);
+  FREE(owner);
+  return st;
+}
+
+static bool any_setting(const setting *s, double ridge) {
+  (void)s;
+  (void)ridge;
+  return true;
+}
+
+static bool local_with_ridge(const setting *s, double ridge) { return s->options.adapter_solver != SOLVER_GRID && s->options.adapter_damping == ridge; }
+
+/* The adapter's metric may be damped: the ridge stands on the shared diagonal while those settings are solved. */
+static void put_diagonal(const input_work *w, const float *diagonal, double ridge) {
+  float *h = w->s->h.base;
+  team_barrier(&w->s->c->team);
+  if (w->s->c->team.rank == 0)
+    for (int64_t k = 0; k < w->m; k++) h[k * w->m + k] = (float)(diagonal[k] + ridge * w->facts->mean_diag);
+  team_barrier(&w->s->c->team);
+}
+
+static status all_adapters(input_work *w) {
+  session *c = w->s->c;
+  status st = OK;
+  float *diagonal = NULL;
+  const float *h = w->s->h.base;
+  double start = clock_now();
+  st = NEW(diagonal, w->m, "a diagonal");
+  TRY(agree(c->team.comm, st));
+  for (int64_t k = 0; k < w->m; k++) diagonal[k] = h[k * w->m + k];
+  for (int g = 0; g < w->group_count; g++) {
+    double ridge = c->job.settings[w->group[g]].options.adapter_damping;
+    bool seen = false;
+    for (int e = 0; e < g; e++) seen |= c->job.settings[w->group[e]].options.adapter_damping == ridge;
+    if (seen) continue;
+    if (ridge > 0) put_diagonal(w, diagonal, ridge);
+    TRY(deal_results(w, local_with_ridge, ridge, solve_locally));
+    for (int e = g; e < w->group_count; e++) {
+      const setting *s = &c->job.settings[w->group[e]];
+      if (s->options.adapter_solver != SOLVER_GRID || s->options.adapter_damping != ridge) continue;
+      for (int k = 0; k < w->linear_count; k++) TRY(solve_on_grid(w, layer_result(w->s, w->group[e], w->linears[k])));
+    }
+    if (ridge > 0) put_diagonal(w, diagonal, 0);
+  }
+  w->s->spent.adapter += clock_now() - start;
+  start = clock_now();
+  TRY(deal_results(w, any_setting, 0, finish_result));
+  w->s->spent.losses += clock_now() - start;
+done:
+  FREE(diagonal);
+  return st;
+}
+
+/* ---- the pipeline of one input ---- */
+
+static status solve_group(input_work *w, const double reference[3][2]) {
+  session *c = w->s->c;
+  status st = OK;
+  const setting *lead = &c->job.settings[w->group[0]];
+  bool *handled = NULL;
+  st = NEW(handled, w->group_count, "settings done");
+  TRY(agree(c->team.comm, st));
+  w->base = w->s->w.base;
+  if (lead->method->magr) {
+    TRY(run_magr(w, lead));
+    w->base = w->s->v.base;
+  }
+  for (int g = 0; g < w->group_count; g++)
+    if (!handled[g]) TRY(quantize_with(w, g, handled));
+  TRY(all_traces(w, reference));
+  TRY(all_adapters(w));
+done:
+  FREE(handled);
+  return st;
+}
+
+static status open_input(input_work *w) {
+  session *c = w->s->c;
+  status st = OK;
+  bool wants_lambda = false;
+  double start = clock_now();
+  int64_t at = 0;
+  w->m = input_width(&c->model.arch, w->input);
+  for (int l = 0; l < LIN_COUNT; l++) {
+    int64_t out, in;
+    if (!c->job.target[l] || linear_input(l) != w->input) continue;
+    linear_shape(&c->model.arch, l, &out, &in);
+    w->weight_at[w->linear_count] = at;
+    w->linears[w->linear_count++] = l;
+    at += out * in;
+  }
+  for (int k = 0; k < c->job.setting_count; k++) wants_lambda |= w->pending[k] && c->job.settings[k].method->magr;
+  w->facts = w->s->facts.base;
+  w->heldout = c->sets[SET_HELDOUT] != NULL;
+  st = NEW(w->dead, w->m, "dead columns");
+  int64_t tokens = 0, tokens_heldout = 0;
+  if (st == OK) st = unit_read_gram(c, SET_CALIBRATION, w->layer, w->input, c->team.rank, c->team.size, w->s->h.base, &tokens);
+  if (st == OK && w->heldout)
+    st = unit_read_gram(c, SET_HELDOUT, w->layer, w->input, c->team.rank, c->team.size, w->s->h_heldout.base, &tokens_heldout);
+  if (c->team.rank == 0) *w->facts = (gram_facts){.tokens = tokens, .tokens_heldout = tokens_heldout};
+  TRY(agree(c->team.comm, st));
+  team_barrier(&c->team);
+  TRY(gather_facts(w, wants_lambda));
+  TRY(load_weights(w));
+done:
+  w->s->spent.load += clock_now() - start;
+  return st;
+}
+
+static status solve_input(input_work *w) {
+  session *c = w->s->c;
+  status st = OK;
+  bool *left = NULL;
+  double reference[3][2];
+  st = NEW(w->group, c->job.setting_count, "settings");
+  if (st == OK) st = NEW(left, c->job.setting_count, "settings");
+  TRY(agree(c->team.comm, st));
+  TRY(open_input(w));
+  double start = clock_now();
+  for (int k = 0; k < w->linear_count; k++) {
+    TRY(team_trace(w, k, NULL, w->s->h.base, &reference[k][0]));
+    reference[k][1] = NAN;
+    if (w->heldout) TRY(team_trace(w, k, NULL, w->s->h_heldout.base, &reference[k][1]));
+  }
+  w->s->spent.trace += clock_now() - start;
+  memcpy(left, w->pending, (size_t)c->job.setting_count * sizeof *left);
+  for (int k = 0; k < c->job.setting_count; k++) {
+    if (!left[k]) continue;
+    w->group_count = 0;
+    for (int e = k; e < c->job.setting_count; e++)
+      if (left[e] && same_magr(&c->job.settings[k], &c->job.settings[e])) {
+        w->group[w->group_count++] = e;
+        left[e] = false;
+      }
+    TRY(solve_group(w, reference));
+  }
+done:
+  FREE(left);
+  FREE(w->group);
+  FREE(w->dead);
+  return st;
+}
+
+status layer_solve(layer_solver *s, int64_t layer, const bool *pending, pass_progress progress, void *context) {
+  session *c = s->c;
+  status st = OK;
+  s->spent = (stage_seconds){0};
+  double start = clock_now();
+  team_barrier(&c->team);
+  if (c->team.rank == 0)
+    for (int k = 0; k < c->job.setting_count; k++)
+      for (int l = 0; l < LIN_COUNT; l++)
+        if (pending[k] && c->job.target[l]) *layer_result(s, k, l)->facts = (result_facts){0};
+  team_barrier(&c->team);
+  for (int i = 0; i < IN_COUNT; i++) {
+    if (!c->wanted[i]) continue;
+    input_work w = {.s = s, .layer = layer, .input = i, .pending = pending};
+    TRY(solve_input(&w));
+    if (progress) progress(context, (i + 1.0) / IN_COUNT, 1e-9 * s->spent.flops / (clock_now() - start));
+  }
+done:
+  return st;
+}

@@ -1,0 +1,26 @@
+/* The options of a job as a table: a name, what it may be, its default. Local; private to job.c.
+ *
+ * Names and values are those of spec methods.md, section 15 (and of the retry and adapter controls in job.h). Three kinds of row: values
+ * that this version computes with (a member of struct options), values of which it offers one (recorded, so that a later version's
+ * default means the same), and names that it only knows to refuse. */
+#ifndef CLOQWORK_RUN_OPTIONS_H
+#define CLOQWORK_RUN_OPTIONS_H
+
+#include "run/job.h"
+
+enum { OPTION_TEXT = 64, OPTION_MOST = 64 };
+
+extern const int option_count; /* at most OPTION_MOST */
+const char *option_name(int i);
+bool option_concerns(int i, const method *m); /* does this method look at it? */
+
+/* The job file's `options` made whole: every row's value or values ("auto" or a value of the row's type) as a list, in the table's
+ * order. given may be NULL or null. prefix: "job.yaml: options." E_USAGE. *whole is owned: an object of lists. */
+status options_complete(const char *prefix, const json_t *given, json_t **whole);
+
+/* Sets option i from one value of the completed lists; NULL: its default. "auto" needs the options before it in the table resolved. */
+void option_resolve(int i, const json_t *value, const method *m, int bits, int group, options *o);
+
+void option_text(int i, const options *o, char text[OPTION_TEXT]); /* "0.01", "fista" */
+
+#endif

@@ -1,0 +1,178 @@
+/* cloqwork plan: what will be computed and what it takes, from headers and the job alone. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "dist/agree.h"
+#include "run/layer_solver.h"
+#include "run/unit.h"
+#include "run/verbs.h"
+
+typedef struct plan {
+  int64_t layers, gram_units, solution_units, gram_missing, solution_missing;
+  double calibrate_flops, solve_flops; /* of what is missing */
+  uint64_t base;                       /* of a rank before any work: program and libraries */
+  pass_bytes calibrate;
+  solver_bytes solve;
+  uint64_t tiles;                      /* shared buffer of a layer's tiles */
+  uint64_t rank_calibrate, rank_solve, rank_peak, node_peak, node_memory;
+  uint64_t gram_file, solution_files, disk_missing, disk_free;
+  double gemm_rate;                    /* flops/s of all ranks, measured now */
+  double calibrate_seconds, solve_seconds;
+} plan;
+
+/* Fractions of the measured gemm rate that the stages reach (measured on the bench shapes; the serial parts of small models included). */
+static const double CALIBRATE_OF_GEMM = 0.75, SOLVE_OF_GEMM = 0.5;
+
+/* Collective. All ranks multiply at the same time, as they will. */
+static status measure_rate(session *c, double *rate) {
+  enum { N = 768, TIMES = 4 };
+  float *x = NULL;
+  status st = NEW(x, 3 * N * N, "a short product");
+  if ((st = agree(c->job_comm, st)) != OK) return st;
+  for (int k = 0; k < 2 * N * N; k++) x[k] = (float)(k % 7) - 3;
+  sgemm(false, false, N, N, N, 1, x, N, x + N * N, N, 0, x + 2 * N * N, N);
+  MPI_Barrier(c->job_comm);
+  double start = clock_now();
+  for (int k = 0; k < TIMES; k++) sgemm(false, false, N, N, N, 1, x, N, x + N * N, N, 0, x + 2 * N * N, N);
+  double mine = 2.0 * N * N * N * TIMES / (clock_now() - start);
+  MPI_Allreduce(&mine, rate, 1, MPI_DOUBLE, MPI_SUM, c->job_comm);
+  FREE(x);
+  return OK;
+}
+
+static void count_units(const session *c, plan *p) {
+  char path[PATH_MOST];
+  int sets = c->sets[SET_HELDOUT] ? 2 : 1;
+  p->layers = c->layer_end - c->layer_begin;
+  p->gram_units = p->layers * sets;
+  p->solution_units = p->layers * c->job.setting_count;
+  for (int64_t layer = c->layer_begin; layer < c->layer_end; layer++) {
+    for (int set = 0; set < SET_COUNT; set++) {
+      unit_gram_path(c, set, layer, path);
+      p->gram_missing += c->sets[set] && !file_exists(path);
+    }
+    for (int k = 0; k < c->job.setting_count; k++) {
+      unit_solution_path(c, &c->job.settings[k], layer, path);
+      p->solution_missing += !file_exists(path);
+    }
+  }
+}
+
+static void count_bytes(const session *c, plan *p) {
+  const arch *a = &c->model.arch;
+  int ranks = c->team.size;
+  bool heldout = c->sets[SET_HELDOUT] != NULL;
+  p->calibrate = pass_memory(a, c->sets, c->wanted, ranks);
+  p->solve = layer_solver_memory(&c->job, a, ranks, heldout);
+  for (int i = 0; i < IN_COUNT; i++)
+    if (c->wanted[i]) p->tiles += (uint64_t)tiles_count(input_width(a, i), GRAM_TILE) * GRAM_TILE * GRAM_TILE * sizeof(float);
+  p->rank_calibrate = p->base + p->calibrate.private_most + (p->calibrate.shared + p->tiles) / (uint64_t)ranks;
+  p->rank_solve = p->base + p->solve.private_most + p->solve.shared / (uint64_t)ranks;
+  if (!p->gram_missing) p->rank_calibrate = 0;
+  if (!p->solution_missing) p->rank_solve = 0;
+  p->rank_peak = p->rank_calibrate > p->rank_solve ? p->rank_calibrate : p->rank_solve;
+  p->node_peak = p->rank_peak * (uint64_t)ranks;
+  p->node_memory = c->job.parallel.memory_per_node > 0 ? (uint64_t)(c->job.parallel.memory_per_node * (1 << 30)) : mem_machine_total();
+  p->gram_file = p->tiles;
+  for (int k = 0; k < c->job.setting_count; k++)
+    for (int l = 0; l < LIN_COUNT; l++) {
+      result r;
+      if (c->job.target[l]) p->solution_files += result_place(a, &c->job.settings[k], l, NULL, &r);
+    }
+  p->disk_missing = p->gram_file * (uint64_t)p->gram_missing + p->solution_files / (uint64_t)c->job.setting_count * (uint64_t)p->solution_missing;
+}
+
+/* The nearest folder on the way to the output that exists already. */
+static status free_space(const char *output, uint64_t *bytes) {
+  char *path = mem_format("%s", output);
+  if (!path) return fail(E_MEMORY, "plan: no memory for a name");
+  while (!file_exists(path)) {
+    char *slash = strrchr(path, '/');
+    if (!slash || slash == path) {
+      strcpy(path, slash ? "/" : ".");
+      break;
+    }
+    *slash = 0;
+  }
+  status st = file_free_space(path, bytes);
+  FREE(path);
+  return st;
+}
+
+static status make_plan(session *c, plan *p) {
+  status st = OK;
+  *p = (plan){.base = mem_resident_now().private_bytes};
+  count_units(c, p);
+  count_bytes(c, p);
+  st = free_space(c->job.output, &p->disk_free);
+  TRY(agree(c->job_comm, st));
+  TRY(measure_rate(c, &p->gemm_rate));
+  double layers_missing = (double)p->gram_missing / (c->sets[SET_HELDOUT] ? 2 : 1);
+  p->calibrate_flops = layers_missing * pass_layer_flops(&c->model.arch, c->sets, c->wanted);
+  p->solve_flops = (double)p->solution_missing / c->job.setting_count * layer_solver_flops(&c->job, &c->model.arch);
+  p->calibrate_seconds = p->calibrate_flops / (CALIBRATE_OF_GEMM * p->gemm_rate);
+  p->solve_seconds = p->solve_flops / (SOLVE_OF_GEMM * p->gemm_rate);
+  MPI_Bcast(p, (int)sizeof *p, MPI_BYTE, 0, c->job_comm);
+done:
+  return st;
+}
+
+static double gib(uint64_t bytes) { return (double)bytes / (1 << 30); }
+
+static void print_table(const session *c, const plan *p, FILE *out) {
+  const arch *a = &c->model.arch;
+  char one[32], two[32];
+  clock_duration(p->calibrate_seconds, one);
+  clock_duration(p->solve_seconds, two);
+  fprintf(out, "model       %s: %lld layers, hidden %lld, intermediate %lld, %d/%d heads of %d, vocabulary %lld\n", c->job.model, (long long)a->layers,
+          (long long)a->hidden, (long long)a->intermediate, a->heads, a->kv_heads, a->head_dim, (long long)a->vocab);
+  fprintf(out, "tokens      %lld x %lld calibration", (long long)c->windows[0].count, (long long)c->windows[0].length);
+  if (c->sets[SET_HELDOUT]) fprintf(out, ", %lld x %lld held-out", (long long)c->windows[1].count, (long long)c->windows[1].length);
+  fprintf(out, "\nsettings    %d:", c->job.setting_count);
+  for (int k = 0; k < c->job.setting_count; k++) fprintf(out, " %s", c->job.settings[k].name);
+  fprintf(out, "\n\n%-12s %12s %12s %14s %18s %14s\n", "stage", "units", "to do", "TFLOP to do", "GiB a rank, peak", "about");
+  fprintf(out, "%-12s %12lld %12lld %14.3f %18.3f %14s\n", "calibrate", (long long)p->gram_units, (long long)p->gram_missing, 1e-12 * p->calibrate_flops,
+          gib(p->rank_calibrate), one);
+  fprintf(out, "%-12s %12lld %12lld %14.3f %18.3f %14s\n\n", "solve", (long long)p->solution_units, (long long)p->solution_missing, 1e-12 * p->solve_flops,
+          gib(p->rank_solve), two);
+  fprintf(out, "memory      %.3f GiB a rank, %.3f GiB a team of %d; a node has %.1f GiB\n", gib(p->rank_peak), gib(p->node_peak), c->team.size, gib(p->node_memory));
+  fprintf(out, "disk        %.3f GiB to write, %.1f GiB free\n", gib(p->disk_missing), gib(p->disk_free));
+  fprintf(out, "rate        %.0f GFLOP/s of %d ranks in a short single-precision product\n", 1e-9 * p->gemm_rate, c->size);
+}
+
+static void print_json(const session *c, const plan *p, FILE *out) {
+  json_t *o = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:i}", "model", c->job.model, "layers",
+                        (json_int_t)p->layers, "gram_units", (json_int_t)p->gram_units, "gram_units_to_do", (json_int_t)p->gram_missing, "solution_units",
+                        (json_int_t)p->solution_units, "solution_units_to_do", (json_int_t)p->solution_missing, "calibrate_flops", p->calibrate_flops,
+                        "solve_flops", p->solve_flops, "calibrate_seconds", p->calibrate_seconds, "solve_seconds", p->solve_seconds, "rank_bytes",
+                        (json_int_t)p->rank_peak, "rank_bytes_calibrate", (json_int_t)p->rank_calibrate, "rank_bytes_solve", (json_int_t)p->rank_solve, "node_bytes",
+                        (json_int_t)p->node_peak, "node_memory", (json_int_t)p->node_memory, "disk_bytes", (json_int_t)p->disk_missing, "disk_free",
+                        (json_int_t)p->disk_free, "gemm_flops_per_second", p->gemm_rate, "ranks", c->size);
+  if (o) json_dumpf(o, out, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
+  fprintf(out, "\n");
+  json_decref(o);
+}
+
+status verb_plan(session *c) {
+  status st = OK;
+  plan p;
+  bool alone = strcmp(c->arguments.verb, "plan") == 0; /* as part of `run` it goes to the log */
+  TRY(make_plan(c, &p));
+  if (c->rank == 0 && alone && c->arguments.json) print_json(c, &p, stdout);
+  if (c->rank == 0 && alone && !c->arguments.json) print_table(c, &p, stdout);
+  log_info("plan: %lld of %lld Grams and %lld of %lld solutions to do; %.3f + %.3f TFLOP; %.3f GiB a rank; %.3f GiB to write", (long long)p.gram_missing,
+           (long long)p.gram_units, (long long)p.solution_missing, (long long)p.solution_units, 1e-12 * p.calibrate_flops, 1e-12 * p.solve_flops,
+           gib(p.rank_peak), gib(p.disk_missing));
+  if (p.node_memory && p.node_peak > p.node_memory)
+    st = fail(E_MEMORY, "plan: memory of a node: expected at least %.2f GiB for %d ranks, found %.2f GiB; use more nodes or fewer ranks a node", gib(p.node_peak),
+              c->team.size, gib(p.node_memory));
+  else if (p.disk_missing > p.disk_free)
+    st = fail(E_MEMORY, "plan: %s: expected at least %.2f GiB of free disk, found %.2f GiB", c->job.output, gib(p.disk_missing), gib(p.disk_free));
+  st = agree(c->job_comm, st);
+done:
+  return st;
+}

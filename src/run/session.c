@@ -1,0 +1,166 @@
+#include "run/session.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/settings.h"
+#include "dist/agree.h"
+
+static volatile sig_atomic_t stop_asked;
+
+static void ask_to_stop(int signal_number) {
+  (void)signal_number;
+  stop_asked = 1;
+}
+
+void session_catch_signals(void) {
+  struct sigaction action = {.sa_handler = ask_to_stop, .sa_flags = SA_RESTART};
+  sigaction(SIGUSR1, &action, NULL);
+  sigaction(SIGTERM, &action, NULL);
+  signal(SIGXFSZ, SIG_IGN); /* a file size limit is then an ordinary write error */
+}
+
+bool session_should_stop(const session *c, MPI_Comm comm) {
+  double limit = 3600 * c->arguments.max_hours;
+  return agree_any(comm, stop_asked || (limit > 0 && clock_now() - c->started > 0.99 * limit));
+}
+
+static bool is_folder(const char *path) {
+  struct stat s;
+  return stat(path, &s) == 0 && S_ISDIR(s.st_mode);
+}
+
+static status read_job(session *c) {
+  const arguments *a = &c->arguments;
+  status st = OK;
+  char *inside = NULL;
+  if (!a->target) return fail(E_USAGE, "%s: expected a job file, found no argument; try: cloqwork %s JOB.yaml", a->verb, a->verb);
+  if (is_folder(a->target) && !(inside = path_join(a->target, "job.yaml"))) return fail(E_MEMORY, "%s: no memory for a name", a->target);
+  TRY(job_read(inside ? inside : a->target, a->overrides, a->override_count, a->settings, &c->job));
+  if (inside) { /* a run directory may have been moved since */
+    FREE(c->job.output);
+    if (!(c->job.output = mem_format("%s", a->target))) st = fail(E_MEMORY, "%s: no memory for a name", a->target);
+  }
+done:
+  FREE(inside);
+  return st;
+}
+
+static status read_inputs(session *c) {
+  status st = OK;
+  TRY(checkpoint_open(c->job.model, &c->model));
+  TRY(job_check_model(&c->job, &c->model.arch));
+  TRY(windows_draw(&c->job.calibration, c->model.arch.vocab, &c->windows[SET_CALIBRATION]));
+  c->sets[SET_CALIBRATION] = &c->windows[SET_CALIBRATION];
+  if (c->job.has_heldout) {
+    TRY(windows_draw(&c->job.heldout, c->model.arch.vocab, &c->windows[SET_HELDOUT]));
+    c->sets[SET_HELDOUT] = &c->windows[SET_HELDOUT];
+  }
+  for (int i = 0; i < IN_COUNT; i++) c->wanted[i] = job_uses_input(&c->job, i);
+  int64_t layers = c->model.arch.layers, last = c->arguments.last_layer < 0 ? layers - 1 : c->arguments.last_layer;
+  if (last >= layers || c->arguments.first_layer > last)
+    st = fail(E_USAGE, "--layers: expected a range within 0-%lld, found %lld-%lld", (long long)layers - 1, (long long)c->arguments.first_layer, (long long)last);
+  c->layer_begin = c->arguments.first_layer;
+  c->layer_end = last + 1;
+done:
+  return st;
+}
+
+static void name_job(session *c) {
+  const char *slurm = getenv("SLURM_JOB_ID");
+  char host[64] = "";
+  gethostname(host, sizeof host - 1);
+  if (slurm && *slurm)
+    snprintf(c->job_tag, sizeof c->job_tag, "slurm-%.40s", slurm);
+  else
+    snprintf(c->job_tag, sizeof c->job_tag, "%.40s-%ld", host, (long)getpid());
+  MPI_Bcast(c->job_tag, sizeof c->job_tag, MPI_CHAR, 0, c->job_comm);
+}
+
+status session_open(MPI_Comm comm, const arguments *a, const blas_info *blas, session *c) {
+  status st = OK;
+  *c = (session){.job_comm = comm, .arguments = *a, .blas = *blas, .started = clock_now(), .opened = true};
+  MPI_Comm_rank(comm, &c->rank);
+  MPI_Comm_size(comm, &c->size);
+  name_job(c);
+  st = read_job(c);
+  TRY(agree(comm, st));
+  st = read_inputs(c);
+  TRY(agree(comm, st));
+  TRY(agree_same(comm, "the model", c->model.fingerprint, sizeof c->model.fingerprint));
+  TRY(team_new(comm, c->job.parallel.team, &c->team));
+  if (c->job.parallel.teams && c->job.parallel.teams != c->team.count) {
+    st = fail(E_USAGE, "parallel.teams: expected %d teams, found %d for %d ranks with parallel.team = %d ranks", c->job.parallel.teams, c->team.count, c->size,
+              c->job.parallel.team);
+    goto done;
+  }
+  TRY(grid_new(c->team.comm, &c->grid));
+done:
+  return st;
+}
+
+static status begin_on_first_rank(session *c) {
+  status st = OK;
+  char *path = NULL, *text = NULL;
+  static const char *const folders[] = {"", "grams", "heldout", "solutions"};
+  for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
+    if (!(path = path_join(c->job.output, folders[i]))) return fail(E_MEMORY, "%s: no memory for a name", c->job.output);
+    TRY(file_make_folders(path));
+    if (i == 0) { /* before anything in it is touched */
+      FREE(path);
+      if (!(path = path_join(c->job.output, ".lock"))) return fail(E_MEMORY, "%s: no memory for a name", c->job.output);
+      TRY(file_lock(path, c->job_tag));
+      snprintf(c->lock, sizeof c->lock, "%s", path);
+    } else {
+      TRY(file_remove_matching(path, ".tmp."));
+    }
+    FREE(path);
+  }
+  for (int i = 0; i < c->job.setting_count; i++) {
+    if (!(path = mem_format("%s/solutions/%s", c->job.output, c->job.settings[i].name))) return fail(E_MEMORY, "%s: no memory for a name", c->job.output);
+    TRY(file_make_folders(path));
+    TRY(file_remove_matching(path, ".tmp."));
+    FREE(path);
+  }
+  TRY(settings_write(c->job.tree, &text));
+  if (!(path = path_join(c->job.output, "job.yaml"))) return fail(E_MEMORY, "%s: no memory for a name", c->job.output);
+  TRY(file_write_atomic(path, text, strlen(text)));
+  FREE(path);
+  if (!(path = path_join(c->job.output, "run.log"))) return fail(E_MEMORY, "%s: no memory for a name", c->job.output);
+  TRY(log_open(path));
+done:
+  FREE(text);
+  FREE(path);
+  return st;
+}
+
+status session_begin_run(session *c) {
+  status st = c->rank == 0 ? begin_on_first_rank(c) : OK;
+  return agree(c->job_comm, st);
+}
+
+void session_close(session *c) {
+  if (!c->opened) return;
+  grid_free(&c->grid);
+  team_free(&c->team);
+  for (int k = 0; k < SET_COUNT; k++) windows_free(&c->windows[k]);
+  checkpoint_close(&c->model);
+  job_free(&c->job);
+  if (c->lock[0]) file_unlock(c->lock);
+  log_close();
+  *c = (session){0};
+}
+
+void session_team_layers(const session *c, int team_index, int64_t *begin, int64_t *end) {
+  deal_range(c->layer_end - c->layer_begin, c->team.count, team_index, 1, begin, end);
+  *begin += c->layer_begin;
+  *end += c->layer_begin;
+}

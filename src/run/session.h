@@ -1,0 +1,60 @@
+/* One invocation of the program: arguments, job, model, tokens, team. Built once by session_open, read by every verb. */
+#ifndef CLOQWORK_RUN_SESSION_H
+#define CLOQWORK_RUN_SESSION_H
+
+#include <mpi.h>
+#include <stdbool.h>
+
+#include "base/blas.h"
+#include "calibrate/pass.h"
+#include "dist/grid.h"
+#include "dist/team.h"
+#include "model/checkpoint.h"
+#include "model/tokens.h"
+#include "run/job.h"
+
+/* What the command line said. */
+typedef struct arguments {
+  const char *verb;
+  const char *target;          /* job file or run directory; NULL where none was given */
+  const char **overrides;      /* after --set; owned array of borrowed texts */
+  int override_count;
+  const char *settings;        /* --settings PATTERN */
+  int64_t first_layer, last_layer; /* --layers A-B; last -1: all */
+  double max_hours;            /* 0: no limit */
+  bool quiet, json, complete;  /* complete: status --complete */
+} arguments;
+
+typedef struct session {
+  MPI_Comm job_comm;           /* borrowed from main */
+  int rank, size;
+  arguments arguments;
+  job job;
+  checkpoint model;
+  windows windows[SET_COUNT];
+  const windows *sets[SET_COUNT]; /* NULL: absent */
+  bool wanted[IN_COUNT];       /* inputs that targets read */
+  int64_t layer_begin, layer_end; /* chosen by --layers */
+  team team;
+  grid grid;                   /* over the team */
+  blas_info blas;
+  char job_tag[64];            /* SLURM job id, or host and process */
+  char lock[4096];             /* path of the lock that this rank holds; "" */
+  double started;
+  bool opened;
+} session;
+
+/* Collective over comm. Reads and checks the job, the model's headers and the token files (every rank), makes teams and grid. */
+status session_open(MPI_Comm comm, const arguments *a, const blas_info *blas, session *c);
+/* Collective. Makes the run directory, takes its lock, removes stale temporaries, opens the log, writes job.yaml. For verbs that write. */
+status session_begin_run(session *c);
+void session_close(session *c); /* Collective */
+
+/* Layers [begin, end) of a team, contiguous, equal as can be. */
+void session_team_layers(const session *c, int team_index, int64_t *begin, int64_t *end);
+
+/* Collective over `comm`: should everybody stop now (a signal came to any rank, or --max-hours is nearly over)? */
+bool session_should_stop(const session *c, MPI_Comm comm);
+void session_catch_signals(void);
+
+#endif

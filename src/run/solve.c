@@ -1,0 +1,266 @@
+/* cloqwork solve: every (layer, setting) that is not done yet; a solution file for each. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "dist/agree.h"
+#include "run/layer_solver.h"
+#include "run/memory_watch.h"
+#include "run/unit.h"
+#include "run/verbs.h"
+
+typedef struct solve_progress {
+  int64_t layer, layers, done, todo;
+} solve_progress;
+
+static void show(void *context, double fraction, double gflops) {
+  const solve_progress *p = context;
+  char what[96];
+  snprintf(what, sizeof what, "solve layer %lld of %lld", (long long)p->layer + 1, (long long)p->layers);
+  log_progress(what, ((double)p->done + fraction) / (double)p->todo, gflops);
+}
+
+/* ---- the file of one (layer, setting) ---- */
+
+enum { DATASETS_PER_LINEAR = 8 };
+
+typedef struct linear_names {
+  char path[DATASETS_PER_LINEAR][64];
+  attributes group;
+} linear_names;
+
+static void option_to_group(void *context, const char *key, const char *text) {
+  attributes *a = context;
+  attr_text(a, key, text); /* out of memory shows at the next attribute set by the caller */
+}
+
+static status describe_linear(const session *c, const result *r, attributes *a) {
+  const result_facts *f = r->facts;
+  status st = OK;
+  setting_describe(r->setting, option_to_group, a);
+  TRY(attr_text(a, "method", r->setting->method->name));
+  TRY(attr_int(a, "bits", r->setting->rule.bits));
+  TRY(attr_int(a, "group", r->setting->rule.group));
+  TRY(attr_int(a, "symmetric", r->setting->rule.symmetric));
+  TRY(attr_text(a, "zero", "int"));
+  TRY(attr_text(a, "grid", "uniform"));
+  TRY(attr_real(a, "damping", r->setting->options.damping));
+  TRY(attr_real(a, "damping_used", f->damping_used));
+  TRY(attr_int(a, "numerical_rank", f->numerical_rank));
+  TRY(attr_int(a, "tokens", f->tokens));
+  TRY(attr_int(a, "scales_raised_from_zero", f->tiny_scales));
+  TRY(attr_real(a, "seconds", f->quantize_seconds + f->adapter_seconds));
+  TRY(attr_real(a, "reference", f->reference));
+  if (c->sets[SET_HELDOUT]) TRY(attr_real(a, "reference_heldout", f->reference_heldout));
+  TRY(attr_text(a, "base_fingerprint", f->base_fingerprint));
+  TRY(attr_text(a, "gram_fingerprint", f->gram_fingerprint));
+done:
+  return st;
+}
+
+static void list_ranks(const setting *s, char text[256]) {
+  text[0] = 0;
+  for (int k = 0; k < s->rank_count; k++) {
+    size_t used = strlen(text);
+    snprintf(text + used, 256 - used, "%s%d", k ? "," : "", s->ranks[k]);
+  }
+}
+
+static int describe_arrays(const session *c, const result *r, linear_names *names, dataset *sets) {
+  int64_t rank = r->setting->rank_max;
+  const dataset all[DATASETS_PER_LINEAR] = {
+      {"codes", EL_U32, 2, {r->out, r->words}, r->codes},        {"scales", EL_F16, 2, {r->out, r->groups}, r->scales},
+      {"zeros", EL_U8, 2, {r->out, r->groups}, r->zeros},        {"lora_A", EL_F32, 2, {rank, r->in}, r->lora_a},
+      {"lora_B", EL_F32, 2, {r->out, rank}, r->lora_b},          {"loss", EL_F64, 1, {rank + 1}, r->loss},
+      {"eigenvalues", EL_F64, 1, {rank + 1}, r->values},         {"loss_heldout", EL_F64, 1, {rank + 1}, r->loss_heldout},
+  };
+  int count = c->sets[SET_HELDOUT] ? DATASETS_PER_LINEAR : DATASETS_PER_LINEAR - 1;
+  for (int k = 0; k < count; k++) {
+    snprintf(names->path[k], sizeof names->path[k], "%s/%s", linear_path(r->linear), all[k].path);
+    sets[k] = all[k];
+    sets[k].path = names->path[k];
+  }
+  return count;
+}
+
+static status write_solution(const layer_solver *s, int index, int64_t layer, const char *gram_fingerprint) {
+  session *c = s->c;
+  const setting *which = &c->job.settings[index];
+  status st = OK;
+  linear_names *names = NULL;
+  dataset sets[LIN_COUNT * DATASETS_PER_LINEAR];
+  group_attributes groups[LIN_COUNT + 1];
+  attributes root = {0};
+  int set_count = 0, group_count = 0;
+  char path[PATH_MOST], ranks[256];
+  unit_solution_path(c, which, layer, path);
+  list_ranks(which, ranks);
+  st = NEW(names, LIN_COUNT, "names of datasets");
+  if (st == OK) st = unit_solution_identity(c, which, layer, gram_fingerprint, &root);
+  if (st == OK) st = attr_text(&root, "setting", which->name);
+  if (st == OK) st = attr_text(&root, "ranks", ranks);
+  groups[group_count++] = (group_attributes){"", &root};
+  for (int l = 0; l < LIN_COUNT && st == OK; l++) {
+    if (!c->job.target[l]) continue;
+    const result *r = layer_result(s, index, l);
+    st = describe_linear(c, r, &names[l].group);
+    set_count += describe_arrays(c, r, &names[l], sets + set_count);
+    groups[group_count++] = (group_attributes){linear_path(l), &names[l].group};
+  }
+  TRY(agree(c->team.comm, st));
+  TRY(container_write(&c->team, path, c->job_tag, "solution", sets, set_count, groups, group_count));
+done:
+  attr_free(&root);
+  for (int l = 0; names && l < LIN_COUNT; l++) attr_free(&names[l].group);
+  FREE(names);
+  return st;
+}
+
+/* ---- units ---- */
+
+/* Which settings of a layer are still to be solved; rank 0 of the team looks, all learn. */
+static status find_pending(const session *c, int64_t layer, const char *gram_fingerprint, bool *pending, int *count) {
+  status st = OK;
+  attributes identity = {0};
+  *count = 0;
+  for (int k = 0; k < c->job.setting_count && st == OK; k++) {
+    char path[PATH_MOST];
+    bool is_done = false;
+    unit_solution_path(c, &c->job.settings[k], layer, path);
+    st = unit_solution_identity(c, &c->job.settings[k], layer, gram_fingerprint, &identity);
+    if (st == OK && c->team.rank == 0) st = unit_is_done(path, "solution", &identity, &is_done);
+    attr_free(&identity);
+    pending[k] = !is_done;
+  }
+  if ((st = agree(c->team.comm, st)) != OK) return st;
+  st = share_bytes(c->team.comm, pending, (size_t)c->job.setting_count * sizeof *pending);
+  for (int k = 0; k < c->job.setting_count; k++) *count += pending[k];
+  return st;
+}
+
+/* Geometric means over the layer's matrices of loss / reference at rank 0 and at the largest rank. */
+static void relative_losses(const layer_solver *s, int index, double *without, double *with) {
+  double sum0 = 0, sum1 = 0;
+  int count = 0;
+  for (int l = 0; l < LIN_COUNT; l++) {
+    const result *r = layer_result(s, index, l);
+    if (!s->c->job.target[l] || !(r->facts->reference > 0)) continue;
+    sum0 += log(fmax(r->loss[0], 1e-300) / r->facts->reference);
+    sum1 += log(fmax(r->loss[r->setting->rank_max], 1e-300) / r->facts->reference);
+    count++;
+  }
+  *without = count ? exp(sum0 / count) : 0;
+  *with = count ? exp(sum1 / count) : 0;
+}
+
+static status report_unit(const layer_solver *s, int index, int64_t layer, int solved, double write_seconds) {
+  const session *c = s->c;
+  const stage_seconds *t = &s->spent;
+  double without, with, share = 1.0 / solved; /* of what the settings of this layer had in common */
+  char unit[256];
+  relative_losses(s, index, &without, &with);
+  snprintf(unit, sizeof unit, "solutions/%s/layer-%03lld", c->job.settings[index].name, (long long)layer);
+  double total = t->load + t->magr + t->factor + t->quantize + t->trace + t->adapter + t->losses;
+  json_t *o = json_pack("{s:s, s:s, s:I, s:{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}, s:f, s:f, s:f, s:I, s:I}", "unit", unit, "setting",
+                        c->job.settings[index].name, "layer", (json_int_t)layer, "seconds", "load", share * t->load, "magr", share * t->magr, "factor",
+                        share * t->factor, "quantize", share * t->quantize, "trace", share * t->trace, "adapter", share * t->adapter, "losses",
+                        share * t->losses, "write", write_seconds, "gflops", 1e-9 * t->flops / total, "relative_loss_without_adapter", without,
+                        "relative_loss", with, "private_bytes_peak", (json_int_t)memory_watch_private(), "shared_bytes_peak",
+                        (json_int_t)memory_watch_shared());
+  return o ? unit_metrics(c, o) : fail(E_MEMORY, "metrics.jsonl: no memory for a line");
+}
+
+static void note_gram_fingerprints(const layer_solver *s, const bool *pending, const char *gram_fingerprint) {
+  for (int k = 0; k < s->c->job.setting_count; k++)
+    for (int l = 0; l < LIN_COUNT; l++)
+      if (pending[k] && s->c->job.target[l]) snprintf(layer_result(s, k, l)->facts->gram_fingerprint, HASH_HEX, "%s", gram_fingerprint);
+}
+
+static status solve_one_layer(layer_solver *s, int64_t layer, solve_progress *p) {
+  session *c = s->c;
+  status st = OK;
+  bool *pending = NULL;
+  char gram_fingerprint[HASH_HEX] = "";
+  int count;
+  st = NEW(pending, c->job.setting_count, "settings of a layer");
+  if (st == OK && c->team.rank == 0) st = unit_gram_fingerprint(c, layer, gram_fingerprint);
+  TRY(agree(c->team.comm, st));
+  TRY(share_bytes(c->team.comm, gram_fingerprint, sizeof gram_fingerprint));
+  TRY(find_pending(c, layer, gram_fingerprint, pending, &count));
+  if (count == 0) goto done;
+  p->layer = layer;
+  TRY(layer_solve(s, layer, pending, show, p));
+  memory_watch(&c->team);
+  if (c->team.rank == 0) note_gram_fingerprints(s, pending, gram_fingerprint);
+  team_barrier(&c->team);
+  for (int k = 0; k < c->job.setting_count; k++) {
+    if (!pending[k]) continue;
+    double start = clock_now();
+    TRY(write_solution(s, k, layer, gram_fingerprint));
+    st = c->team.rank == 0 ? report_unit(s, k, layer, count, clock_now() - start) : OK;
+    TRY(agree(c->team.comm, st));
+  }
+  p->done++;
+done:
+  FREE(pending);
+  return st;
+}
+
+/* Is there anything to do in [begin, end)? Only then are the solver's large windows made. */
+static status count_layers(session *c, int64_t begin, int64_t end, int64_t *todo) {
+  status st = OK;
+  bool *pending = NULL;
+  char gram_fingerprint[HASH_HEX] = "";
+  int count;
+  *todo = 0;
+  st = NEW(pending, c->job.setting_count, "settings of a layer");
+  TRY(agree(c->team.comm, st));
+  for (int64_t layer = begin; layer < end; layer++) {
+    if (c->team.rank == 0) st = unit_gram_fingerprint(c, layer, gram_fingerprint);
+    TRY(agree(c->team.comm, st));
+    TRY(share_bytes(c->team.comm, gram_fingerprint, sizeof gram_fingerprint));
+    TRY(find_pending(c, layer, gram_fingerprint, pending, &count));
+    *todo += count > 0;
+  }
+done:
+  FREE(pending);
+  return st;
+}
+
+static status solve_layers(session *c, int64_t begin, int64_t end) {
+  status st = OK;
+  layer_solver s = {0};
+  solve_progress p = {0, c->model.arch.layers, 0, 0};
+  TRY(count_layers(c, begin, end, &p.todo));
+  if (p.todo == 0) goto done;
+  TRY(layer_solver_new(c, &s));
+  for (int64_t layer = begin; layer < end; layer++) {
+    if (session_should_stop(c, c->team.comm)) {
+      st = fail(E_STOPPED, "solve: stopped on request before layer %lld of %lld; run again to go on", (long long)layer, (long long)c->model.arch.layers);
+      goto done;
+    }
+    TRY(solve_one_layer(&s, layer, &p));
+  }
+done:
+  layer_solver_free(&s);
+  return st;
+}
+
+status verb_solve(session *c) {
+  status st = OK;
+  int64_t begin, end;
+  session_team_layers(c, c->team.index, &begin, &end);
+  double start = clock_now();
+  log_info("solve: %d setting%s, %lld layers", c->job.setting_count, c->job.setting_count > 1 ? "s" : "", (long long)(c->layer_end - c->layer_begin));
+  st = solve_layers(c, begin, end);
+  TRY(agree(c->job_comm, st));
+  char text[32];
+  clock_duration(clock_now() - start, text);
+  log_info("solve: done in %s", text);
+done:
+  return st;
+}

@@ -1,0 +1,185 @@
+#include "run/unit.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/memory.h"
+#include "dist/agree.h"
+
+/* Raised when the numbers of a Gram of the same inputs change. */
+enum { GRAM_VERSION = 1 };
+
+void unit_gram_path(const session *c, int set, int64_t layer, char path[PATH_MOST]) {
+  snprintf(path, PATH_MOST, "%s/%s/layer-%03lld.h5", c->job.output, set_folder(set), (long long)layer);
+}
+
+void unit_solution_path(const session *c, const setting *s, int64_t layer, char path[PATH_MOST]) {
+  snprintf(path, PATH_MOST, "%s/solutions/%s/layer-%03lld.h5", c->job.output, s->name, (long long)layer);
+}
+
+void unit_run_path(const session *c, const char *name, char path[PATH_MOST]) { snprintf(path, PATH_MOST, "%s/%s", c->job.output, name); }
+
+status unit_gram_identity(const session *c, int set, int64_t layer, attributes *a) {
+  const window_request *q = set == SET_CALIBRATION ? &c->job.calibration : &c->job.heldout;
+  status st = OK;
+  TRY(attr_text(a, "model_fingerprint", c->model.fingerprint));
+  TRY(attr_text(a, "tokens_fingerprint", c->windows[set].fingerprint));
+  TRY(attr_int(a, "layer", layer));
+  TRY(attr_int(a, "windows", q->windows));
+  TRY(attr_int(a, "length", q->length));
+  TRY(attr_text(a, "activations", "full"));
+  TRY(attr_int(a, "gram_version", GRAM_VERSION));
+done:
+  return st;
+}
+
+typedef struct sink_state {
+  attributes *a;
+  status st;
+} sink_state;
+
+static void add_option(void *context, const char *key, const char *text) {
+  sink_state *s = context;
+  if (s->st == OK) s->st = attr_text(s->a, key, text);
+}
+
+status unit_solution_identity(const session *c, const setting *s, int64_t layer, const char *gram_fingerprint, attributes *a) {
+  status st = OK;
+  char targets[256] = "";
+  for (int l = 0; l < LIN_COUNT; l++)
+    if (c->job.target[l]) {
+      if (targets[0]) strcat(targets, ",");
+      strcat(targets, linear_short(l));
+    }
+  TRY(attr_text(a, "model_fingerprint", c->model.fingerprint));
+  TRY(attr_text(a, "gram_fingerprint", gram_fingerprint));
+  TRY(attr_int(a, "layer", layer));
+  TRY(attr_text(a, "targets", targets));
+  TRY(attr_int(a, "rank_max", s->rank_max));
+  sink_state sink = {a, OK};
+  setting_describe(s, add_option, &sink);
+  st = sink.st;
+done:
+  return st;
+}
+
+status unit_gram_fingerprint(const session *c, int64_t layer, char hex[HASH_HEX]) {
+  status st = OK;
+  container *file = NULL;
+  hash *h = NULL;
+  attributes a = {0};
+  TRY(hash_new(&h));
+  for (int set = 0; set < SET_COUNT; set++) {
+    if (!c->sets[set]) continue;
+    char path[PATH_MOST], name[64];
+    unit_gram_path(c, set, layer, path);
+    TRY(container_open(path, "grams", &file));
+    for (int i = 0; i < IN_COUNT; i++) {
+      if (!c->wanted[i]) continue;
+      snprintf(name, sizeof name, "%s/tiles", input_name(i));
+      TRY(container_attributes(file, name, &a));
+      TRY(hash_add_text(h, attr_get_text(&a, "sha256")));
+      attr_free(&a);
+    }
+    container_close(&file);
+  }
+  TRY(hash_end(&h, hex));
+done:
+  attr_free(&a);
+  hash_free(&h);
+  container_close(&file);
+  return st;
+}
+
+status unit_read_gram(const session *c, int set, int64_t layer, input_id input, int part, int parts, float *full, int64_t *tokens) {
+  status st = OK;
+  container *file = NULL;
+  attributes a = {0};
+  float *tiles = NULL;
+  char path[PATH_MOST], name[64];
+  int64_t begin, end, dims[3] = {0}, m = input_width(&c->model.arch, input);
+  int rank;
+  element type;
+  unit_gram_path(c, set, layer, path);
+  snprintf(name, sizeof name, "%s/tiles", input_name(input));
+  TRY(container_open(path, "grams", &file));
+  TRY(container_attributes(file, input_name(input), &a));
+  *tokens = attr_get_int(&a, "tokens", 0);
+  TRY(container_shape(file, name, &type, &rank, dims));
+  int64_t t = dims[2];
+  if (rank != 3 || t < 1 || dims[1] != t || dims[0] != tiles_count(m, t)) {
+    st = fail(E_DATA, "%s: %s: expected the tiles of %lld columns, found %lld tiles of %lld x %lld", path, name, (long long)m, (long long)dims[0],
+              (long long)dims[1], (long long)dims[2]);
+    goto done;
+  }
+  deal_range(dims[0], parts, part, 1, &begin, &end);
+  const int64_t slice = (64 << 20) / (t * t * (int64_t)sizeof(float)) + 1; /* 64 MiB at a time */
+  TRY(NEW(tiles, (end - begin < slice ? end - begin : slice) * t * t, "tiles"));
+  for (int64_t at = begin; at < end; at += slice) {
+    int64_t upto = at + slice < end ? at + slice : end;
+    TRY(container_read(file, name, EL_F32, at, upto, tiles));
+    tiles_expand(m, t, at, upto, tiles, full);
+  }
+done:
+  FREE(tiles);
+  attr_free(&a);
+  container_close(&file);
+  return st;
+}
+
+static void attribute_text(const attribute *a, char text[256]) {
+  if (!a)
+    snprintf(text, 256, "nothing");
+  else if (a->kind == ATTR_TEXT)
+    snprintf(text, 256, "%.200s", a->text);
+  else if (a->kind == ATTR_INT)
+    snprintf(text, 256, "%lld", (long long)a->integer);
+  else
+    snprintf(text, 256, "%.17g", a->real);
+}
+
+status unit_is_done(const char *path, const char *kind, const attributes *identity, bool *done) {
+  status st = OK;
+  container *file = NULL;
+  attributes there = {0};
+  *done = false;
+  if (!file_exists(path)) return OK;
+  TRY(container_open(path, kind, &file));
+  TRY(container_attributes(file, "", &there));
+  for (int i = 0; i < identity->count; i++) {
+    char expected[256], found[256];
+    attribute_text(&identity->list[i], expected);
+    attribute_text(attr_find(&there, identity->list[i].name), found);
+    if (strcmp(expected, found) == 0) continue;
+    st = fail(E_USAGE, "%s: this run directory was made from something else: %s: expected %s, found %s; choose another output or remove it", path,
+              identity->list[i].name, expected, found);
+    goto done;
+  }
+  *done = true;
+done:
+  attr_free(&there);
+  container_close(&file);
+  return st;
+}
+
+status unit_metrics(const session *c, json_t *fields) {
+  char host[256] = "", stamp[32], path[PATH_MOST];
+  gethostname(host, sizeof host - 1);
+  clock_stamp(stamp);
+  json_object_set_new(fields, "ranks", json_integer(c->team.size));
+  json_object_set_new(fields, "teams", json_integer(c->team.count));
+  json_object_set_new(fields, "host", json_string(host));
+  json_object_set_new(fields, "version", json_string(CLOQWORK_VERSION));
+  json_object_set_new(fields, "time", json_string(stamp));
+  char *line = json_dumps(fields, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(6));
+  json_decref(fields);
+  if (!line) return fail(E_MEMORY, "metrics.jsonl: no memory for a line");
+  unit_run_path(c, "metrics.jsonl", path);
+  status st = file_append_line(path, line);
+  free(line);
+  return st;
+}

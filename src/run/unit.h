@@ -1,0 +1,32 @@
+/* Units of work and of restart: where a unit's file is, what identifies it, whether it is done. Local. */
+#ifndef CLOQWORK_RUN_UNIT_H
+#define CLOQWORK_RUN_UNIT_H
+
+#include "run/session.h"
+#include "store/container.h"
+
+enum { PATH_MOST = 4096 };
+
+/* RUN/grams/layer-000.h5, RUN/solutions/SETTING/layer-000.h5 … */
+void unit_gram_path(const session *c, int set, int64_t layer, char path[PATH_MOST]);
+void unit_solution_path(const session *c, const setting *s, int64_t layer, char path[PATH_MOST]);
+void unit_run_path(const session *c, const char *name, char path[PATH_MOST]);
+
+/* Everything that decides a unit's numbers, as attributes of its file's root. */
+status unit_gram_identity(const session *c, int set, int64_t layer, attributes *a);
+/* gram_fingerprint: of the Grams it was computed from (unit_gram_fingerprint). */
+status unit_solution_identity(const session *c, const setting *s, int64_t layer, const char *gram_fingerprint, attributes *a);
+
+/* SHA-256 over the checksums of the Gram files (calibration and held-out) of a layer, inputs that targets read. E_DATA. */
+status unit_gram_fingerprint(const session *c, int64_t layer, char hex[HASH_HEX]);
+
+/* Local. Part `part` of `parts` of the tiles of one input's Gram, expanded into full (m, m); all parts together fill it. E_DATA, E_IO. */
+status unit_read_gram(const session *c, int set, int64_t layer, input_id input, int part, int parts, float *full, int64_t *tokens);
+
+/* done: the file is there, complete, and has the same identity. A file with another identity is an error that names the first difference (E_USAGE). */
+status unit_is_done(const char *path, const char *kind, const attributes *identity, bool *done);
+
+/* A line for RUN/metrics.jsonl with ranks, host, version and time added; consumes fields. Local (call on one rank). */
+status unit_metrics(const session *c, json_t *fields);
+
+#endif

@@ -1,0 +1,31 @@
+/* The verbs: what each does, how it is called. All Collective over the session's job communicator. */
+#ifndef CLOQWORK_RUN_VERBS_H
+#define CLOQWORK_RUN_VERBS_H
+
+#include "run/session.h"
+
+typedef struct verb {
+  const char *name;
+  status (*work)(session *c); /* after session_open */
+  bool writes;                /* takes the run directory: session_begin_run first */
+  bool needs_job;
+  const char *line;           /* for --help */
+  const char *help;           /* for VERB --help */
+} verb;
+
+extern const verb verbs[];
+extern const int verb_count;
+
+status verb_plan(session *c);
+status verb_calibrate(session *c);
+status verb_solve(session *c);
+status verb_run(session *c);
+status verb_verify(session *c);
+status verb_report(session *c);
+status verb_status(session *c);
+status verb_methods(session *c);
+
+/* Parts that `run` shares with the verbs of their own. Collective. */
+status collect(session *c); /* master file run.h5 over everything that is done */
+
+#endif

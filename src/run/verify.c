@@ -1,0 +1,255 @@
+/* cloqwork verify: every checksum again, and every certificate again from the stored numbers. Layers are dealt to ranks; nothing is written. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "adapter/adapter.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "dist/agree.h"
+#include "run/layer_solver.h"
+#include "run/unit.h"
+#include "run/verbs.h"
+
+typedef struct verifier {
+  session *c;
+  char *found;   /* lines of what is wrong; owned */
+  int wrong;
+  int64_t files, curves;
+  uint64_t bytes;
+  double worst_loss; /* largest |recomputed - stored| / trace */
+  double worst_tail; /* largest |stored loss - tail| / tail where the certificate is exact */
+} verifier;
+
+/* Takes the failure's message as a finding and goes on. Only memory running out ends the work. */
+static status note(verifier *v, status st) {
+  if (st == OK || st == E_MEMORY) return st;
+  char *longer = mem_format("%s%s\n", v->found ? v->found : "", status_message());
+  status_clear();
+  if (!longer) return fail(E_MEMORY, "verify: no memory for its findings");
+  FREE(v->found);
+  v->found = longer;
+  v->wrong++;
+  return OK;
+}
+
+static status check_file(verifier *v, const char *path, const char *kind, const attributes *identity) {
+  status st = OK;
+  container *file = NULL;
+  uint64_t bytes = 0;
+  bool same;
+  if (!file_exists(path)) return fail(E_DATA, "%s: expected a finished unit, found nothing", path);
+  TRY(unit_is_done(path, kind, identity, &same));
+  TRY(container_open(path, kind, &file));
+  TRY(container_verify(file, &bytes));
+  v->files++;
+done:
+  v->bytes += bytes;
+  container_close(&file);
+  return st;
+}
+
+/* The stored arrays of one linear, in memory of our own. */
+static status read_result(verifier *v, container *file, result *r) {
+  status st = OK;
+  char name[96];
+  const struct {
+    const char *name;
+    element type;
+    int64_t rows;
+    void *data;
+  } parts[] = {{"codes", EL_U32, r->out, r->codes},          {"scales", EL_F16, r->out, r->scales},
+               {"zeros", EL_U8, r->out, r->zeros},           {"lora_A", EL_F32, r->setting->rank_max, r->lora_a},
+               {"lora_B", EL_F32, r->out, r->lora_b},        {"loss", EL_F64, r->setting->rank_max + 1, r->loss},
+               {"eigenvalues", EL_F64, r->setting->rank_max + 1, r->values}, {"loss_heldout", EL_F64, r->setting->rank_max + 1, r->loss_heldout}};
+  int count = (int)(sizeof parts / sizeof *parts) - (v->c->sets[SET_HELDOUT] ? 0 : 1);
+  for (int k = 0; k < count; k++) {
+    snprintf(name, sizeof name, "%s/%s", linear_path(r->linear), parts[k].name);
+    TRY(container_read(file, name, parts[k].type, 0, parts[k].rows, parts[k].data));
+  }
+done:
+  return st;
+}
+
+static status compare(verifier *v, const char *where, const result *r, const double *stored, const double *computed, const char *which) {
+  for (int k = 0; k <= r->setting->rank_max; k++) {
+    double off = fabs(stored[k] - computed[k]) / fmax(computed[0], 1e-300);
+    if (off > v->worst_loss) v->worst_loss = off;
+    if (!(off <= 1e-9)) return fail(E_DATA, "%s: %s at rank %d: expected %.12g from the stored numbers, found %.12g", where, which, k, computed[k], stored[k]);
+  }
+  return OK;
+}
+
+/* Stored loss against the tail of the stored spectrum. Only the plain problem has this certificate. */
+static status check_tail(verifier *v, const char *where, const result *r) {
+  if (r->setting->options.residual_magr || r->setting->options.adapter_damping > 0) return OK;
+  double tail = 0, trace = r->loss[0];
+  for (int k = r->setting->rank_max; k >= 0; k--) {
+    tail += r->values[k];
+    double off = fabs(r->loss[k] - tail);
+    if (tail > 1e-9 * trace && off / tail > v->worst_tail) v->worst_tail = off / tail;
+    if (!(off <= 1e-5 * tail + 1e-9 * trace))
+      return fail(E_DATA, "%s: certificate at rank %d: expected a loss of %.12g (tail of the spectrum), found %.12g", where, k, tail, r->loss[k]);
+  }
+  return OK;
+}
+
+typedef struct layer_view {
+  int64_t layer;
+  input_id input;
+  float *h, *h_heldout, *w, *e;
+} layer_view;
+
+static status check_result(verifier *v, const layer_view *l, const setting *s, linear_id linear) {
+  session *c = v->c;
+  status st = OK;
+  container *file = NULL;
+  attributes group = {0};
+  hash *fingerprint = NULL;
+  char *arrays = NULL, path[PATH_MOST], where[PATH_MOST + 64], hex[HASH_HEX];
+  double *curve = NULL, trace;
+  result r;
+  unit_solution_path(c, s, l->layer, path);
+  if (!file_exists(path)) return OK; /* already found */
+  snprintf(where, sizeof where, "%s: %s", path, linear_path(linear));
+  size_t bytes = result_place(&c->model.arch, s, linear, NULL, &r);
+  TRY(NEW(arrays, bytes, "a solution"));
+  TRY(NEW(curve, s->rank_max + 1, "a loss curve"));
+  result_place(&c->model.arch, s, linear, arrays, &r);
+  TRY(container_open(path, "solution", &file));
+  TRY(container_attributes(file, linear_path(linear), &group));
+  TRY(read_result(v, file, &r));
+  result_residual(&r, l->w, 0, r.out, l->e);
+  TRY(adapter_trace(r.in, l->e, l->h, 0, r.out, NULL, &trace));
+  TRY(adapter_losses(r.out, r.in, l->e, l->h, r.lora_b, r.lora_a, s->rank_max, trace, curve));
+  TRY(compare(v, where, &r, r.loss, curve, "loss"));
+  if (l->h_heldout) {
+    TRY(adapter_trace(r.in, l->e, l->h_heldout, 0, r.out, NULL, &trace));
+    TRY(adapter_losses(r.out, r.in, l->e, l->h_heldout, r.lora_b, r.lora_a, s->rank_max, trace, curve));
+    TRY(compare(v, where, &r, r.loss_heldout, curve, "held-out loss"));
+  }
+  TRY(check_tail(v, where, &r));
+  TRY(hash_new(&fingerprint));
+  TRY(hash_add(fingerprint, r.codes, (size_t)(r.out * r.words) * sizeof *r.codes));
+  TRY(hash_add(fingerprint, r.scales, (size_t)(r.out * r.groups) * sizeof *r.scales));
+  TRY(hash_add(fingerprint, r.zeros, (size_t)(r.out * r.groups) * sizeof *r.zeros));
+  TRY(hash_end(&fingerprint, hex));
+  if (strcmp(hex, attr_get_text(&group, "base_fingerprint")) != 0)
+    st = fail(E_DATA, "%s: base_fingerprint: expected %s, found %s", where, hex, attr_get_text(&group, "base_fingerprint"));
+  v->curves++;
+done:
+  hash_free(&fingerprint);
+  attr_free(&group);
+  container_close(&file);
+  FREE(curve);
+  FREE(arrays);
+  return st;
+}
+
+static status check_input(verifier *v, layer_view *l) {
+  session *c = v->c;
+  status st = OK;
+  int64_t m = input_width(&c->model.arch, l->input), tokens;
+  TRY(NEW(l->h, m * m, "a Gram"));
+  if (note(v, st = unit_read_gram(c, SET_CALIBRATION, l->layer, l->input, 0, 1, l->h, &tokens)) != OK || st != OK) goto done;
+  if (c->sets[SET_HELDOUT]) {
+    TRY(NEW(l->h_heldout, m * m, "a held-out Gram"));
+    if (note(v, st = unit_read_gram(c, SET_HELDOUT, l->layer, l->input, 0, 1, l->h_heldout, &tokens)) != OK || st != OK) goto done;
+  }
+  for (int i = 0; i < LIN_COUNT; i++) {
+    if (!c->job.target[i] || linear_input(i) != l->input) continue;
+    tensor_ref tensor = checkpoint_linear(&c->model, l->layer, i);
+    TRY(NEW(l->w, tensor.rows * tensor.cols, "weights of a linear"));
+    TRY(NEW(l->e, tensor.rows * tensor.cols, "a residual"));
+    TRY(tensor_rows(&tensor, 0, tensor.rows, l->w));
+    for (int k = 0; k < c->job.setting_count; k++) TRY(note(v, check_result(v, l, &c->job.settings[k], i)));
+    FREE(l->w);
+    FREE(l->e);
+  }
+done:
+  FREE(l->h);
+  FREE(l->h_heldout);
+  FREE(l->w);
+  FREE(l->e);
+  return st == E_DATA || st == E_IO ? OK : st; /* noted above */
+}
+
+static status check_layer(verifier *v, int64_t layer) {
+  session *c = v->c;
+  status st = OK;
+  attributes identity = {0};
+  char path[PATH_MOST], gram_fingerprint[HASH_HEX];
+  int before = v->wrong;
+  for (int set = 0; set < SET_COUNT; set++) {
+    if (!c->sets[set]) continue;
+    unit_gram_path(c, set, layer, path);
+    TRY(unit_gram_identity(c, set, layer, &identity));
+    TRY(note(v, check_file(v, path, "grams", &identity)));
+    attr_free(&identity);
+  }
+  if (v->wrong > before) goto done; /* without its Grams nothing of the layer can be judged */
+  TRY(unit_gram_fingerprint(c, layer, gram_fingerprint));
+  for (int k = 0; k < c->job.setting_count; k++) {
+    unit_solution_path(c, &c->job.settings[k], layer, path);
+    TRY(unit_solution_identity(c, &c->job.settings[k], layer, gram_fingerprint, &identity));
+    TRY(note(v, check_file(v, path, "solution", &identity)));
+    attr_free(&identity);
+  }
+  for (int i = 0; i < IN_COUNT; i++) {
+    layer_view l = {.layer = layer, .input = i};
+    if (c->wanted[i]) TRY(check_input(v, &l));
+  }
+done:
+  attr_free(&identity);
+  return st;
+}
+
+/* Findings of all ranks on rank 0, in the order of ranks, to standard output. */
+static void print_findings(const verifier *v) {
+  session *c = v->c;
+  for (int r = 0; r < c->size; r++) {
+    int bytes = v->found ? (int)strlen(v->found) + 1 : 0;
+    if (r == 0) {
+      if (c->rank == 0 && bytes) fputs(v->found, stdout);
+      continue;
+    }
+    if (c->rank == r) {
+      MPI_Send(&bytes, 1, MPI_INT, 0, 1, c->job_comm);
+      if (bytes) MPI_Send(v->found, bytes, MPI_CHAR, 0, 2, c->job_comm);
+    }
+    if (c->rank == 0) {
+      char *text = NULL;
+      MPI_Recv(&bytes, 1, MPI_INT, r, 1, c->job_comm, MPI_STATUS_IGNORE);
+      if (bytes && NEW(text, bytes, "findings") == OK) {
+        MPI_Recv(text, bytes, MPI_CHAR, r, 2, c->job_comm, MPI_STATUS_IGNORE);
+        fputs(text, stdout);
+      }
+      FREE(text);
+    }
+  }
+  fflush(stdout);
+}
+
+status verb_verify(session *c) {
+  status st = OK;
+  verifier v = {.c = c};
+  for (int64_t layer = c->layer_begin + c->rank; layer < c->layer_end && st == OK; layer += c->size) {
+    log_progress("verify layers", (double)(layer - c->layer_begin) / (double)(c->layer_end - c->layer_begin), -1);
+    st = check_layer(&v, layer);
+  }
+  log_progress_end();
+  TRY(agree(c->job_comm, st));
+  print_findings(&v);
+  double worst[2] = {v.worst_loss, v.worst_tail};
+  int64_t sums[4] = {v.wrong, v.files, v.curves, (int64_t)v.bytes};
+  MPI_Allreduce(MPI_IN_PLACE, worst, 2, MPI_DOUBLE, MPI_MAX, c->job_comm);
+  MPI_Allreduce(MPI_IN_PLACE, sums, 4, MPI_INT64_T, MPI_SUM, c->job_comm);
+  if (c->rank == 0)
+    printf("verified %lld files (%.3f GiB) and %lld loss curves: recomputed losses within %.1e of the stored ones, certificates within %.1e of the tail; %lld wrong\n",
+           (long long)sums[1], (double)sums[3] / (1 << 30), (long long)sums[2], worst[0], worst[1], (long long)sums[0]);
+  if (sums[0]) st = fail(E_DATA, "verify: expected nothing wrong, found %lld; the lines above name each", (long long)sums[0]);
+done:
+  FREE(v.found);
+  return st;
+}

@@ -1,0 +1,342 @@
+/* MagR: the proximal step against a sorted solution and Moreau's identity, optimality at convergence, descent, a plain rendering in double,
+ * fista against pg, invariance, rows alone and in company, and what must be refused. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+
+#include "base/fault.h"
+#include "layers.h"
+#include "quant/magr.h"
+
+/* ---- the proximal step ---- */
+
+static int descending(const void *a, const void *b) {
+  double x = *(const double *)a, y = *(const double *)b;
+  return x > y ? -1 : x < y;
+}
+
+/* The level c by sorting, in double. */
+static double sorted_level(int n, const float *v, double alpha) {
+  double *u, sum = 0, c = 0;
+  assert_done(NEW(u, n, "test"));
+  for (int i = 0; i < n; i++) u[i] = fabs(v[i]);
+  qsort(u, (size_t)n, sizeof *u, descending);
+  for (int k = 0; k < n; k++) {
+    sum += u[k];
+    if (u[k] > (sum - alpha) / (k + 1)) c = (sum - alpha) / (k + 1);
+  }
+  FREE(u);
+  return c > 0 ? c : 0;
+}
+
+static void check_prox(int n, const float *v, float alpha) {
+  float *p;
+  assert_done(NEW(p, n, "test"));
+  memcpy(p, v, (size_t)n * sizeof *p);
+  double c = sorted_level(n, v, alpha), level = magr_prox(n, p, alpha), distance = 0, inner = 0, high = 0, norm = 0;
+  for (int i = 0; i < n; i++) {
+    norm += fabs(v[i]);
+    distance += fabs((double)v[i] - p[i]);
+    inner += ((double)v[i] - p[i]) * p[i];
+    high = fmax(high, fabs(p[i]));
+    assert_true((double)p[i] == fmin(fmax(v[i], -level), level));
+  }
+  double size = 0;
+  for (int i = 0; i < n; i++) size = fmax(size, fabs(v[i]));
+  assert_true(fabs(level - c) <= 3e-7 * size + 1e-40);
+  /* Moreau: v - p is alpha times the projection of v / alpha on the 1-ball: v itself inside the ball, else on the sphere and aligned with p */
+  double rounding = 2e-7 * size * n;
+  if (norm <= alpha) {
+    assert_true(high == 0);
+  } else {
+    assert_true(fabs(distance - alpha) <= 1e-5 * alpha + rounding);
+    assert_true(fabs(inner - (double)alpha * high) <= (1e-5 * alpha + rounding) * high);
+  }
+  FREE(p);
+}
+
+static void test_prox(void **state) {
+  (void)state;
+  static float v[28672];
+  const int sizes[] = {1, 2, 3, 15, 16, 17, 64, 100, 576, 4097, 28672};
+  const float alphas[] = {1e-9f, 1e-4f, 1e-3f, 0.1f, 1, 1000};
+  for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+    for (size_t a = 0; a < sizeof alphas / sizeof *alphas; a++)
+      for (int kind = 0; kind < 6; kind++) {
+        int n = sizes[s];
+        dice d = {(uint64_t)(n + kind)};
+        for (int i = 0; i < n; i++) {
+          double x = 0.04 * dice_normal(&d);
+          if (kind == 1) x = 0;
+          if (kind == 2) x = i % 2 ? 0.125 : -0.125;
+          if (kind == 3) x = i == n / 2 ? -7 : x;
+          if (kind == 4) x = x > 0.01 ? 0.01 : x < -0.01 ? -0.01 : x; /* many at the bound, as in the iteration */
+          if (kind == 5) x = i < 3 ? 0.5 : 1e-6 * x;
+          v[i] = (float)x;
+        }
+        check_prox(n, v, alphas[a]);
+      }
+}
+
+/* ---- the solver ---- */
+
+typedef struct problem {
+  float *w, *h, *v;
+  double lambda;
+  magr_request q;
+} problem;
+
+static void problem_open(problem *p, uint64_t seed, int rows, int width, int group, magr_solver solver, int steps) {
+  int64_t square = (int64_t)width * width;
+  double *h;
+  *p = (problem){0};
+  assert_done(NEW(p->w, (int64_t)rows * width, "test"));
+  assert_done(NEW(p->v, (int64_t)rows * width, "test"));
+  assert_done(NEW(p->h, square, "test"));
+  assert_done(NEW(h, square, "test"));
+  layer_weights(seed, rows, width, p->w);
+  assert_done(layer_gram(seed, 3 * width, width, NULL, h));
+  for (int64_t i = 0; i < square; i++) p->h[i] = (float)h[i];
+  FREE(h);
+  assert_done(magr_lambda_max(width, p->h, &p->lambda));
+  p->q = (magr_request){.solver = solver, .steps = steps, .alpha = group ? 1e-4 : 1e-3, .group = group, .rows = rows, .width = width,
+                        .w = p->w, .h = p->h, .lambda_max = p->lambda};
+}
+
+static void problem_close(problem *p) { FREE(p->w), FREE(p->h), FREE(p->v); }
+
+/* y (width) = (w - v) Hn of row r, in double. */
+static void pull(const problem *p, int r, double *y) {
+  int width = p->q.width;
+  memset(y, 0, (size_t)width * sizeof *y);
+  for (int i = 0; i < width; i++) {
+    double d = ((double)p->w[(int64_t)r * width + i] - p->v[(int64_t)r * width + i]) / p->lambda;
+    for (int j = 0; j < width; j++) y[j] += d * p->h[(int64_t)i * width + j];
+  }
+}
+
+static double objective(const problem *p) {
+  int width = p->q.width, n = p->q.group ? p->q.group : width;
+  double sum = 0, *y;
+  assert_done(NEW(y, width, "test"));
+  for (int r = 0; r < p->q.rows; r++) {
+    const float *w = p->w + (int64_t)r * width, *v = p->v + (int64_t)r * width;
+    pull(p, r, y);
+    for (int j = 0; j < width; j++) sum += 0.5 * y[j] * ((double)w[j] - v[j]);
+    for (int k = 0; k < width; k += n) {
+      double high = 0;
+      for (int j = k; j < k + n; j++) high = fmax(high, fabs(v[j]));
+      sum += p->q.alpha * high;
+    }
+  }
+  FREE(y);
+  return sum;
+}
+
+/* At convergence, on every segment that is not 0, y = (w - v) Hn has ||y||_1 = alpha and <y, v> = alpha ||v||_inf. The weights are fp32 and the
+ * products too, so both hold to what rounding v (2^-24 of about 0.1) leaves of y. */
+static void test_optimality(void **state) {
+  (void)state;
+  const int groups[] = {0, 24};
+  for (int k = 0; k < 2; k++) {
+    problem p;
+    double got;
+    problem_open(&p, 11, 24, 192, groups[k], MAGR_FISTA, 1500);
+    assert_done(magr(&p.q, p.v, &got));
+    assert_true(fabs(got - objective(&p)) <= 1e-5 * got);
+    int n = groups[k] ? groups[k] : 192;
+    double y[192], before = 0, after = 0;
+    for (int r = 0; r < 24; r++) {
+      pull(&p, r, y);
+      for (int s = 0; s < 192; s += n) {
+        double norm = 0, inner = 0, high = 0, was = 0;
+        for (int j = s; j < s + n; j++) {
+          norm += fabs(y[j]);
+          inner += y[j] * p.v[r * 192 + j];
+          high = fmax(high, fabs(p.v[r * 192 + j]));
+          was = fmax(was, fabs(p.w[r * 192 + j]));
+        }
+        assert_true(high > 0 && high <= was * 1.5);
+        assert_true(fabs(norm - p.q.alpha) <= 3e-3 * p.q.alpha);
+        assert_true(fabs(inner - p.q.alpha * high) <= 3e-3 * p.q.alpha * high);
+        before += was;
+        after += high;
+      }
+    }
+    assert_true(after < 0.8 * before); /* it does shrink the maxima */
+    problem_close(&p);
+  }
+}
+
+/* The objective of pg never rises, and its iterates are those of the formula. */
+static void test_descent(void **state) {
+  (void)state;
+  problem p;
+  double last = INFINITY, got;
+  problem_open(&p, 12, 19, 150, 50, MAGR_PG, 0);
+  double *v, y[150];
+  assert_done(NEW(v, 19 * 150, "test"));
+  for (int i = 0; i < 19 * 150; i++) v[i] = p.w[i];
+  for (p.q.steps = 0; p.q.steps <= 40; p.q.steps++) {
+    assert_done(magr(&p.q, p.v, &got));
+    assert_true(got <= last * (1 + 1e-6));
+    last = got;
+    for (int i = 0; i < 19 * 150; i++) assert_true(fabs(p.v[i] - v[i]) <= 3e-6);
+    for (int r = 0; r < 19; r++) { /* the next plain iterate */
+      memset(y, 0, sizeof y);
+      for (int i = 0; i < 150; i++)
+        for (int j = 0; j < 150; j++) y[j] += (v[r * 150 + i] - p.w[r * 150 + i]) / p.lambda * p.h[i * 150 + j];
+      for (int s = 0; s < 150; s += 50) {
+        float z[50];
+        for (int j = 0; j < 50; j++) z[j] = (float)(v[r * 150 + s + j] - y[s + j]);
+        double c = sorted_level(50, z, p.q.alpha);
+        for (int j = 0; j < 50; j++) v[r * 150 + s + j] = fmin(fmax(v[r * 150 + s + j] - y[s + j], -c), c);
+      }
+    }
+  }
+  FREE(v);
+  problem_close(&p);
+}
+
+static void test_fista_beats_pg(void **state) {
+  (void)state;
+  const int groups[] = {0, 64};
+  for (int k = 0; k < 2; k++) {
+    problem p;
+    double fast, slow, none;
+    problem_open(&p, 13, 70, 320, groups[k], MAGR_FISTA, 60);
+    assert_done(magr(&p.q, p.v, &fast));
+    p.q.solver = MAGR_PG;
+    p.q.steps = 150;
+    assert_done(magr(&p.q, p.v, &slow));
+    p.q.steps = 0;
+    assert_done(magr(&p.q, p.v, &none));
+    assert_memory_equal(p.v, p.w, 70 * 320 * sizeof(float));
+    assert_true(fast <= slow && slow < none);
+    problem_close(&p);
+  }
+}
+
+/* H and its largest eigenvalue enter as a ratio: a power of two changes no bit. */
+static void test_scale(void **state) {
+  (void)state;
+  problem p;
+  problem_open(&p, 14, 10, 130, 0, MAGR_FISTA, 30);
+  float *v;
+  double lambda;
+  assert_done(NEW(v, 10 * 130, "test"));
+  assert_done(magr(&p.q, p.v, NULL));
+  for (int i = 0; i < 130 * 130; i++) p.h[i] *= 1024;
+  assert_done(magr_lambda_max(130, p.h, &lambda));
+  assert_true(lambda == 1024 * p.lambda);
+  p.q.lambda_max = lambda;
+  assert_done(magr(&p.q, v, NULL));
+  assert_memory_equal(v, p.v, 10 * 130 * sizeof *v);
+  FREE(v);
+  problem_close(&p);
+}
+
+static void test_lambda_max(void **state) {
+  (void)state;
+  for (int kind = 0; kind < 4; kind++) {
+    int width = kind == 3 ? 1 : 150;
+    double *h, values[150], lambda;
+    float *f;
+    assert_done(NEW(h, width * width, "test"));
+    assert_done(NEW(f, width * width, "test"));
+    if (kind != 1) assert_done(layer_gram(20, kind == 2 ? 40 : 600, width, NULL, h));
+    else
+      for (int i = 0; i < width; i++) h[i * width + i] = 1 + i / 1000.; /* nearly equal eigenvalues: slow, yet within the margin */
+    for (int i = 0; i < width * width; i++) f[i] = (float)h[i];
+    assert_done(deigen("test", width, h, width, values));
+    assert_done(magr_lambda_max(width, f, &lambda));
+    assert_true(lambda >= values[width - 1] && lambda <= 1.0201 * values[width - 1]);
+    FREE(h), FREE(f);
+  }
+}
+
+/* A row's result does not depend on the rows it comes with. */
+static void test_company(void **state) {
+  (void)state;
+  const struct {
+    int rows, width, group;
+    magr_solver solver;
+  } cases[] = {{1100, 203, 29, MAGR_FISTA}, {300, 203, 0, MAGR_PG}, {300, 900, 0, MAGR_FISTA}, {300, 900, 60, MAGR_PG}};
+  for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+    problem p;
+    int rows = cases[k].rows, width = cases[k].width;
+    float *some;
+    problem_open(&p, 15, rows, width, cases[k].group, cases[k].solver, 12);
+    assert_done(NEW(some, (int64_t)rows * width + 5, "test"));
+    assert_done(magr(&p.q, p.v, NULL));
+    const int pieces[][2] = {{0, 1}, {rows - 1, 1}, {30, 7}, {0, 299}, {rows - 280, 280}};
+    for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++) {
+      magr_request q = p.q;
+      float *v = some + i; /* at any address */
+      q.rows = pieces[i][1];
+      q.w += (int64_t)pieces[i][0] * width;
+      assert_done(magr(&q, v, NULL));
+      assert_memory_equal(v, p.v + (int64_t)pieces[i][0] * width, (size_t)q.rows * (size_t)width * sizeof *v);
+    }
+    FREE(some);
+    problem_close(&p);
+  }
+}
+
+static void assert_numerics(const problem *p, const char *words) {
+  assert_int_equal(magr(&p->q, p->v, NULL), E_NUMERICS);
+  assert_non_null(strstr(status_message(), words));
+  status_clear();
+}
+
+static void test_refusals(void **state) {
+  (void)state;
+  problem p;
+  problem_open(&p, 16, 9, 70, 10, MAGR_FISTA, 5);
+  const double lambdas[] = {0, -1, NAN, INFINITY};
+  for (int i = 0; i < 4; i++) {
+    p.q.lambda_max = lambdas[i];
+    assert_numerics(&p, "largest eigenvalue");
+  }
+  p.q.lambda_max = p.lambda;
+  float w = p.w[4 * 70 + 3];
+  p.w[4 * 70 + 3] = NAN;
+  assert_numerics(&p, "row 4");
+  p.w[4 * 70 + 3] = w;
+  p.h[17] = NAN;
+  assert_numerics(&p, "row 0");
+  double lambda;
+  assert_int_equal(magr_lambda_max(70, p.h, &lambda), E_NUMERICS);
+  status_clear();
+  p.h[17] = 0;
+
+  uint64_t before = mem_now();
+  for (int n = 1; n < 100; n++) {
+    char text[16];
+    snprintf(text, sizeof text, "0:%d", n);
+    setenv("CLOQWORK_FAULT", text, 1);
+    fault_setup(0);
+    status st = magr(&p.q, p.v, NULL);
+    if (st == OK) st = magr_lambda_max(70, p.h, &lambda);
+    unsetenv("CLOQWORK_FAULT");
+    fault_setup(0);
+    status_clear();
+    assert_true(mem_now() == before);
+    if (st == OK) {
+      assert_true(n > 8);
+      break;
+    }
+    assert_int_equal(st, E_MEMORY);
+  }
+  problem_close(&p);
+}
+
+int main(void) {
+  blas_setup();
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_prox),       cmocka_unit_test(test_optimality),   cmocka_unit_test(test_descent),
+                                     cmocka_unit_test(test_lambda_max), cmocka_unit_test(test_fista_beats_pg), cmocka_unit_test(test_scale),
+                                     cmocka_unit_test(test_company),    cmocka_unit_test(test_refusals)};
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,339 @@
+/* OPTQ: the identity that proves the recursion, codes against the classic algorithm written plainly, dead columns, orders, singular
+ * Grams, rows alone and in company, and what must be refused. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+
+#include "base/fault.h"
+#include "base/half.h"
+#include "layers.h"
+#include "quant/codes.h"
+#include "quant/optq.h"
+
+/* One layer and everything that a call needs; arrays as optq wants them, and Hd = U U^T in processing order. */
+typedef struct layer {
+  grid_rule rule;
+  int rows, width;
+  float *w;
+  double *h, *hd, *u; /* h in column order; hd, u in processing order */
+  int32_t *order;     /* always filled; natural when not act */
+  uint8_t *dead;
+  uint16_t *scales;
+  uint8_t *zeros, *codes;
+} layer;
+
+typedef struct setting {
+  int rows, width, tokens, bits, group;
+  bool symmetric, act, dead, dead_rtn;
+  double damping;
+} setting;
+
+static const double *sort_key;
+static int sort_width;
+static int by_diagonal(const void *a, const void *b) {
+  int i = *(const int32_t *)a, j = *(const int32_t *)b;
+  double x = sort_key[(int64_t)i * sort_width + i], y = sort_key[(int64_t)j * sort_width + j];
+  return x > y ? -1 : x < y ? 1 : i - j;
+}
+
+/* a (n, n) = U U^T, U upper: Cholesky from the last column backwards, plainly. */
+static void reverse_factor(int n, const double *a, double *u) {
+  memset(u, 0, (size_t)n * (size_t)n * sizeof *u);
+  for (int j = n - 1; j >= 0; j--)
+    for (int i = j; i >= 0; i--) {
+      double t = a[i * n + j];
+      for (int k = j + 1; k < n; k++) t -= u[i * n + k] * u[j * n + k];
+      if (i == j) {
+        assert_true(t > 0);
+        u[j * n + j] = sqrt(t);
+      } else {
+        u[i * n + j] = t / u[j * n + j];
+      }
+    }
+}
+
+static void layer_open(layer *l, const setting *s, uint64_t seed) {
+  int rows = s->rows, width = s->width;
+  int64_t square = (int64_t)width * width;
+  *l = (layer){.rule = {.bits = s->bits, .group = s->group, .symmetric = s->symmetric, .beta = 1}, .rows = rows, .width = width};
+  int64_t groups = grid_groups(&l->rule, width);
+  assert_done(NEW(l->w, (int64_t)rows * width, "test"));
+  assert_done(NEW(l->h, square, "test"));
+  assert_done(NEW(l->hd, square, "test"));
+  assert_done(NEW(l->u, square, "test"));
+  assert_done(NEW(l->order, width, "test"));
+  assert_done(NEW(l->dead, width, "test"));
+  assert_done(NEW(l->scales, rows * groups, "test"));
+  assert_done(NEW(l->zeros, rows * groups, "test"));
+  assert_done(NEW(l->codes, (int64_t)rows * width, "test"));
+  layer_weights(seed, rows, width, l->w);
+  for (int j = 0; s->dead && j < width; j++) l->dead[j] = j % 17 == 3 || j == width - 1;
+  assert_done(layer_gram(seed, s->tokens, width, l->dead, l->h));
+  double mean = 0;
+  for (int i = 0; i < width; i++) {
+    l->order[i] = i;
+    if (l->dead[i]) l->h[(int64_t)i * width + i] = 1;
+    mean += l->h[(int64_t)i * width + i] / width;
+  }
+  sort_key = l->h;
+  sort_width = width;
+  if (s->act) qsort(l->order, (size_t)width, sizeof *l->order, by_diagonal);
+  for (int i = 0; i < width; i++)
+    for (int j = 0; j < width; j++)
+      l->hd[i * width + j] = l->h[(int64_t)l->order[i] * width + l->order[j]] + (i == j ? s->damping * mean : 0);
+  reverse_factor(width, l->hd, l->u);
+  for (int i = 0; i < width; i++) /* what stands below the diagonal must not matter */
+    for (int j = 0; j < i; j++) l->u[(int64_t)i * width + j] = 1e30;
+  grid_fit(&l->rule, rows, width, l->w, width, l->scales, l->zeros);
+}
+
+static void layer_close(layer *l) {
+  FREE(l->w), FREE(l->h), FREE(l->hd), FREE(l->u), FREE(l->order), FREE(l->dead), FREE(l->scales), FREE(l->zeros), FREE(l->codes);
+}
+
+static optq_request request(const layer *l, const setting *s) {
+  return (optq_request){.rule = l->rule, .rows = l->rows, .width = l->width, .w = l->w, .ldw = l->width, .u = l->u,
+                        .order = s->act ? l->order : NULL, .dead = s->dead ? l->dead : NULL, .dead_rtn = s->dead_rtn,
+                        .scales = l->scales, .zeros = l->zeros};
+}
+
+static double value(const layer *l, int i, int j, int code) {
+  int groups = grid_groups(&l->rule, l->width), g = i * groups + j / (l->width / groups);
+  return (double)half_to_float(l->scales[g]) * (code - l->zeros[g]);
+}
+
+/* e (rows, width) = w - q in processing order; dead columns, which the quantizer takes as 0 and may keep rounded, count as 0. */
+static double *errors(const layer *l, const uint8_t *codes) {
+  double *e;
+  assert_done(NEW(e, (int64_t)l->rows * l->width, "test"));
+  for (int i = 0; i < l->rows; i++)
+    for (int k = 0; k < l->width; k++) {
+      int j = l->order[k];
+      int64_t at = (int64_t)i * l->width + j;
+      e[(int64_t)i * l->width + k] = l->dead[j] ? 0 : l->w[at] - value(l, i, j, codes[at]);
+    }
+  return e;
+}
+
+/* The published algorithm: Hd^-1 = F^T F, F upper; quantize a column, divide its error by F_jj, subtract it times row j of F from the
+ * columns to come. Returns the distance of the decision closest to a tie, of each row, in near[rows]. */
+static void classic(const layer *l, uint8_t *codes, double *near) {
+  int n = l->width, groups = grid_groups(&l->rule, n);
+  double *inverse, *f, *row;
+  assert_done(NEW(inverse, (int64_t)n * n, "test"));
+  assert_done(NEW(f, (int64_t)n * n, "test"));
+  assert_done(NEW(row, n, "test"));
+  /* inverse = Hd^-1 by Gauss-Jordan without pivots: Hd is positive definite */
+  double *a = f;
+  memcpy(a, l->hd, (size_t)n * (size_t)n * sizeof *a);
+  for (int i = 0; i < n; i++) inverse[i * n + i] = 1;
+  for (int p = 0; p < n; p++) {
+    double d = 1 / a[p * n + p];
+    for (int j = 0; j < n; j++) a[p * n + j] *= d, inverse[p * n + j] *= d;
+    for (int i = 0; i < n; i++) {
+      double t = a[i * n + p];
+      if (i == p || t == 0) continue;
+      for (int j = 0; j < n; j++) a[i * n + j] -= t * a[p * n + j], inverse[i * n + j] -= t * inverse[p * n + j];
+    }
+  }
+  memset(f, 0, (size_t)n * (size_t)n * sizeof *f);
+  for (int i = 0; i < n; i++)
+    for (int j = i; j < n; j++) {
+      double t = (inverse[i * n + j] + inverse[j * n + i]) / 2;
+      for (int k = 0; k < i; k++) t -= f[k * n + i] * f[k * n + j];
+      f[i * n + j] = i == j ? sqrt(t) : t / f[i * n + i];
+    }
+  for (int r = 0; r < l->rows; r++) {
+    near[r] = 1;
+    for (int k = 0; k < n; k++) row[k] = l->dead[l->order[k]] ? 0 : l->w[(int64_t)r * n + l->order[k]];
+    for (int k = 0; k < n; k++) {
+      int j = l->order[k], g = r * groups + j / (n / groups);
+      double s = half_to_float(l->scales[g]), x = row[k] / s;
+      int u = grid_code(row[k], s, l->zeros[g], l->rule.bits);
+      near[r] = fmin(near[r], fabs(fabs(x - rint(x)) - 0.5));
+      codes[(int64_t)r * n + j] = (uint8_t)u;
+      double e = (row[k] - value(l, r, j, u)) / f[k * n + k];
+      for (int c = k + 1; c < n; c++) row[c] -= e * f[k * n + c];
+    }
+  }
+  FREE(inverse), FREE(f), FREE(row);
+}
+
+static const setting settings[] = {
+    {.rows = 37, .width = 150, .tokens = 900, .bits = 2, .group = 50, .damping = 0.01},
+    {.rows = 33, .width = 192, .tokens = 900, .bits = 3, .group = 64, .damping = 0.01},
+    {.rows = 20, .width = 300, .tokens = 900, .bits = 4, .group = 60, .damping = 0.01, .symmetric = true},
+    {.rows = 20, .width = 257, .tokens = 900, .bits = 4, .damping = 0.01},
+    {.rows = 20, .width = 300, .tokens = 900, .bits = 3, .group = 20, .damping = 0.01, .act = true},
+    {.rows = 20, .width = 300, .tokens = 900, .bits = 2, .group = 60, .damping = 0.01, .dead = true},
+    {.rows = 20, .width = 300, .tokens = 900, .bits = 2, .group = 60, .damping = 0.01, .dead = true, .act = true},
+    {.rows = 9, .width = 290, .tokens = 100, .bits = 2, .group = 58, .damping = 0.01}, /* singular */
+    {.rows = 9, .width = 290, .tokens = 100, .bits = 8, .damping = 0.05, .symmetric = true, .act = true, .dead = true},
+    {.rows = 1, .width = 1, .tokens = 5, .bits = 1, .damping = 0.01},
+};
+enum { SETTINGS = sizeof settings / sizeof *settings };
+
+/* tr(E Hd E^T) = sum (v - q)^2 U_jj^2, and far below rounding to nearest. */
+static void test_identity(void **state) {
+  (void)state;
+  for (int k = 0; k < SETTINGS; k++) {
+    layer l;
+    layer_open(&l, &settings[k], 100 + (uint64_t)k);
+    optq_request q = request(&l, &settings[k]);
+    double loss;
+    assert_done(optq(&q, l.codes, &loss));
+    double *e = errors(&l, l.codes), direct = layer_loss(l.rows, l.width, e, l.hd);
+    assert_true(fabs(loss - direct) <= 1e-10 * direct);
+    FREE(e);
+    grid_round(&l.rule, l.rows, l.width, l.w, l.width, l.scales, l.zeros, l.codes);
+    e = errors(&l, l.codes);
+    double nearest = layer_loss(l.rows, l.width, e, l.hd);
+    assert_true(loss <= nearest * (1 + 1e-12));
+    if (l.width > 1) assert_true(loss <= 0.7 * nearest);
+    FREE(e);
+    layer_close(&l);
+  }
+}
+
+/* Codes equal the classic algorithm's, but for rows with a decision within 1e-9 of a tie, which are listed. */
+static void test_classic(void **state) {
+  (void)state;
+  for (int k = 0; k < SETTINGS; k++) {
+    layer l;
+    uint8_t *expected;
+    double *near;
+    layer_open(&l, &settings[k], 100 + (uint64_t)k);
+    assert_done(NEW(expected, (int64_t)l.rows * l.width, "test"));
+    assert_done(NEW(near, l.rows, "test"));
+    optq_request q = request(&l, &settings[k]);
+    assert_done(optq(&q, l.codes, NULL));
+    classic(&l, expected, near);
+    for (int r = 0; r < l.rows; r++) {
+      if (memcmp(l.codes + (int64_t)r * l.width, expected + (int64_t)r * l.width, (size_t)l.width) == 0) continue;
+      printf("setting %d, row %d: codes differ; closest decision is %.1e from a tie\n", k, r, near[r]);
+      assert_true(near[r] <= 1e-9);
+    }
+    FREE(expected), FREE(near);
+    layer_close(&l);
+  }
+}
+
+static void test_dead(void **state) {
+  (void)state;
+  setting s = settings[6];
+  layer l;
+  layer_open(&l, &s, 3);
+  uint8_t *kept;
+  double loss[2];
+  assert_done(NEW(kept, (int64_t)l.rows * l.width, "test"));
+  optq_request q = request(&l, &s);
+  assert_done(optq(&q, l.codes, &loss[0]));
+  q.dead_rtn = true;
+  assert_done(optq(&q, kept, &loss[1]));
+  assert_true(loss[0] == loss[1]);
+  int rounded = 0;
+  for (int i = 0; i < l.rows; i++)
+    for (int j = 0; j < l.width; j++) {
+      int64_t at = (int64_t)i * l.width + j;
+      int g = i * grid_groups(&l.rule, l.width) + j / l.rule.group;
+      if (!l.dead[j]) {
+        assert_int_equal(l.codes[at], kept[at]);
+        continue;
+      }
+      assert_int_equal(l.codes[at], l.zeros[g]); /* the value 0 */
+      assert_int_equal(kept[at], grid_code(l.w[at], half_to_float(l.scales[g]), l.zeros[g], l.rule.bits));
+      rounded += kept[at] != l.codes[at];
+    }
+  assert_true(rounded > 0);
+  FREE(kept);
+  layer_close(&l);
+}
+
+/* The codes of a row do not depend on the rows it comes with: alone, in sevens, in three hundreds, in several slabs, from a strided matrix. */
+static void test_company(void **state) {
+  (void)state;
+  for (int act = 0; act < 2; act++) {
+    setting s = {.rows = 1100, .width = 600, .tokens = 1000, .bits = 3, .group = 40, .damping = 0.01, .act = act};
+    layer l;
+    uint8_t *some;
+    float *strided;
+    layer_open(&l, &s, 77);
+    assert_done(NEW(some, (int64_t)l.rows * l.width, "test"));
+    assert_done(NEW(strided, (int64_t)l.rows * (l.width + 13), "test"));
+    for (int i = 0; i < l.rows; i++) memcpy(strided + (int64_t)i * (l.width + 13), l.w + (int64_t)i * l.width, (size_t)l.width * sizeof(float));
+    optq_request q = request(&l, &s);
+    assert_done(optq(&q, l.codes, NULL));
+    const int pieces[][2] = {{0, 1}, {17, 1}, {1099, 1}, {30, 7}, {800, 7}, {250, 300}, {1, 1030}, {513, 587}};
+    int groups = grid_groups(&l.rule, l.width);
+    for (size_t k = 0; k < sizeof pieces / sizeof *pieces; k++) {
+      int first = pieces[k][0];
+      optq_request p = q;
+      p.rows = pieces[k][1];
+      p.w = k % 2 ? l.w + (int64_t)first * l.width : strided + (int64_t)first * (l.width + 13);
+      p.ldw = k % 2 ? l.width : l.width + 13;
+      p.scales += first * groups;
+      p.zeros += first * groups;
+      assert_done(optq(&p, some, NULL));
+      assert_memory_equal(some, l.codes + (int64_t)first * l.width, (size_t)p.rows * (size_t)l.width);
+    }
+    FREE(some), FREE(strided);
+    layer_close(&l);
+  }
+}
+
+static void assert_numerics(const optq_request *q, uint8_t *codes, const char *words) {
+  assert_int_equal(optq(q, codes, NULL), E_NUMERICS);
+  assert_non_null(strstr(status_message(), words));
+  status_clear();
+}
+
+static void test_refusals(void **state) {
+  (void)state;
+  setting s = {.rows = 40, .width = 520, .tokens = 700, .bits = 2, .group = 40, .damping = 0.01};
+  layer l;
+  layer_open(&l, &s, 9);
+  optq_request q = request(&l, &s);
+  float w = l.w[35 * 520 + 100];
+  l.w[35 * 520 + 100] = NAN;
+  assert_numerics(&q, l.codes, "row 35");
+  l.w[35 * 520 + 100] = INFINITY;
+  assert_numerics(&q, l.codes, "row 35");
+  l.w[35 * 520 + 100] = w;
+  double u = l.u[3 * 520 + 400];
+  l.u[3 * 520 + 400] = NAN;
+  assert_numerics(&q, l.codes, "row 0");
+  l.u[3 * 520 + 400] = u;
+  u = l.u[300 * 521];
+  l.u[300 * 521] = 0;
+  assert_numerics(&q, l.codes, "position 300");
+  l.u[300 * 521] = u;
+
+  /* every allocation refused once: the status is right, nothing is lost */
+  uint64_t before = mem_now();
+  for (int n = 1; n < 100; n++) {
+    char text[16];
+    snprintf(text, sizeof text, "0:%d", n);
+    setenv("CLOQWORK_FAULT", text, 1);
+    fault_setup(0);
+    status st = optq(&q, l.codes, NULL);
+    unsetenv("CLOQWORK_FAULT");
+    fault_setup(0);
+    status_clear();
+    assert_true(mem_now() == before);
+    if (st == OK) {
+      assert_true(n > 5);
+      break;
+    }
+    assert_int_equal(st, E_MEMORY);
+  }
+  layer_close(&l);
+}
+
+int main(void) {
+  blas_setup();
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_identity), cmocka_unit_test(test_classic), cmocka_unit_test(test_dead),
+                                     cmocka_unit_test(test_company), cmocka_unit_test(test_refusals)};
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
