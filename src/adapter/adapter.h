@@ -9,7 +9,10 @@
  *                   when the rank is a large part of the matrix, block Krylov through (E, H), G never formed, otherwise.
  *   adapter_grid    Collective: one matrix over the team's process grid (ScaLAPACK), for what does not fit one rank or when
  *                   matrices are fewer than ranks.
- * Signs are fixed: the largest-magnitude entry of each column of V is positive (lowest index on ties). */
+ * B = V_r is rounded to float first and A = B^T E made from the rounded B, so that the stored factors are optimal together.
+ * Signs are fixed: the largest-magnitude entry of each column of V is positive (lowest index on ties).
+ * Errors: E_NUMERICS for NaN or Inf anywhere, an eigenvalue of G below -1e-6 lambda_1 (H holds float: less is rounding and becomes 0), a
+ * decomposition that fails its check; E_MEMORY; E_INTERNAL for a request out of its range. */
 #ifndef CLOQWORK_ADAPTER_ADAPTER_H
 #define CLOQWORK_ADAPTER_ADAPTER_H
 
@@ -27,7 +30,7 @@ typedef struct adapter_request {
   const float *h;      /* (m, m) symmetric, contiguous, borrowed; NULL: the identity (plain SVD) */
   int rank;            /* 1 .. min(n, m) */
   double trace;        /* tr(E H E^T) when known (adapter_trace), NaN: computed here */
-  double tolerance;    /* Krylov: excess loss relative to the tail; 1e-6 */
+  double tolerance;    /* Krylov: excess loss relative to the tail; 0: 1e-6 */
   adapter_path path;
   const double *start; /* Krylov: (start_rows, m) rows S; the start block is (E S^T)^T; NULL: chosen here */
   int start_rows;
@@ -43,20 +46,28 @@ typedef struct adapter {
 } adapter;
 
 status adapter_local(const adapter_request *q, adapter *out);
-/* Collective over g. Every rank sees e and h (shared memory); the result is replicated on every rank. */
+/* Collective over g. Every rank sees e and h (shared memory); the result is replicated on every rank. path, tolerance and start are not used. */
 status adapter_grid(const adapter_request *q, const grid *g, adapter *out);
 void adapter_free(adapter *a);
 
-/* tr(E H E^T) of rows [begin, end), in double: 2 (end-begin) m^2 flops. row_loss (may be NULL): [end - begin] its terms. */
+/* tr(E H E^T) of rows [begin, end), in double, H read in its lower triangle: (end-begin) m^2 flops. A row's term does not depend on the
+ * other rows, so that any deal of rows gives the same terms. h NULL: the identity. row_loss (may be NULL): [end - begin] its terms. */
 status adapter_trace(int64_t m, const float *e, const float *h, int64_t begin, int64_t end, double *row_loss, double *sum);
 
 /* Loss from the STORED numbers for r = 0 … rank: tr((E - B_r A_r) H (E - B_r A_r)^T), by the r x r matrices B^T B, A H A^T and
  * B^T E H A^T: loss[0] = trace, 2 m^2 rank + 2 n m rank flops. loss has rank + 1 entries. */
 status adapter_losses(int64_t n, int64_t m, const float *e, const float *h, const float *b, const float *a, int rank, double trace, double *loss);
 
-/* Leading eigenvectors of H scaled by the root of their values, rows of *start (rows, m), owned: the good start for every matrix on this Gram. */
+/* Leading eigenvectors of H scaled by the root of their values, rows of *start (rows, m), owned: the good start for every matrix on this Gram.
+ * Two block products of H, 4 rows m^2 flops: they save each matrix one or two of its ten applications (measured), and more precise vectors
+ * save no more. rows: adapter_start_rows(rank). */
 status adapter_start(const char *where, int64_t m, const float *h, int rows, double **start);
+int adapter_start_rows(int64_t n, int64_t m, int rank); /* rows that adapter_local will use: its Krylov block; 0: it will not use a start */
 
+/* The path adapter_local takes, and what it costs: flops at the rate of large products (trace included when it is not given), and bytes
+ * of private memory at the peak, results included. For dealing matrices to ranks, and for plan. */
+adapter_path adapter_choice(const adapter_request *q);
 double adapter_flops(const adapter_request *q);
+uint64_t adapter_bytes(const adapter_request *q);
 
 #endif

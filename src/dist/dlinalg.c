@@ -226,12 +226,13 @@ static status eigen_direct(const char *where, const dmat *a, double *values, dma
   double *whole = NULL;
   TRY(agree(a->g->comm, NEW(whole, (size_t)n * (size_t)n, "eigenvectors")));
   dmat_to_rows(a, whole, n, true);
-  for (int i = 0; i < n; i++) /* every entry has one owner, the others add zero; row by row keeps messages small */
-    MPI_Allreduce(MPI_IN_PLACE, whole + (size_t)i * (size_t)n, n, MPI_DOUBLE, MPI_SUM, a->g->comm);
+  size_t count = (size_t)n * (size_t)n, slice = 1 << 20;
+  for (size_t at = 0; at < count; at += slice) /* every entry has one owner, the others add zero */
+    MPI_Allreduce(MPI_IN_PLACE, whole + at, (int)(count - at < slice ? count - at : slice), MPI_DOUBLE, MPI_SUM, a->g->comm);
   if (a->g->rank == 0) st = deigen(where, n, whole, n, values);
   TRY(agree(a->g->comm, st));
   TRY(share_bytes(a->g->comm, values, (size_t)n * sizeof *values));
-  TRY(share_bytes(a->g->comm, whole, (size_t)n * (size_t)n * sizeof *whole));
+  TRY(share_bytes(a->g->comm, whole, count * sizeof *whole));
   dmat_from_rows(z, whole, n, true);
 done:
   FREE(whole);

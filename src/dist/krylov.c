@@ -20,6 +20,7 @@ typedef struct space {
   double *gram, *turned;   /* (block, block) and (block, n) of work */
   double *ritz, *theta;    /* (dim, dim) rows, ascending values of the last Rayleigh-Ritz */
   double *residual;        /* [dim] ||G y - theta y|| of every Ritz pair */
+  double *tails, *weighted; /* (dim, last): coefficients of the newest rows, and times X X^T */
   int ritz_capacity;
   double sums[3];          /* sum of the wanted values at the last three looks, newest last */
   int steps[2], looks;     /* blocks between those looks; looks so far */
@@ -156,49 +157,49 @@ done:
   return st;
 }
 
-/* Rayleigh-Ritz: values and coefficients of all pairs, residual norms from the newest rows of the coefficients: with G Q^T = Q^T T + X^T (last),
- * ||G y - theta y||^2 = y_last X X^T y_last^T. */
+/* Rayleigh-Ritz: values and coefficients of all pairs, and what they leave outside the space: with G Q^T = Q^T T + X^T (last), X the residual
+ * block, the products of two pairs' residuals are y_last X X^T y_last^T. */
 static status rayleigh_ritz(space *s) {
   status st = OK;
-  double *tails = NULL, *weighted = NULL;
   int dim = s->dim, last = s->last;
-  size_t d = (size_t)dim;
+  size_t d = (size_t)dim, w = (size_t)last;
   if (dim > s->ritz_capacity) {
+    size_t c = (size_t)s->capacity;
     FREE(s->ritz);
     FREE(s->theta);
     FREE(s->residual);
+    FREE(s->tails);
+    FREE(s->weighted);
     s->ritz_capacity = s->capacity;
-    TRY(NEW(s->ritz, (size_t)s->capacity * (size_t)s->capacity, "Ritz vectors"));
-    TRY(NEW(s->theta, s->capacity, "Ritz values"));
-    TRY(NEW(s->residual, s->capacity, "Ritz residuals"));
+    TRY(NEW(s->ritz, c * c, "Ritz vectors"));
+    TRY(NEW(s->theta, c, "Ritz values"));
+    TRY(NEW(s->residual, c, "Ritz residuals"));
+    TRY(NEW(s->tails, c * (size_t)s->block, "Ritz tails"));
+    TRY(NEW(s->weighted, c * (size_t)s->block, "Ritz tails"));
   }
   for (size_t i = 0; i < d; i++) memcpy(s->ritz + i * d, s->t + i * (size_t)s->capacity, (i + 1) * sizeof *s->t);
   TRY(deigen(s->where, dim, s->ritz, dim, s->theta));
-  TRY(NEW(tails, d * (size_t)last, "Ritz tails"));
-  TRY(NEW(weighted, d * (size_t)last, "Ritz tails"));
+  for (size_t i = 0; i < d; i++) memcpy(s->tails + i * w, s->ritz + i * d + (d - w), w * sizeof *s->tails);
   dgemm(false, true, last, last, s->n, 1, s->image, s->n, s->image, s->n, 0, s->gram, last);
-  for (size_t i = 0; i < d; i++) memcpy(tails + i * (size_t)last, s->ritz + i * d + (d - (size_t)last), (size_t)last * sizeof *tails);
-  dgemm(false, false, dim, last, last, 1, tails, last, s->gram, last, 0, weighted, last);
+  dgemm(false, false, dim, last, last, 1, s->tails, last, s->gram, last, 0, s->weighted, last);
   for (size_t i = 0; i < d; i++) {
     double sum = 0;
-    for (size_t j = 0; j < (size_t)last; j++) sum += tails[i * (size_t)last + j] * weighted[i * (size_t)last + j];
+    for (size_t j = 0; j < w; j++) sum += s->tails[i * w + j] * s->weighted[i * w + j];
     s->residual[i] = sqrt(fmax(sum, 0));
   }
 done:
-  FREE(tails);
-  FREE(weighted);
   return st;
 }
 
 /* How much the wanted sum can still grow, judged by the residuals: with mu a bound on G outside the space, the wanted values are below those of
- * Theta + Y X X^T Y^T / (theta_k - mu). mu is the largest Ritz value beyond the wanted ones that is not converged, plus its residual.
- * Infinite where theta_k does not stand clear of mu. */
-static status gap_bound(space *s, double *bound) {
+ * Theta + Y X X^T Y^T / (theta_k - mu). mu is the largest Ritz value beyond the wanted ones that is not converged, plus its residual; where all
+ * are, the energy outside. Infinite where theta_k does not stand clear of mu. */
+static status gap_bound(const space *s, double outside, double *bound) {
   status st = OK;
-  double *perturbed = NULL, *tails = NULL, *weighted = NULL, *values = NULL;
-  int dim = s->dim, last = s->last, wanted = s->q->wanted, lowest = dim - wanted; /* values ascend */
-  size_t d = (size_t)dim, w = (size_t)last;
-  double mu = 0, threshold = s->theta[lowest];
+  double *perturbed = NULL, *values = NULL;
+  int dim = s->dim, last = s->last, lowest = dim - s->q->wanted; /* values ascend */
+  size_t d = (size_t)dim;
+  double mu = outside, threshold = s->theta[lowest];
   *bound = INFINITY;
   for (int i = lowest - 1; i >= 0; i--)
     if (s->residual[i] > 0.1 * s->theta[i]) {
@@ -208,12 +209,7 @@ static status gap_bound(space *s, double *bound) {
   if (!(threshold > mu)) return OK;
   TRY(NEW(perturbed, d * d, "perturbed Ritz values"));
   TRY(NEW(values, d, "perturbed Ritz values"));
-  TRY(NEW(tails, d * w, "Ritz tails"));
-  TRY(NEW(weighted, d * w, "Ritz tails"));
-  for (size_t i = 0; i < d; i++) memcpy(tails + i * w, s->ritz + i * d + (d - w), w * sizeof *tails);
-  dgemm(false, true, last, last, s->n, 1, s->image, s->n, s->image, s->n, 0, s->gram, last);
-  dgemm(false, false, dim, last, last, 1, tails, last, s->gram, last, 0, weighted, last);
-  dgemm(false, true, dim, dim, last, 1 / (threshold - mu), weighted, last, tails, last, 0, perturbed, dim);
+  dgemm(false, true, dim, dim, last, 1 / (threshold - mu), s->weighted, last, s->tails, last, 0, perturbed, dim);
   for (size_t i = 0; i < d; i++) perturbed[i * d + i] += s->theta[i];
   TRY(deigen(s->where, dim, perturbed, dim, values));
   *bound = 0;
@@ -221,8 +217,6 @@ static status gap_bound(space *s, double *bound) {
 done:
   FREE(perturbed);
   FREE(values);
-  FREE(tails);
-  FREE(weighted);
   return st;
 }
 
@@ -245,29 +239,33 @@ static double decay(double g1, int s1, double g2, int s2) {
 static status judge(space *s, bool *stop, double *excess) {
   enum { CHEAP = 256, LONGEST = 8 };
   status st = OK;
-  double sum = 0, bound = INFINITY;
-  for (int i = s->dim - s->q->wanted; i < s->dim; i++) sum += s->theta[i];
+  double sum = 0, all = 0, bound = INFINITY;
+  for (int i = 0; i < s->dim; i++) {
+    all += s->theta[i];
+    if (i >= s->dim - s->q->wanted) sum += s->theta[i];
+  }
   if (!isfinite(sum)) return fail(E_NUMERICS, "%s: block Krylov: expected finite values, found NaN or Inf", s->where);
-  *stop = s->dim == s->n; /* the whole space: exact */
-  *excess = 0;
   s->sums[0] = s->sums[1];
   s->sums[1] = s->sums[2];
   s->sums[2] = sum;
   s->steps[0] = s->steps[1];
   s->steps[1] = s->since;
   s->since = s->wait = 0;
-  if (*stop || ++s->looks < 3) return OK;
   double floor = 1e-13 * fabs(s->q->trace), tail = fmax(s->q->trace - sum, floor), allowed = fmax(s->q->tolerance * tail, floor);
+  double outside = fmax(s->q->trace - all, 0); /* energy outside the space: no choice of vectors can gain more (Ky Fan) */
+  *excess = outside > 0 ? outside / tail : 0;
+  *stop = s->dim == s->n || outside <= allowed;
+  if (*stop || ++s->looks < 3) return OK;
   double before = fmax(s->sums[1] - s->sums[0], 0), gain = fmax(sum - s->sums[1], 0);
   double q = decay(before, s->steps[0], gain, s->steps[1]), shrink = pow(q, s->steps[1]), coming = gain * shrink / (1 - shrink);
   if (2 * coming <= allowed) {
-    TRY(gap_bound(s, &bound));
+    TRY(gap_bound(s, outside, &bound));
     *stop = 2 * bound <= allowed;
   } else if (s->dim >= CHEAP) {
     double missing = log(2 * coming / allowed) / -log(q);
     s->wait = (int)fmin(fmax(missing / 2, 1), LONGEST) - 1;
   }
-  *excess = tail > 0 ? 2 * fmax(coming, bound) / tail : 0;
+  *excess = 2 * fmax(coming, bound) / tail;
 done:
   return st;
 }
@@ -321,9 +319,9 @@ done:
   return st;
 }
 
-static int default_block(int wanted) {
-  int half = (wanted / 2 + 7) / 8 * 8;
-  return half < 16 ? 16 : half > 128 ? 128 : half;
+int krylov_block(int64_t n, int wanted) {
+  int half = (wanted / 2 + 7) / 8 * 8, block = half < 16 ? 16 : half > 128 ? 128 : half;
+  return block < n ? block : (int)n;
 }
 
 status krylov_top(const char *where, const krylov_request *q, krylov_result *r) {
@@ -336,7 +334,7 @@ status krylov_top(const char *where, const krylov_request *q, krylov_result *r) 
     return fail(E_INTERNAL, "%s: block Krylov: expected 1 .. %lld pairs, found %d", where, (long long)q->n, q->wanted);
   if (!isfinite(q->trace) || !(q->tolerance > 0))
     return fail(E_INTERNAL, "%s: block Krylov: expected a finite trace and a positive tolerance, found %g and %g", where, q->trace, q->tolerance);
-  int64_t block = q->block > 0 ? q->block : default_block(q->wanted), limit = 12 * (int64_t)q->wanted + 256;
+  int64_t block = q->block > 0 ? q->block : krylov_block(q->n, q->wanted), limit = 16 * (int64_t)q->wanted + 512;
   s.n = (int)q->n;
   s.block = (int)(block < q->n ? block : q->n);
   s.limit = (int)(limit < q->n ? limit : q->n);
@@ -373,6 +371,8 @@ done:
   FREE(s.ritz);
   FREE(s.theta);
   FREE(s.residual);
+  FREE(s.tails);
+  FREE(s.weighted);
   if (st != OK) krylov_result_free(r);
   return st;
 }

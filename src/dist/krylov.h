@@ -14,7 +14,7 @@ typedef status (*krylov_operator)(void *context, int b, int64_t n, const double 
 typedef struct krylov_request {
   int64_t n;            /* order of G */
   int wanted;           /* pairs */
-  int block;            /* 0: chosen from wanted (32 for 64, 128 for 256) */
+  int block;            /* 0: krylov_block */
   double trace;         /* of G: the tail is trace - captured */
   double tolerance;     /* excess of the tail over the optimal tail, relative to the tail: 1e-6 */
   int blocks;           /* > 0: stop after that many blocks (or as soon as they hold `wanted` vectors), converged or not; excess is then no estimate */
@@ -32,7 +32,9 @@ typedef struct krylov_result {
   double lowest;    /* smallest Ritz value met: below zero only as far as G is indefinite */
 } krylov_result;
 
-/* E_NUMERICS when it does not converge within a space of min(n, 12 * wanted + 256) vectors, E_MEMORY. */
+int krylov_block(int64_t n, int wanted); /* rows per application: half of wanted, 16 to 128 (measured: 32 for 64, 128 for 256) */
+
+/* E_NUMERICS when it does not converge within a space of min(n, 16 * wanted + 512) vectors, E_MEMORY. */
 status krylov_top(const char *where, const krylov_request *q, krylov_result *r);
 void krylov_result_free(krylov_result *r);
 

@@ -16,7 +16,7 @@
 #include "dist/dlinalg.h"
 #include "dist/probe.h"
 
-enum { NB = 256, STRIP = 128, PIECE = 1024, FILL = 32 };
+enum { NB = 192, STRIP = 192, PIECE = 960, FILL = 32 };
 
 /* Shared by the team. */
 typedef struct ticket {

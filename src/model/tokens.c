@@ -148,7 +148,7 @@ static status npy_open(const char *path, npy *f) {
     goto done;
   }
   TRY(NEW(text, header + 1, path));
-  memcpy(text, d + start, header);
+  for (size_t i = 0; i < header; i++) text[i] = isprint(d[start + i]) ? (char)d[start + i] : ' '; /* messages quote it */
   TRY(read_descr(path, text, f));
   TRY(read_npy_shape(path, text, f));
   f->data = d + start + header;

@@ -391,7 +391,7 @@ static status team_trace(input_work *w, int k, const result *r, const float *h, 
   session *c = w->s->c;
   status st = OK;
   int64_t out, in, begin, end;
-  double *rows = w->s->rows.base;
+  double *rows = w->s->rows.base, part;
   linear_shape(&c->model.arch, w->linears[k], &out, &in);
   deal_range(out, c->team.size, c->team.rank, ROW_ALIGN, &begin, &end);
   for (int64_t at = begin; at < end && st == OK; at += SLAB_ROWS) {
@@ -401,7 +401,7 @@ static status team_trace(input_work *w, int k, const result *r, const float *h, 
       result_residual(r, weights_of(w, k), at, upto, w->s->slab);
       e = w->s->slab;
     }
-    st = adapter_trace(in, e, h, 0, upto - at, rows + at, NULL);
+    st = adapter_trace(in, e, h, 0, upto - at, rows + at, &part);
   }
   st = agree(c->team.comm, st);
   team_barrier(&c->team);

@@ -8,8 +8,6 @@
 #include "base/fault.h"
 #include "base/memory.h"
 
-void h5_quiet(void) { H5Eset_auto2(H5E_DEFAULT, NULL, NULL); }
-
 const char *container_hdf5_version(void) {
   static char text[32];
   unsigned major = 0, minor = 0, release = 0;
@@ -24,11 +22,13 @@ typedef struct reason {
   bool by_system;
 } reason;
 
+static reason last; /* of the last call that failed: HDF5 forgets it at the next call, and cleaning up is made of calls */
+
 static bool quoted_after(const char *description, const char *key, reason *r) {
   const char *begin = strstr(description, key);
   if (!begin) return false;
   begin += strlen(key);
-  snprintf(r->text, sizeof r->text, "%.*s", (int)strcspn(begin, "'"), begin);
+  snprintf(r->text, sizeof r->text, "%.*s", (int)strcspn(begin, "'\n"), begin);
   r->by_system = true;
   return true;
 }
@@ -37,16 +37,27 @@ static herr_t look_at(unsigned level, const H5E_error2_t *e, void *context) {
   reason *r = context;
   if (!e->desc || r->by_system) return 0;
   if (quoted_after(e->desc, "error message = '", r) || quoted_after(e->desc, "MPI error string is '", r)) return 0;
-  if (level == 0) snprintf(r->text, sizeof r->text, "%s", e->desc);
+  if (level == 0) snprintf(r->text, sizeof r->text, "%.*s", (int)strcspn(e->desc, "\n"), e->desc);
   return 0;
 }
 
+/* HDF5 calls this where it would print. */
+static herr_t keep_reason(hid_t stack, void *context) {
+  (void)context;
+  last = (reason){"", false};
+  H5Ewalk2(stack, H5E_WALK_UPWARD, look_at, &last);
+  return 0;
+}
+
+void h5_quiet(void) {
+  H5Eset_auto2(H5E_DEFAULT, keep_reason, NULL);
+  last = (reason){"", false};
+}
+
 status h5_fail(status by_system, status otherwise, const char *path, const char *object, const char *did) {
-  reason r = {"no reason given", false};
-  H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, look_at, &r);
-  H5Eclear2(H5E_DEFAULT);
-  r.text[strcspn(r.text, "\n")] = 0;
-  return fail(r.by_system ? by_system : otherwise, "%s: %s%s%s: %s", path, object, *object ? ": " : "", did, r.text);
+  reason r = last;
+  last = (reason){"", false};
+  return fail(r.by_system ? by_system : otherwise, "%s: %s%s%s: %s", path, object, *object ? ": " : "", did, *r.text ? r.text : "no reason given");
 }
 
 static const struct {

@@ -14,10 +14,11 @@ enum { OBJECT_PATH = 256 }; /* longest path of a group or dataset inside a file,
 
 #define ATTRIBUTES_SHA "attributes_sha256"
 
-/* Switches off HDF5's own printing; first line of every function that others call. */
+/* Instead of printing, HDF5 leaves its reasons to h5_fail. First line of every function that may be the first to call HDF5. */
 void h5_quiet(void);
 
-/* The failure of an HDF5 call as "path: object: did: reason", the reason picked from HDF5's error stack. object "" is left out.
+/* The failure of an HDF5 call as "path: object: did: reason", the reason
+ * being that of the HDF5 call that failed last. object "" is left out.
  * by_system: what to return when the operating system refused (a full disk); otherwise: when HDF5 did not like what it saw. */
 status h5_fail(status by_system, status otherwise, const char *path, const char *object, const char *did);
 

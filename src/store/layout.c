@@ -159,31 +159,29 @@ static uint64_t estimate(const layout *l) {
   return sum;
 }
 
-/* Blocks for the first `bytes` of the file, beyond its end if keep_size. Where the file system cannot do that, at least enough of
- * them must be free now. */
-static status reserve(const char *path, const char *temporary, uint64_t bytes, bool keep_size) {
+status layout_reserve(const char *path, const char *temporary, uint64_t begin, uint64_t bytes, bool keep_size) {
   struct rlimit limit;
   uint64_t left = 0;
-  int fd = open(temporary, O_WRONLY | O_CLOEXEC), reason = 0;
-  if (fd < 0) return fail(E_IO, "%s: cannot be opened: %m", temporary);
-  if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && bytes > limit.rlim_cur) {
-    reason = EFBIG; /* found here, since exceeding it is a signal */
+  int fd = fault_here() ? (errno = EIO, -1) : open(temporary, O_WRONLY | O_CLOEXEC), reason = 0;
+  if (fd < 0) return fail(E_IO, "%s: cannot be opened for writing: %m", temporary);
+  if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && begin + bytes > limit.rlim_cur) {
+    reason = EFBIG; /* found here, since to go beyond it is a signal */
   } else {
-    do reason = fault_here() ? ENOSPC : fallocate(fd, keep_size ? FALLOC_FL_KEEP_SIZE : 0, 0, (off_t)bytes) == 0 ? 0 : errno;
+    do reason = fault_here() ? ENOSPC : fallocate(fd, keep_size ? FALLOC_FL_KEEP_SIZE : 0, (off_t)begin, (off_t)bytes) == 0 ? 0 : errno;
     while (reason == EINTR);
     if (reason == EOPNOTSUPP || reason == ENOSYS || reason == EINVAL) reason = file_free_space(temporary, &left) == OK && left < bytes ? ENOSPC : 0;
   }
   close(fd);
   if (!reason) return OK;
   errno = reason;
-  return fail(E_IO, "%s: %.3f MB cannot be reserved: %m", path, (double)bytes / 1e6);
+  return fail(E_IO, "%s: %.3f MB cannot be written: %m", path, (double)bytes / 1e6);
 }
 
 /* Exactly the blocks the file needs: those of its holes are added, those behind its end are given back. */
 static status reserve_exactly(const char *path, const char *temporary) {
   struct stat s;
   if (stat(temporary, &s) != 0) return fail(E_IO, "%s: cannot be examined: %m", temporary);
-  status st = reserve(path, temporary, (uint64_t)s.st_size, false);
+  status st = layout_reserve(path, temporary, 0, (uint64_t)s.st_size, false);
   if (st == OK && truncate(temporary, s.st_size) != 0) st = fail(E_IO, "%s: cannot be cut to its size: %m", temporary);
   return st;
 }
@@ -251,7 +249,7 @@ status layout_create(const layout *l, const char *path, const char *temporary) {
     st = h5_fail(E_IO, E_IO, path, "", "cannot be made");
     goto done;
   }
-  TRY(reserve(path, temporary, estimate(l), true));
+  TRY(layout_reserve(path, temporary, 0, estimate(l), true));
   for (int i = 0; i < l->count; i++) TRY(create_object(file, path, &l->objects[i]));
   for (int i = 0; i < l->link_count; i++) TRY(create_link(file, path, &l->links[i]));
   herr_t rc = H5Fclose(file);

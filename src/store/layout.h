@@ -36,6 +36,10 @@ status layout_add_link(layout *l, const char *file, const master_link *link);
 /* Makes `temporary` with attribute complete = 0, and blocks reserved for all data. path is the final name, for messages. E_IO. */
 status layout_create(const layout *l, const char *path, const char *temporary);
 
+/* Blocks for bytes [begin, begin + bytes) of the file, beyond its end if keep_size: afterwards they can be written, whatever else
+ * happens to the disk. Where the file system cannot promise that, at least as many must be free now. E_IO with the reason. */
+status layout_reserve(const char *path, const char *temporary, uint64_t begin, uint64_t bytes, bool keep_size);
+
 /* A file whose data is in becomes `path`: complete = 1, a last look, fsync, rename. E_IO: nothing of it stands under path; removing
  * `temporary` is left to the caller. */
 status layout_publish(const char *path, const char *temporary, const char *kind);

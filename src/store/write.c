@@ -70,6 +70,13 @@ static int64_t rows_per_call(const dataset *set, int parts, int64_t *calls) {
   return step;
 }
 
+/* For a rank that knows of a failure while others wait for it inside a library. */
+static void go_down(const writer *w, status st) {
+  fprintf(stderr, "cloqwork: %s; rank %d of %d\n", status_message(), w->t->rank, w->t->size);
+  unlink(w->temporary);
+  MPI_Abort(w->t->job, status_exit_code(st));
+}
+
 /* A call on a dataset: what may fail on one rank alone is prepared before anybody enters the library together. */
 typedef struct slice {
   hid_t type, space, memory;
@@ -87,14 +94,21 @@ static status slice_prepare(const writer *w, const dataset *set, hid_t id, int64
   uint64_t row;
   bytes_of(set, &row);
   *s = (slice){h5_type(set->type), H5Dget_space(id), H5I_INVALID_HID, (const char *)set->data + (uint64_t)begin * row};
-  if (s->space >= 0 && !fault_here()) s->memory = h5_select_rows(s->space, set->rank, set->dims, begin, count);
+  if (s->space >= 0 && s->type >= 0 && !fault_here()) s->memory = h5_select_rows(s->space, set->rank, set->dims, begin, count);
   return s->type < 0 || s->memory < 0 ? h5_fail(E_IO, E_MEMORY, w->path, set->path, "cannot be selected") : OK;
 }
 
-/* Collective, but for the agreement. */
+/* Collective, but for the agreement. HDF5 puts collective calls behind the write proper, and a rank whose write fails leaves
+ * without them: the others wait for it, and going down is the way out. reserve_mine() has seen to it that this takes more than a
+ * full disk. */
 static status slice_write(const writer *w, const dataset *set, hid_t id, hid_t transfer, const slice *s) {
   uint32_t here = 0, anywhere = 0;
-  if (H5Dwrite(id, s->type, s->memory, s->space, transfer, s->data) < 0 || fault_here()) return h5_fail(E_IO, E_IO, w->path, set->path, "cannot be written");
+  bool failed = H5Dwrite(id, s->type, s->memory, s->space, transfer, s->data) < 0;
+  if (failed || fault_here()) {
+    status st = h5_fail(E_IO, E_IO, w->path, set->path, "cannot be written");
+    if (failed && w->t->size > 1) go_down(w, st);
+    return st;
+  }
   if (H5Pget_mpio_no_collective_cause(transfer, &here, &anywhere) < 0 || here || anywhere)
     return fail(E_INTERNAL, "%s: %s: expected a collective transfer, found causes 0x%x here and 0x%x anywhere", w->path, set->path, here, anywhere);
   return OK;
@@ -125,30 +139,51 @@ typedef struct lists {
   hid_t open, transfer;
 } lists;
 
-/* Local. Everything about the collective open and the transfers that one rank alone could fail at: memory, and whether it sees
- * the file that rank 0 made. */
+/* Local. Blocks for the rows that this rank will write: they are there already, unless this rank's own limits or its view of the
+ * file system differ from those of rank 0. */
+static status reserve_mine(const writer *w, hid_t file) {
+  status st = OK;
+  for (int i = 0; i < w->set_count && st == OK; i++) {
+    const dataset *set = &w->sets[i];
+    uint64_t row;
+    int64_t begin, end;
+    deal_range(set->dims[0], w->t->size, w->t->rank, 1, &begin, &end);
+    if (bytes_of(set, &row) == 0 || begin == end) continue;
+    hid_t id = fault_here() ? H5I_INVALID_HID : H5Dopen2(file, set->path, H5P_DEFAULT);
+    haddr_t offset = id < 0 ? HADDR_UNDEF : H5Dget_offset(id);
+    if (offset == HADDR_UNDEF)
+      st = h5_fail(E_IO, E_IO, w->path, set->path, "cannot be located");
+    else
+      st = layout_reserve(w->path, w->temporary, offset + (uint64_t)begin * row, (uint64_t)(end - begin) * row, false);
+    h5_close_object(id);
+  }
+  return st;
+}
+
+/* Local. Everything about the collective open and the transfers that one rank alone could fail at: memory, whether it sees the
+ * file that rank 0 made, and whether it may write it. */
 static status prepare_open(const writer *w, lists *l) {
   status st = OK;
   hid_t serial = h5_access_read(), file = fault_here() ? H5I_INVALID_HID : H5Fopen(w->temporary, H5F_ACC_RDONLY, serial);
   l->open = h5_access_write();
   l->transfer = H5Pcreate(H5P_DATASET_XFER);
-  if (l->open < 0 || l->transfer < 0 || fault_here() || H5Pset_fapl_mpio(l->open, w->t->comm, MPI_INFO_NULL) < 0 || H5Pset_coll_metadata_write(l->open, true) < 0 ||
-      H5Pset_all_coll_metadata_ops(l->open, true) < 0 || H5Pset_dxpl_mpio(l->transfer, H5FD_MPIO_COLLECTIVE) < 0)
+  if (l->open < 0 || l->transfer < 0 || fault_here() || H5Pset_coll_metadata_write(l->open, true) < 0 || H5Pset_all_coll_metadata_ops(l->open, true) < 0 ||
+      H5Pset_dxpl_mpio(l->transfer, H5FD_MPIO_COLLECTIVE) < 0)
     st = h5_fail(E_IO, E_MEMORY, w->path, "", "properties for parallel writing are refused");
   else if (file < 0)
     st = h5_fail(E_IO, E_IO, w->path, "", "cannot be opened");
+  else
+    st = reserve_mine(w, file);
   h5_close_file(file);
   h5_close_list(serial);
   return st;
 }
 
-/* A file that is open on some ranks only can neither be used nor closed: the one place where going down is the way out. */
+/* A file that is open on some ranks only can neither be used nor closed. */
 static void abort_if_divided(const writer *w, bool opened) {
   int mine[2] = {opened, !opened}, any[2];
   MPI_Allreduce(mine, any, 2, MPI_INT, MPI_MAX, w->t->comm);
-  if (!any[0] || !any[1]) return;
-  if (!opened) fprintf(stderr, "cloqwork: %s\n", status_message());
-  MPI_Abort(w->t->job, status_exit_code(E_IO));
+  if (any[0] && any[1] && !opened) go_down(w, E_IO);
 }
 
 /* Collective. The data of all datasets. */
@@ -157,7 +192,7 @@ static status write_data(const writer *w) {
   lists l = {H5I_INVALID_HID, H5I_INVALID_HID};
   hid_t file = H5I_INVALID_HID;
   TRY(agree(w->t->comm, prepare_open(w, &l)));
-  file = H5Fopen(w->temporary, H5F_ACC_RDWR, l.open);
+  if (H5Pset_fapl_mpio(l.open, w->t->comm, MPI_INFO_NULL) >= 0) file = H5Fopen(w->temporary, H5F_ACC_RDWR, l.open); /* both collective */
   if (file < 0 || fault_here()) st = h5_fail(E_IO, E_IO, w->path, "", "cannot be opened for parallel writing");
   abort_if_divided(w, file >= 0);
   TRY(agree(w->t->comm, st));
@@ -178,11 +213,11 @@ static status compare_rows(const writer *w, const dataset *set, hid_t file, int6
   uint64_t row;
   bytes_of(set, &row);
   int64_t step = row < COMPARE_BUFFER ? (int64_t)(COMPARE_BUFFER / row) : 1;
-  hid_t id = fault_here() ? H5I_INVALID_HID : H5Dopen2(file, set->path, H5P_DEFAULT), space = H5Dget_space(id), type = h5_type(set->type);
+  hid_t id = fault_here() ? H5I_INVALID_HID : H5Dopen2(file, set->path, H5P_DEFAULT), space = id < 0 ? id : H5Dget_space(id), type = h5_type(set->type);
   for (int64_t at = begin; at < end && st == OK; at += step) {
     int64_t count = at + step < end ? step : end - at;
-    hid_t memory = h5_select_rows(space, set->rank, set->dims, at, count);
-    if (id < 0 || memory < 0 || fault_here() || H5Dread(id, type, memory, space, H5P_DEFAULT, buffer) < 0)
+    hid_t memory = space < 0 ? space : h5_select_rows(space, set->rank, set->dims, at, count);
+    if (memory < 0 || fault_here() || H5Dread(id, type, memory, space, H5P_DEFAULT, buffer) < 0)
       st = h5_fail(E_IO, E_IO, w->path, set->path, "cannot be read back");
     else if (memcmp(buffer, (const char *)set->data + (uint64_t)at * row, (uint64_t)count * row) != 0)
       st = fail(E_IO, "%s: %s: rows %" PRId64 " to %" PRId64 ": expected what was written, found something else", w->path, set->path, at, at + count);

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/fault.h"
 #include "base/memory.h"
 #include "check.h"
 #include "dist/agree.h"
@@ -375,6 +376,50 @@ static void reverse_refusals(const team *t, const grid *g) {
   gram_free(&p);
 }
 
+/* The n-th fallible operation of one rank fails, for every n: all ranks return the same, and nobody waits for anybody. */
+static status one_call(int which, const team *t, const grid *g, const problem *p, double *u) {
+  status st = OK;
+  double values[80];
+  dmat a = {0}, b = {0};
+  TRY(dmat_new(g, 80, 80, DMAT_NB, "a matrix", &a));
+  TRY(dmat_new(g, 80, 80, DMAT_NB, "a matrix", &b));
+  dmat_fill(&a, definite, &a.n);
+  dmat_fill(&b, unit, NULL);
+  if (which == 0) st = dmat_gemm(false, false, 1, &a, &a, 0, &b);
+  if (which == 1) st = dmat_cholesky("faults", &a);
+  if (which == 2) st = dmat_eigen("faults", &a, values, &b);
+  if (which == 3) st = dmat_qr("faults", &a, &b);
+  if (which == 4) st = reverse_cholesky("faults", t, p->n, p->h.base, 0.5, p->order, u);
+done:
+  dmat_free(&b);
+  dmat_free(&a);
+  return st;
+}
+
+static void faults(const team *t, const grid *g) {
+  problem p = gram(t, 300);
+  shared u;
+  CHECK_OK(shared_new(t, 300 * 300 * sizeof(double), "a factor", &u));
+  for (int which = 0; which < 5; which++)
+    for (int bad = 0; bad<t->size; bad += t->size> 1 ? t->size - 1 : 1)
+      for (int n = 1, hit = 1; hit; n++) {
+        char text[32];
+        snprintf(text, sizeof text, "%d:%d", bad, n);
+        setenv("CLOQWORK_FAULT", text, 1);
+        fault_setup(t->rank);
+        status st = one_call(which, t, g, &p, u.base);
+        hit = agree_any(t->comm, fault_count() >= (uint64_t)n);
+        CHECK(hit ? st != OK && status_message()[0] : st == OK, "call %d, fault %s: status %d: %s", which, text, (int)st, status_message());
+        int code = (int)st;
+        CHECK_OK(agree_same(t->comm, "status", &code, sizeof code));
+        CHECK(n < 100, "faults without end");
+        unsetenv("CLOQWORK_FAULT");
+        fault_setup(t->rank);
+      }
+  shared_free(&u);
+  gram_free(&p);
+}
+
 static void everything(MPI_Comm comm, bool large) {
   static const int64_t sizes[] = {1, 7, 63, 64, 65, 80, 200, 777};
   team t;
@@ -396,6 +441,7 @@ static void everything(MPI_Comm comm, bool large) {
   eigen_refusals(&g);
   qr_refusals(&g);
   reverse_refusals(&t, &g);
+  if (large) faults(&t, &g);
   grid_free(&g);
   team_free(&t);
 }

@@ -1,0 +1,345 @@
+#include "run/report.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/json.h"
+#include "base/memory.h"
+#include "run/report_data.h"
+
+enum { WIDTH = 120, CELL = 16, GAP = 2, BETWEEN = 3, LABEL = 64 };
+
+/* ---- a table: labelled rows, and panels of right-aligned columns that stand side by side as long as the line has room ---- */
+
+typedef struct panel {
+  const char *title;
+  int columns, width;  /* of each column, gap included */
+  char (*head)[CELL];  /* [columns]; owned */
+  char (*cell)[CELL];  /* [rows][columns]; owned */
+} panel;
+
+static status panel_new(const char *title, int rows, int columns, panel *p) {
+  status st = OK;
+  *p = (panel){.title = title, .columns = columns};
+  TRY(NEW(p->head, columns, "table"));
+  TRY(NEW(p->cell, (size_t)rows * (size_t)columns, "table"));
+done:
+  return st;
+}
+
+static void panel_free(panel *p) {
+  FREE(p->head);
+  FREE(p->cell);
+}
+
+static char *panel_cell(panel *p, int row, int column) { return p->cell[row * p->columns + column]; }
+
+static void panel_fit(panel *p, int rows) {
+  p->width = 0;
+  for (int i = 0; i < (rows + 1) * p->columns; i++) {
+    int length = GAP + (int)strlen(i < p->columns ? p->head[i] : p->cell[i - p->columns]);
+    if (length > p->width) p->width = length;
+  }
+  int title = GAP + (int)strlen(p->title);
+  if (p->columns == 1 && p->width < title) p->width = title; /* a lone column ends where its title does */
+}
+
+/* The title stands above the first column and may be wider than a narrow panel. */
+static int panel_width(const panel *p) {
+  int columns = p->columns * p->width, title = GAP + (int)strlen(p->title);
+  return columns > title ? columns : title;
+}
+
+static void print_panels(FILE *out, int rows, char (*label)[LABEL], int label_width, const panel *panels, int count) {
+  for (int first = 0, end; first < count; first = end) {
+    int width = label_width;
+    for (end = first; end < count; end++) {
+      int wider = width + (end > first ? BETWEEN : 0) + panel_width(&panels[end]);
+      if (end > first && wider > WIDTH) break;
+      width = wider;
+    }
+    for (int row = -2; row < rows; row++) { /* -2: titles, -1: heads */
+      char line[1024];
+      int at = snprintf(line, sizeof line, "%-*s", label_width, row < 0 ? "" : label[row]), stop = label_width;
+      for (int i = first; i < end && at < (int)sizeof line - 2 * CELL; i++) {
+        const panel *p = &panels[i];
+        at += snprintf(line + at, sizeof line - (size_t)at, "%*s", stop - at, "");
+        if (row == -2) at += snprintf(line + at, sizeof line - (size_t)at, "%*s%s", GAP, "", p->title);
+        for (int k = 0; row > -2 && k < p->columns && at < (int)sizeof line - 2 * CELL; k++)
+          at += snprintf(line + at, sizeof line - (size_t)at, "%*s", p->width, row == -1 ? p->head[k] : p->cell[row * p->columns + k]);
+        stop += panel_width(p) + BETWEEN;
+      }
+      while (at > 0 && line[at - 1] == ' ') at--;
+      fprintf(out, "%.*s\n", at, line);
+    }
+  }
+}
+
+/* ---- numbers ---- */
+
+/* Three significant digits: 12.3, 0.0123, 1.23e-5; "-" for what is not there. */
+static void three_digits(double x, char text[CELL]) {
+  if (!isfinite(x) || x <= 0) {
+    snprintf(text, CELL, "%s", x == 0 ? "0" : isinf(x) ? "inf" : "-");
+    return;
+  }
+  snprintf(text, CELL, "%.2e", x); /* d.dde-05: the exponent after rounding */
+  char *e = strchr(text, 'e');
+  int exponent = atoi(e + 1);
+  if (exponent >= -3 && exponent <= 2)
+    snprintf(text, CELL, "%.*f", 2 - exponent, x);
+  else
+    snprintf(e + 1, (size_t)(text + CELL - e - 1), "%d", exponent);
+}
+
+static void bits_text(double bits, char text[CELL]) { snprintf(text, CELL, isnan(bits) ? "-" : "%.2f", bits); }
+
+static void rank_head(int rank, char text[CELL]) {
+  if (rank)
+    snprintf(text, CELL, "r=%d", rank);
+  else
+    snprintf(text, CELL, "base");
+}
+
+static const char *matrix_name(int k) { return k == MATRIX_ALL ? "all" : linear_short((linear_id)k); }
+
+static bool has_values(const setting_report *s, int gram) {
+  for (int p = 0; p < s->point_count; p++)
+    if (!isnan(s->matrix[MATRIX_ALL].loss[gram][p])) return true;
+  return false;
+}
+
+static const char *const loss_titles[GRAM_KINDS] = {"relative loss, calibration tokens", "relative loss, held-out tokens"};
+
+/* ---- one setting ---- */
+
+static status losses_panel(const setting_report *s, int gram, const int *types, int rows, panel *p) {
+  status st = OK;
+  TRY(panel_new(loss_titles[gram], rows, s->point_count, p));
+  for (int k = 0; k < s->point_count; k++) {
+    rank_head(s->points[k], p->head[k]);
+    for (int i = 0; i < rows; i++) three_digits(s->matrix[types[i]].loss[gram][k], panel_cell(p, i, k));
+  }
+  panel_fit(p, rows);
+done:
+  return st;
+}
+
+static status seconds_panel(const setting_report *s, const int *types, int rows, panel *p) {
+  status st = OK;
+  TRY(panel_new("time", rows, 1, p));
+  snprintf(p->head[0], CELL, "s");
+  for (int i = 0; i < rows; i++) {
+    double seconds = s->matrix[types[i]].seconds;
+    snprintf(panel_cell(p, i, 0), CELL, seconds < 100 ? "%.2f" : "%.0f", seconds);
+  }
+  panel_fit(p, rows);
+done:
+  return st;
+}
+
+static bool same_cells(char (*a)[CELL], char (*b)[CELL], int count) {
+  for (int k = 0; k < count; k++)
+    if (strcmp(a[k], b[k]) != 0) return false;
+  return true;
+}
+
+/* Types of the same size cost the same bits: they share a row, "q_proj o_proj". Columns stand below those of the losses. */
+static status print_bits(FILE *out, const setting_report *s, const int *types, int count, int label_width, int column_width) {
+  status st = OK;
+  panel p = {0};
+  char(*label)[LABEL] = NULL;
+  int rows = 0;
+  TRY(panel_new("bits per weight", count, s->point_count, &p));
+  TRY(NEW(label, count, "table"));
+  for (int k = 0; k < s->point_count; k++) rank_head(s->points[k], p.head[k]);
+  for (int i = 0; i < count; i++) {
+    const matrix_report *m = &s->matrix[types[i]];
+    char(*cells)[CELL] = &p.cell[rows * s->point_count];
+    for (int k = 0; k < s->point_count; k++) bits_text(m->bits[k], cells[k]);
+    int same = 0;
+    while (same < rows && !same_cells(&p.cell[same * s->point_count], cells, s->point_count)) same++;
+    if (types[i] == MATRIX_ALL) same = rows;
+    if (same == rows) rows++;
+    size_t used = strlen(label[same]);
+    snprintf(label[same] + used, LABEL - used, "%s%.*s", used ? " " : "  ", (int)strcspn(matrix_name(types[i]), "_"), matrix_name(types[i]));
+    if ((int)strlen(label[same]) > label_width) label_width = (int)strlen(label[same]);
+  }
+  panel_fit(&p, rows);
+  if (p.width < column_width) p.width = column_width;
+  print_panels(out, rows, label, label_width, &p, 1);
+done:
+  panel_free(&p);
+  FREE(label);
+  return st;
+}
+
+static void print_heading(FILE *out, const run_report *r, const setting_report *s) {
+  char share[64], layers[128];
+  if (s->group)
+    snprintf(share, sizeof share, "%lld columns per scale", (long long)s->group);
+  else
+    snprintf(share, sizeof share, "one scale per row");
+  if (r->layers > s->layers)
+    snprintf(layers, sizeof layers, "(%lld of %lld layers)", (long long)s->layers, (long long)r->layers);
+  else
+    snprintf(layers, sizeof layers, "%lld layer%s", (long long)s->layers, s->layers == 1 ? "" : "s");
+  fprintf(out, "\n%s   %lld bit%s, %s, %s\n", s->name, (long long)s->bits, s->bits == 1 ? "" : "s", share, layers);
+}
+
+static status print_setting(FILE *out, const run_report *r, const setting_report *s) {
+  status st = OK;
+  enum { LABEL_WIDTH = 16 }; /* "  gate up down", the longest */
+  panel panels[GRAM_KINDS + 1] = {{0}};
+  char label[MATRIX_TYPES][LABEL];
+  int types[MATRIX_TYPES], rows = 0, count = 0;
+  for (int k = 0; k < MATRIX_TYPES; k++)
+    if (s->matrix[k].count) {
+      snprintf(label[rows], LABEL, "  %s", matrix_name(k));
+      types[rows++] = k;
+    }
+  print_heading(out, r, s);
+  for (int gram = 0; gram < GRAM_KINDS; gram++)
+    if (gram == ON_CALIBRATION || has_values(s, gram)) TRY(losses_panel(s, gram, types, rows, &panels[count++]));
+  TRY(seconds_panel(s, types, rows, &panels[count++]));
+  print_panels(out, rows, label, LABEL_WIDTH, panels, count);
+  TRY(print_bits(out, s, types, rows, LABEL_WIDTH, panels[0].width));
+done:
+  for (int i = 0; i < GRAM_KINDS + 1; i++) panel_free(&panels[i]);
+  return st;
+}
+
+/* ---- all settings, side by side ---- */
+
+/* The union of the settings' points, owned. */
+static status all_points(const run_report *r, int **points, int *count) {
+  status st = OK;
+  size_t room = 0;
+  *count = 0;
+  for (int i = 0; i < r->setting_count; i++) room += (size_t)r->settings[i].point_count;
+  TRY(NEW(*points, room, "ranks"));
+  for (int last = -1, next;; last = next) {
+    next = -1;
+    for (int i = 0; i < r->setting_count; i++)
+      for (int k = 0; k < r->settings[i].point_count; k++) {
+        int p = r->settings[i].points[k];
+        if (p > last && (next < 0 || p < next)) next = p;
+      }
+    if (next < 0) break;
+    (*points)[(*count)++] = next;
+  }
+done:
+  return st;
+}
+
+static int find_point(const setting_report *s, int rank) {
+  for (int k = 0; k < s->point_count; k++)
+    if (s->points[k] == rank) return k;
+  return -1;
+}
+
+static status print_summary(FILE *out, const run_report *r) {
+  status st = OK;
+  panel panels[2] = {{0}};
+  char(*label)[LABEL] = NULL;
+  int *points = NULL, count = 0, gram = ON_HELDOUT, width = 0;
+  for (int i = 0; i < r->setting_count; i++)
+    if (!has_values(&r->settings[i], ON_HELDOUT)) gram = ON_CALIBRATION;
+  TRY(all_points(r, &points, &count));
+  TRY(NEW(label, r->setting_count, "table"));
+  TRY(panel_new(loss_titles[gram], r->setting_count, count, &panels[0]));
+  TRY(panel_new("bits per weight", r->setting_count, count, &panels[1]));
+  for (int k = 0; k < count; k++)
+    for (int i = 0; i < 2; i++) rank_head(points[k], panels[i].head[k]);
+  for (int i = 0; i < r->setting_count; i++) {
+    const setting_report *s = &r->settings[i];
+    int length = snprintf(label[i], LABEL, "  %s", s->name);
+    if (length >= LABEL) length = LABEL - 1; /* a long name is cut; the blocks above have it whole */
+    if (length > width) width = length;
+    for (int k = 0; k < count; k++) {
+      int p = find_point(s, points[k]);
+      three_digits(p < 0 ? NAN : s->matrix[MATRIX_ALL].loss[gram][p], panel_cell(&panels[0], i, k));
+      bits_text(p < 0 ? NAN : s->matrix[MATRIX_ALL].bits[p], panel_cell(&panels[1], i, k));
+    }
+  }
+  for (int i = 0; i < 2; i++) panel_fit(&panels[i], r->setting_count);
+  fprintf(out, "\nAll settings, all matrices\n");
+  print_panels(out, r->setting_count, label, width, panels, 2);
+done:
+  for (int i = 0; i < 2; i++) panel_free(&panels[i]);
+  FREE(label);
+  FREE(points);
+  return st;
+}
+
+static void print_legend(FILE *out) {
+  fprintf(out, "\n"
+               "relative loss   tr((W-Q-BA) H (W-Q-BA)') / tr(W H W'), from the stored numbers; geometric mean over layers\n"
+               "base, r=8       without adapter; with the adapter's first 8 columns\n"
+               "bits per weight codes, fp16 scales and b-bit zeros (as exported; stored as 8 bits), at r=8 with the adapter in fp16\n"
+               "time            seconds of quantizing and of the adapter at the largest rank, summed over layers\n");
+}
+
+status report_table(const char *run_folder, FILE *out) {
+  status st = OK;
+  run_report r;
+  TRY(report_read(run_folder, &r));
+  fprintf(out, "%s", run_folder);
+  if (*r.model) fprintf(out, "   model %s", r.model);
+  if (r.layers) fprintf(out, ", %lld layers", (long long)r.layers);
+  if (r.tokens) fprintf(out, ", %lld calibration tokens", (long long)r.tokens);
+  if (r.heldout_tokens) fprintf(out, ", %lld held out", (long long)r.heldout_tokens);
+  fprintf(out, "\n");
+  for (int i = 0; i < r.setting_count && st == OK; i++) st = print_setting(out, &r, &r.settings[i]);
+  if (st == OK && r.setting_count > 1) st = print_summary(out, &r);
+  if (st == OK) print_legend(out);
+  report_free(&r);
+  if (st == OK && (fflush(out) != 0 || ferror(out))) st = fail(E_IO, "report: the table cannot be written: %m");
+done:
+  return st;
+}
+
+/* ---- JSON ---- */
+
+static json_t *real_list(const double *values, int count) {
+  json_t *list = json_array();
+  for (int i = 0; i < count; i++) json_array_append_new(list, isfinite(values[i]) ? json_real(values[i]) : json_null());
+  return list;
+}
+
+static json_t *matrix_json(const setting_report *s, const matrix_report *m) {
+  return json_pack("{s:I, s:f, s:o, s:o, s:o}", "matrices", (json_int_t)m->count, "seconds", m->seconds, "bits_per_weight",
+                   real_list(m->bits, s->point_count), "relative_loss", real_list(m->loss[ON_CALIBRATION], s->point_count), "relative_loss_heldout",
+                   has_values(s, ON_HELDOUT) ? real_list(m->loss[ON_HELDOUT], s->point_count) : json_null());
+}
+
+/* ranks[0] is 0, the codes alone; every other list has a place per rank. */
+static json_t *setting_json(const setting_report *s) {
+  json_t *ranks = json_array(), *types = json_object();
+  for (int p = 0; p < s->point_count; p++) json_array_append_new(ranks, json_integer(s->points[p]));
+  for (int k = 0; k < MATRIX_TYPES; k++)
+    if (s->matrix[k].count) json_object_set_new(types, matrix_name(k), matrix_json(s, &s->matrix[k]));
+  return json_pack("{s:s, s:s, s:I, s:I, s:I, s:o, s:o}", "name", s->name, "method", s->method, "bits", (json_int_t)s->bits, "group",
+                   (json_int_t)s->group, "layers_done", (json_int_t)s->layers, "ranks", ranks, "matrices", types);
+}
+
+status report_json(const char *run_folder, FILE *out) {
+  status st = OK;
+  run_report r;
+  TRY(report_read(run_folder, &r));
+  json_t *settings = json_array();
+  for (int i = 0; i < r.setting_count; i++) json_array_append_new(settings, setting_json(&r.settings[i]));
+  json_t *tree = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:o}", "run", run_folder, "model", r.model, "model_fingerprint", r.model_fingerprint, "layers",
+                           (json_int_t)r.layers, "tokens", (json_int_t)r.tokens, "heldout_tokens", (json_int_t)r.heldout_tokens, "settings", settings);
+  bool complete = tree && json_array_size(settings) == (size_t)r.setting_count;
+  report_free(&r);
+  if (!complete)
+    st = fail(E_MEMORY, "report: no memory");
+  else if (json_dumpf(tree, out, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) != 0 || fputc('\n', out) == EOF || fflush(out) != 0)
+    st = fail(E_IO, "report: the JSON cannot be written: %m");
+  json_decref(tree);
+done:
+  return st;
+}

@@ -1,0 +1,16 @@
+/* The results of a run as a table for people and as JSON for scripts: every solution file below RUN/solutions. Local.
+ *
+ * Per setting and matrix type (and over all): geometric mean over layers of loss[r] / reference, at r = 0 (codes alone) and at each
+ * rank that the user listed, on the calibration Gram and, where there is one, the held-out Gram; bits per weight; seconds. */
+#ifndef CLOQWORK_RUN_REPORT_H
+#define CLOQWORK_RUN_REPORT_H
+
+#include <stdio.h>
+
+#include "base/status.h"
+
+/* E_DATA: no solutions yet, or a damaged file; E_IO. The table is at most 120 columns wide for up to 11 ranks. */
+status report_table(const char *run_folder, FILE *out);
+status report_json(const char *run_folder, FILE *out);
+
+#endif

@@ -1,0 +1,338 @@
+#include "run/report_data.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "store/container.h"
+
+/* ---- folders ---- */
+
+static int is_layer_file(const struct dirent *e) {
+  long long layer;
+  int end = 0;
+  return sscanf(e->d_name, "layer-%lld.h5%n", &layer, &end) == 1 && end > 0 && e->d_name[end] == 0;
+}
+
+static int is_shown(const struct dirent *e) { return e->d_name[0] != '.'; }
+
+/* Sorted names of a folder, for list_free; a folder that is not there has none. */
+static status list_folder(const char *path, int (*accept)(const struct dirent *), struct dirent ***names, int *count) {
+  *count = scandir(path, names, accept, versionsort);
+  if (*count >= 0) return OK;
+  *count = 0;
+  *names = NULL;
+  return errno == ENOENT || errno == ENOTDIR ? OK : fail(E_IO, "%s: cannot be listed: %m", path);
+}
+
+static void list_free(struct dirent ***names, int count) {
+  for (int i = 0; *names && i < count; i++) free((*names)[i]);
+  free(*names);
+  *names = NULL;
+}
+
+/* ---- one solution file ---- */
+
+static int linear_of_group(const char *group) {
+  for (int l = 0; l < LIN_COUNT; l++)
+    if (strcmp(group, linear_path((linear_id)l)) == 0) return l;
+  return -1;
+}
+
+/* The loss curve [rank + 1] of a group, owned; NULL when the file has none under that name. */
+static status read_curve(container *c, const char *path, const char *group, const char *name, double **curve, int64_t *length) {
+  status st = OK;
+  char place[128];
+  element type;
+  int rank;
+  int64_t dims[3];
+  *curve = NULL;
+  *length = 0;
+  snprintf(place, sizeof place, "%s/%s", group, name);
+  if (!container_has(c, place)) return OK;
+  TRY(container_shape(c, place, &type, &rank, dims));
+  if (rank != 1 || dims[0] < 1) {
+    st = fail(E_DATA, "%s: %s: expected a list of losses, found %d dimensions", path, place, rank);
+    goto done;
+  }
+  TRY(NEW(*curve, dims[0], "losses"));
+  TRY(container_read(c, place, EL_F64, 0, dims[0], *curve));
+  *length = dims[0];
+done:
+  if (st != OK) FREE(*curve);
+  return st;
+}
+
+/* out and in, from the adapter's shapes. */
+static status read_sides(container *c, const char *path, const char *group, int64_t *out, int64_t *in) {
+  status st = OK;
+  char place[128];
+  element type;
+  int rank_a, rank_b;
+  int64_t a[3], b[3];
+  snprintf(place, sizeof place, "%s/lora_A", group);
+  TRY(container_shape(c, place, &type, &rank_a, a));
+  snprintf(place, sizeof place, "%s/lora_B", group);
+  TRY(container_shape(c, place, &type, &rank_b, b));
+  if (rank_a != 2 || rank_b != 2 || a[0] != b[1] || a[1] < 1 || b[0] < 1)
+    return fail(E_DATA, "%s: %s: expected lora_A (rank, in) and lora_B (out, rank), found other shapes", path, group);
+  *out = b[0];
+  *in = a[1];
+done:
+  return st;
+}
+
+/* While a setting is read, loss holds sums of logarithms and bits sums of bits; weights and counted[] what to divide them by. */
+typedef struct totals {
+  double weights;
+  int64_t counted; /* matrices with a reference above 0 */
+} totals;
+
+static void add_curve(const setting_report *s, const double *curve, int64_t length, double reference, double *sums) {
+  for (int p = 0; p < s->point_count; p++)
+    sums[p] += s->points[p] < length ? log(fmax(curve[s->points[p]], 0) / reference) : NAN; /* loss 0 gives -inf, whose mean is 0 */
+}
+
+static status add_linear(container *c, const char *path, const char *group, linear_id l, setting_report *s, totals *t) {
+  status st = OK;
+  attributes a = {0};
+  double *curve[GRAM_KINDS] = {NULL, NULL};
+  int64_t length[GRAM_KINDS], out = 0, in = 0;
+  TRY(container_attributes(c, group, &a));
+  TRY(read_sides(c, path, group, &out, &in));
+  TRY(read_curve(c, path, group, "loss", &curve[ON_CALIBRATION], &length[ON_CALIBRATION]));
+  TRY(read_curve(c, path, group, "loss_heldout", &curve[ON_HELDOUT], &length[ON_HELDOUT]));
+  const double reference[GRAM_KINDS] = {attr_get_real(&a, "reference", NAN), attr_get_real(&a, "reference_heldout", NAN)};
+  const int64_t columns = s->group > 0 ? s->group : in;
+  const double weights = (double)out * (double)in;
+  const int kinds[] = {(int)l, MATRIX_ALL};
+  for (int k = 0; k < 2; k++) {
+    matrix_report *m = &s->matrix[kinds[k]];
+    m->count++;
+    m->seconds += attr_get_real(&a, "seconds", 0);
+    t[kinds[k]].weights += weights;
+    for (int p = 0; p < s->point_count; p++)
+      m->bits[p] += weights * ((double)s->bits + (16 + (double)s->bits) / (double)columns) + 16.0 * s->points[p] * (double)(out + in);
+    if (reference[ON_CALIBRATION] == 0) continue; /* weights that nothing reads: no relative loss to speak of */
+    t[kinds[k]].counted++;
+    for (int g = 0; g < GRAM_KINDS; g++) add_curve(s, curve[g], length[g], reference[g], m->loss[g]);
+  }
+done:
+  attr_free(&a);
+  for (int g = 0; g < GRAM_KINDS; g++) FREE(curve[g]);
+  return st;
+}
+
+static status add_file(const char *path, setting_report *s, totals *t) {
+  status st = OK;
+  container *c = NULL;
+  char **groups = NULL;
+  int count = 0;
+  TRY(container_open(path, "solution", &c));
+  TRY(container_groups(c, &groups, &count));
+  for (int i = 0; i < count; i++) {
+    int l = linear_of_group(groups[i]);
+    if (l >= 0) TRY(add_linear(c, path, groups[i], (linear_id)l, s, t));
+  }
+  s->layers++;
+done:
+  container_names_free(&groups, count);
+  container_close(&c);
+  return st;
+}
+
+/* ---- one setting ---- */
+
+static int compare_int(const void *a, const void *b) { return (*(const int *)a > *(const int *)b) - (*(const int *)a < *(const int *)b); }
+
+/* Adds the ranks of "4,8,16" to the points, ascending and distinct. */
+static status add_points(const char *path, const char *text, setting_report *s) {
+  status st = OK;
+  int *points = NULL, count = s->point_count;
+  TRY(NEW(points, (size_t)count + strlen(text) + 1, "ranks"));
+  if (count) memcpy(points, s->points, (size_t)count * sizeof *points);
+  for (const char *p = text; *p;) {
+    char *end;
+    long rank = strtol(p, &end, 10);
+    if (end == p || rank < 1 || rank > 1 << 24 || (*end && *end != ',')) {
+      st = fail(E_DATA, "%s: ranks: expected a list like 4,8,16, found %.64s", path, text);
+      goto done;
+    }
+    points[count++] = (int)rank;
+    p = *end ? end + 1 : end;
+  }
+  qsort(points, (size_t)count, sizeof *points, compare_int);
+  int distinct = 0;
+  for (int i = 0; i < count; i++)
+    if (i == 0 || points[i] != points[i - 1]) points[distinct++] = points[i];
+  FREE(s->points);
+  s->points = points;
+  points = NULL;
+  s->point_count = distinct;
+done:
+  FREE(points);
+  return st;
+}
+
+/* What the files of a setting say of it: method, bits and group of the first linear, the union of the ranks. */
+static status read_head(const char *path, setting_report *s) {
+  status st = OK;
+  container *c = NULL;
+  attributes root = {0}, group = {0};
+  char **groups = NULL;
+  int count = 0;
+  TRY(container_open(path, "solution", &c));
+  TRY(container_attributes(c, "", &root));
+  TRY(add_points(path, attr_get_text(&root, "ranks"), s));
+  if (s->method) goto done;
+  TRY(container_groups(c, &groups, &count));
+  for (int i = 0; i < count && !s->method; i++) {
+    if (linear_of_group(groups[i]) < 0) continue;
+    TRY(container_attributes(c, groups[i], &group));
+    s->method = mem_format("%s", attr_get_text(&group, "method"));
+    s->bits = attr_get_int(&group, "bits", 0);
+    s->group = attr_get_int(&group, "group", 0);
+    if (!s->method) st = fail(E_MEMORY, "report: no memory");
+  }
+done:
+  container_names_free(&groups, count);
+  attr_free(&root);
+  attr_free(&group);
+  container_close(&c);
+  return st;
+}
+
+static void finish_setting(setting_report *s, const totals *t) {
+  for (int k = 0; k < MATRIX_TYPES; k++) {
+    matrix_report *m = &s->matrix[k];
+    for (int p = 0; p < s->point_count; p++) {
+      m->bits[p] /= t[k].weights; /* 0/0 where there is no such matrix */
+      for (int g = 0; g < GRAM_KINDS; g++) m->loss[g][p] = t[k].counted ? exp(m->loss[g][p] / (double)t[k].counted) : NAN;
+    }
+  }
+}
+
+/* s stays empty (layers 0) when the folder holds no finished file. */
+static status read_setting(const char *solutions, const char *name, setting_report *s) {
+  status st = OK;
+  struct dirent **files = NULL;
+  char *folder = path_join(solutions, name), *path = NULL;
+  totals t[MATRIX_TYPES] = {{0, 0}};
+  int count = 0, none = 0;
+  s->name = mem_format("%s", name);
+  if (!folder || !s->name) {
+    st = fail(E_MEMORY, "report: no memory");
+    goto done;
+  }
+  TRY(list_folder(folder, is_layer_file, &files, &count));
+  TRY(NEW(s->points, 1, "ranks"));
+  s->points[none] = 0;
+  s->point_count = 1;
+  for (int pass = 0; pass < 2; pass++) {
+    for (int i = 0; i < count; i++) {
+      path = path_join(folder, files[i]->d_name);
+      if (!path) st = fail(E_MEMORY, "report: no memory");
+      if (st == OK) st = pass == 0 ? read_head(path, s) : add_file(path, s, t);
+      FREE(path);
+      if (st != OK) goto done;
+    }
+    for (int k = 0; pass == 0 && k < MATRIX_TYPES; k++) {
+      TRY(NEW(s->matrix[k].bits, s->point_count, "results"));
+      for (int g = 0; g < GRAM_KINDS; g++) TRY(NEW(s->matrix[k].loss[g], s->point_count, "results"));
+    }
+  }
+  finish_setting(s, t);
+done:
+  list_free(&files, count);
+  FREE(folder);
+  return st;
+}
+
+/* ---- the run ---- */
+
+static status read_master(const char *run_folder, run_report *r) {
+  status st = OK;
+  container *c = NULL;
+  attributes a = {0};
+  struct dirent **files = NULL;
+  int count = 0;
+  char *path = path_join(run_folder, "run.h5"), *grams = path_join(run_folder, "grams");
+  if (!path || !grams) {
+    st = fail(E_MEMORY, "report: no memory");
+    goto done;
+  }
+  if (file_exists(path)) {
+    TRY(container_open(path, "run", &c));
+    TRY(container_attributes(c, "", &a));
+  }
+  r->layers = attr_get_int(&a, "layers", 0);
+  r->tokens = attr_get_int(&a, "tokens", 0);
+  r->heldout_tokens = attr_get_int(&a, "heldout_tokens", 0);
+  r->model = mem_format("%s", attr_get_text(&a, "model"));
+  r->model_fingerprint = mem_format("%s", attr_get_text(&a, "model_fingerprint"));
+  if (!r->model || !r->model_fingerprint) st = fail(E_MEMORY, "report: no memory");
+  if (st == OK && !r->layers) { /* before the first collect: as many layers as have Grams */
+    TRY(list_folder(grams, is_layer_file, &files, &count));
+    r->layers = count;
+  }
+done:
+  list_free(&files, count);
+  attr_free(&a);
+  container_close(&c);
+  FREE(path);
+  FREE(grams);
+  return st;
+}
+
+static void free_setting(setting_report *s) {
+  FREE(s->name);
+  FREE(s->method);
+  FREE(s->points);
+  for (int k = 0; k < MATRIX_TYPES; k++) {
+    FREE(s->matrix[k].bits);
+    for (int g = 0; g < GRAM_KINDS; g++) FREE(s->matrix[k].loss[g]);
+  }
+  memset(s, 0, sizeof *s);
+}
+
+status report_read(const char *run_folder, run_report *r) {
+  status st = OK;
+  struct dirent **names = NULL;
+  int count = 0;
+  char *solutions = path_join(run_folder, "solutions");
+  memset(r, 0, sizeof *r);
+  if (!solutions) return fail(E_MEMORY, "report: no memory");
+  if (!file_exists(run_folder)) {
+    st = fail(E_DATA, "%s: expected a run directory, found nothing", run_folder);
+    goto done;
+  }
+  TRY(read_master(run_folder, r));
+  TRY(list_folder(solutions, is_shown, &names, &count));
+  TRY(NEW(r->settings, (size_t)count + 1, "settings"));
+  for (int i = 0; i < count; i++) {
+    setting_report *s = &r->settings[r->setting_count++];
+    TRY(read_setting(solutions, names[i]->d_name, s));
+    if (s->layers) continue;
+    free_setting(s);
+    r->setting_count--;
+  }
+  if (r->setting_count == 0) st = fail(E_DATA, "%s: expected finished solutions below it, found none: `cloqwork run` makes them", solutions);
+done:
+  list_free(&names, count);
+  FREE(solutions);
+  if (st != OK) report_free(r);
+  return st;
+}
+
+void report_free(run_report *r) {
+  for (int i = 0; i < r->setting_count; i++) free_setting(&r->settings[i]);
+  FREE(r->settings);
+  FREE(r->model);
+  FREE(r->model_fingerprint);
+  memset(r, 0, sizeof *r);
+}

@@ -1,0 +1,40 @@
+/* What report prints, read from the containers of a run. Local; private to report.c. */
+#ifndef CLOQWORK_RUN_REPORT_DATA_H
+#define CLOQWORK_RUN_REPORT_DATA_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "model/checkpoint.h"
+
+enum { MATRIX_ALL = LIN_COUNT, MATRIX_TYPES, ON_CALIBRATION = 0, ON_HELDOUT, GRAM_KINDS };
+
+/* One matrix type of one setting, or all of them together. Arrays have a place per point: rank 0 and every listed rank. */
+typedef struct matrix_report {
+  int64_t count;            /* matrices: layers that hold this type */
+  double seconds;           /* sum */
+  double *loss[GRAM_KINDS]; /* [points] geometric mean of loss / reference; NaN where a matrix lacks it; owned */
+  double *bits;             /* [points] bits per weight: codes, fp16 scales, zeros of `bits` bits, adapter in fp16; owned */
+} matrix_report;
+
+typedef struct setting_report {
+  char *name, *method; /* owned */
+  int64_t bits, group, layers;
+  int *points;         /* [point_count] ascending, points[0] = 0; owned */
+  int point_count;
+  matrix_report matrix[MATRIX_TYPES];
+} setting_report;
+
+typedef struct run_report {
+  char *model, *model_fingerprint;        /* "" when RUN/run.h5 is not there yet; owned */
+  int64_t layers, tokens, heldout_tokens; /* 0: unknown, or none */
+  setting_report *settings;               /* sorted by name, numbers in names by value; owned */
+  int setting_count;
+} run_report;
+
+/* E_DATA: no folder, no solutions, a damaged file. E_IO, E_MEMORY. */
+status report_read(const char *run_folder, run_report *r);
+void report_free(run_report *r);
+
+#endif

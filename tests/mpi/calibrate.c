@@ -1,0 +1,140 @@
+/* The pass and its Grams: the same bits on this many ranks as on one, and equal to X^T X of the inputs the block itself hands out. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/blas.h"
+#include "base/memory.h"
+#include "calibrate/pass.h"
+#include "dist/agree.h"
+#include "check.h"
+
+enum { TT = GRAM_TILE * GRAM_TILE };
+
+/* Everything a pass leaves, gathered where every rank can read it: tiles of all inputs of both sets, and sums of |x|. */
+typedef struct outcome {
+  float *tiles[SET_COUNT][IN_COUNT];
+  double *magnitudes[SET_COUNT][IN_COUNT];
+} outcome;
+
+static int64_t tiles_of(int64_t n) {
+  int64_t side = (n + GRAM_TILE - 1) / GRAM_TILE;
+  return side * (side + 1) / 2;
+}
+
+static void keep(const pass *p, outcome *o) {
+  for (int s = 0; s < SET_COUNT; s++)
+    for (int i = 0; i < IN_COUNT; i++) {
+      const gram *g = &p->sets[s].grams[i];
+      if (!g->n) continue;
+      CHECK_OK(NEW(o->tiles[s][i], tiles_of(g->n) * TT, "tiles"));
+      CHECK_OK(NEW(o->magnitudes[s][i], g->n, "magnitudes"));
+      CHECK_OK(gram_tiles(g, "test", 0, tiles_of(g->n), o->tiles[s][i]));
+      memcpy(o->magnitudes[s][i], g->abs_sums.base, (size_t)g->n * sizeof(double));
+    }
+}
+
+static void drop(outcome *o) {
+  for (int s = 0; s < SET_COUNT; s++)
+    for (int i = 0; i < IN_COUNT; i++) {
+      FREE(o->tiles[s][i]);
+      FREE(o->magnitudes[s][i]);
+    }
+}
+
+static void run_pass(MPI_Comm comm, const checkpoint *m, const windows *const sets[SET_COUNT], int64_t layers, outcome *o) {
+  const bool wanted[IN_COUNT] = {true, true, true, true};
+  team t = {0};
+  pass p = {0};
+  CHECK_OK(team_new(comm, 0, &t));
+  CHECK_OK(pass_new(&t, m, sets, wanted, &p));
+  CHECK_OK(pass_embed(&p));
+  for (int64_t l = 0; l < layers; l++) CHECK_OK(pass_layer(&p, l, l + 1 == layers, NULL, NULL));
+  keep(&p, o);
+  team_barrier(&t);
+  pass_free(&p);
+  team_free(&t);
+}
+
+static void same_bits(const outcome *a, const outcome *b, const arch *m) {
+  for (int s = 0; s < SET_COUNT; s++)
+    for (int i = 0; i < IN_COUNT; i++) {
+      int64_t n = input_width(m, i);
+      CHECK(memcmp(a->tiles[s][i], b->tiles[s][i], (size_t)(tiles_of(n) * TT) * sizeof(float)) == 0, "tiles of %s, set %d", input_name(i), s);
+      CHECK(memcmp(a->magnitudes[s][i], b->magnitudes[s][i], (size_t)n * sizeof(double)) == 0, "mean |x| of %s, set %d", input_name(i), s);
+    }
+}
+
+/* attn_in and mlp_out of layer 0 by hand, one window at a time; X^T X in double. */
+static void against_plain_sums(const checkpoint *m, const windows *w, const outcome *o, int set) {
+  const arch *a = &m->arch;
+  int64_t d = a->hidden, f = a->intermediate, wide = input_width(a, IN_ATTN_OUT), length = w->length;
+  float *base = NULL, *x = NULL, *n = NULL, *att = NULL, *g = NULL;
+  double *h = NULL, *h2 = NULL, worst = 0, worst2 = 0;
+  layer_weights weights;
+  block_scratch scratch = {0};
+  CHECK_OK(NEW(base, layer_weights_floats(a), "weights"));
+  layer_weights_place(a, base, &weights);
+  CHECK_OK(layer_weights_load(m, 0, base, 0, 1));
+  CHECK_OK(block_scratch_new(a, length, length, &scratch));
+  CHECK_OK(NEW(x, length * d, "x"));
+  CHECK_OK(NEW(n, length * d, "n"));
+  CHECK_OK(NEW(att, length * wide, "a"));
+  CHECK_OK(NEW(g, length * f, "g"));
+  CHECK_OK(NEW(h, d * d, "h"));
+  CHECK_OK(NEW(h2, f * f, "h"));
+  for (int64_t k = 0; k < w->count; k++) {
+    CHECK_OK(embed_tokens(m, length, w->ids + k * length, x));
+    block_attn_in(a, &weights, length, x, n);
+    for (int64_t t = 0; t < length; t++)
+      for (int64_t i = 0; i < d; i++)
+        for (int64_t j = 0; j <= i; j++) h[i * d + j] += (double)n[t * d + i] * (double)n[t * d + j];
+    block_attention(a, &weights, 0, &scratch, 1, length, n, att);
+    block_attn_out(a, &weights, length, att, x, n);
+    block_mlp(a, &weights, &scratch, length, n, g);
+    for (int64_t t = 0; t < length; t++)
+      for (int64_t i = 0; i < f; i++)
+        for (int64_t j = 0; j <= i; j++) h2[i * f + j] += (double)g[t * f + i] * (double)g[t * f + j];
+  }
+  for (int64_t i = 0; i < f; i++)
+    for (int64_t j = 0; j <= i; j++) {
+      int64_t at = ((i / GRAM_TILE) * (i / GRAM_TILE + 1) / 2 + j / GRAM_TILE) * TT + (i % GRAM_TILE) * GRAM_TILE + j % GRAM_TILE;
+      if (i < d) worst = fmax(worst, fabs((double)o->tiles[set][IN_ATTN][at] - h[i * d + j]) / sqrt(h[i * d + i] * h[j * d + j]));
+      worst2 = fmax(worst2, fabs((double)o->tiles[set][IN_MLP_OUT][at] - h2[i * f + j]) / sqrt(h2[i * f + i] * h2[j * f + j]));
+    }
+  CHECK(worst < 1e-6 && worst2 < 1e-6, "relative error of attn_in %g, mlp_out %g", worst, worst2);
+  block_scratch_free(&scratch);
+  FREE(base);
+  FREE(x);
+  FREE(n);
+  FREE(att);
+  FREE(g);
+  FREE(h);
+  FREE(h2);
+}
+
+int main(int argc, char **argv) {
+  blas_setup();
+  MPI_Init(&argc, &argv);
+  checkpoint m = {0};
+  windows w[SET_COUNT] = {0};
+  CHECK_OK(checkpoint_open(PROJECT_FOLDER "/data/tiny", &m));
+  /* 17 windows of 250 tokens: the last chunk is short, the last step uneven, the last product half full */
+  window_request q = {PROJECT_FOLDER "/data/tiny/calib.npy", 17, 250, SAMPLE_RANDOM, 3}, q2 = {PROJECT_FOLDER "/data/tiny/heldout.npy", 3, 200, SAMPLE_SEQUENTIAL, 0};
+  CHECK_OK(windows_draw(&q, m.arch.vocab, &w[0]));
+  CHECK_OK(windows_draw(&q2, m.arch.vocab, &w[1]));
+  const windows *sets[SET_COUNT] = {&w[0], &w[1]};
+  outcome together = {0}, alone = {0};
+  for (int64_t layers = 1; layers <= 2; layers++) {
+    run_pass(MPI_COMM_WORLD, &m, sets, layers, &together);
+    run_pass(MPI_COMM_SELF, &m, sets, layers, &alone);
+    same_bits(&together, &alone, &m.arch);
+    if (layers == 1) against_plain_sums(&m, &w[1], &together, SET_HELDOUT);
+    drop(&together);
+    drop(&alone);
+  }
+  windows_free(&w[0]);
+  windows_free(&w[1]);
+  checkpoint_close(&m);
+  return check_end("calibrate");
+}

@@ -1,0 +1,51 @@
+# shellcheck shell=bash
+# Sourced by the scenarios: a scratch folder, the program on N ranks, and checks that name what went wrong.
+set -u
+: "${CLOQWORK:?} ${MPIRUN:=mpirun} ${PROJECT:?}"
+WORK=$(mktemp -d "${TMPDIR:-/tmp}/cloqwork-test.XXXXXX")
+trap 'cleanup' EXIT
+cleanup() { rm -rf "$WORK"; }
+failures=0
+
+fault() {
+  echo "FAILED: $*" >&2
+  failures=$((failures + 1))
+}
+finish() {
+  [ "$failures" -eq 0 ] && echo "ok" || echo "$failures failures"
+  [ "$failures" -eq 0 ]
+  exit
+}
+
+# on RANKS ARGS...: the program under a time limit: a hang is a failure with code 124.
+on() {
+  local ranks=$1
+  shift
+  timeout -k 5 "${LIMIT:-120}" "$MPIRUN" -n "$ranks" "$CLOQWORK" "$@"
+}
+
+# A job on the tiny model that takes a second or two: small_job FILE OUTPUT
+small_job() {
+  cat >"$1" <<J
+model: $PROJECT/data/tiny
+output: $2
+calibration: { tokens: $PROJECT/data/tiny/calib.npy, windows: 8, length: 128 }
+heldout: { tokens: $PROJECT/data/tiny/heldout.npy, windows: 4, length: 128 }
+sweep: { method: [cloq], bits: [2, 4], group: [64], rank: [4, 16] }
+options: { magr_K: 10 }
+J
+}
+
+# datasets FOLDER: name and SHA-256 of every dataset of every container below it, sorted: what "the same result" means.
+datasets() {
+  (cd "$1" && find . -name '*.h5' ! -name run.h5 | sort | while read -r f; do
+    h5dump -A "$f" | awk -v f="$f" '/DATASET|GROUP/ { name = $2 } /"sha256"/ { want = 1 } want && /\(0\):/ { print f, name, $2; want = 0 }'
+  done)
+}
+
+# no_leftovers FOLDER: no temporary file, and no file under a final name that cannot be opened.
+no_temporaries() {
+  local left
+  left=$(find "$1" -name '*.tmp*' 2>/dev/null)
+  [ -z "$left" ] || fault "temporary files left: $left"
+}

@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# A run directory that belongs to something else, is taken, or is full; and verify on a damaged one.
+. "$(dirname "$0")/common.sh"
+
+small_job "$WORK/job.yaml" "$WORK/run"
+on 2 run "$WORK/job.yaml" --quiet >"$WORK/table" || fault "the run ended with $?"
+grep -q 'cloq-b2-g64' "$WORK/table" || fault "no table of results on standard output"
+on 2 verify "$WORK/job.yaml" >"$WORK/out" 2>&1 || fault "verify of a good run ended with $?: $(cat "$WORK/out")"
+
+refuse() {
+  local code=$1 pattern=$2 rc=0
+  shift 2
+  LIMIT=60 on 2 run "$WORK/job.yaml" --quiet "$@" >/dev/null 2>"$WORK/err" || rc=$?
+  [ "$rc" -eq "$code" ] || fault "$*: expected code $code, found $rc: $(cat "$WORK/err")"
+  grep -q "$pattern" "$WORK/err" || fault "$*: expected '$pattern', found: $(cat "$WORK/err")"
+}
+# other tokens, other model: named
+refuse 2 'tokens_fingerprint' --set calibration.seed=7
+cp -r "$PROJECT/data/tiny" "$WORK/other-model"
+python3 - "$WORK/other-model/model.safetensors" <<'P' || exit 77
+import struct, sys
+f = open(sys.argv[1], "r+b"); n = struct.unpack("<Q", f.read(8))[0]; f.seek(8 + n); b = f.read(2); f.seek(8 + n); f.write(bytes([b[0] ^ 1, b[1]]))
+P
+refuse 2 'model_fingerprint' --set model="$WORK/other-model"
+
+# taken by a live job
+sleep 60 &
+echo "somebody $(hostname) $!" >"$WORK/run/.lock"
+refuse 6 'another job\|no other job' --set sweep.bits=[3]
+kill %1
+wait 2>/dev/null
+# left by a dead one
+echo "somebody $(hostname) 999999" >"$WORK/run/.lock"
+on 2 run "$WORK/job.yaml" --quiet >/dev/null || fault "a stale lock stopped the run: $?"
+
+# one flipped bit in any dataset is found and named
+python3 - "$WORK/run" >"$WORK/places" <<'P'
+import glob, os, random, sys
+random.seed(5)
+files = sorted(glob.glob(sys.argv[1] + "/*/**/layer-*.h5", recursive=True))
+for k in range(12):
+    f = random.choice(files)
+    print(f, random.randrange(os.path.getsize(f) // 2, os.path.getsize(f) - 4096))
+P
+found=0
+while read -r file at; do
+  cp "$file" "$WORK/kept"
+  python3 -c "
+import sys
+f = open('$file', 'r+b'); f.seek($at); b = f.read(1); f.seek($at); f.write(bytes([b[0] ^ 4]))"
+  if on 2 verify "$WORK/job.yaml" >"$WORK/out" 2>&1; then
+    cmp -s "$file" "$WORK/kept" && fault "nothing was flipped in $file"
+    h5diff -q "$file" "$WORK/kept" && continue # a byte that carries no data
+    fault "verify passed with byte $at of $file flipped"
+  else
+    grep -q "$(basename "$(dirname "$file")")/$(basename "$file")" "$WORK/out" || fault "the damaged $file is not named: $(cat "$WORK/out")"
+    found=$((found + 1))
+  fi
+  cp "$WORK/kept" "$file"
+done <"$WORK/places"
+echo "flips found: $found of 12"
+[ "$found" -ge 6 ] || fault "expected most flips in data, found $found"
+
+# a full disk: a small tmpfs where one can be mounted
+mkdir "$WORK/small"
+if mount -t tmpfs -o size=1500k tmpfs "$WORK/small" 2>/dev/null; then
+  trap 'umount "$WORK/small"; cleanup' EXIT
+  refuse 4 'disk' --set output="$WORK/small/run"
+  head -c 1200000 /dev/zero >"$WORK/small/filler"
+  umount "$WORK/small"
+  mount -t tmpfs -o size=24m tmpfs "$WORK/small"
+  rm -rf "$WORK/small/run"
+  (while [ ! -e "$WORK/small/run/grams/layer-002.h5" ]; do sleep 0.02; done; head -c 40m /dev/zero >"$WORK/small/filler") 2>/dev/null &
+  refuse 6 'No space left\|cannot be written' --set output="$WORK/small/run"
+  wait
+  rm -f "$WORK/small/filler"
+  on 2 run "$WORK/job.yaml" --quiet --set output="$WORK/small/run" >/dev/null 2>"$WORK/err" || fault "after room was made the run ended with $?: $(cat "$WORK/err")"
+fi
+finish

@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Killed at random moments, stopped by signals, run again: always the bytes of an undisturbed run, and nothing finished is done twice.
+. "$(dirname "$0")/common.sh"
+command -v h5dump >/dev/null || exit 77
+KILLS=${KILLS:-30}
+
+small_job "$WORK/job.yaml" "$WORK/calm"
+on 2 run "$WORK/job.yaml" --quiet >/dev/null || fault "the undisturbed run ended with $?"
+datasets "$WORK/calm" >"$WORK/expected"
+[ "$(wc -l <"$WORK/expected")" -gt 100 ] || fault "expected hundreds of datasets, found $(wc -l <"$WORK/expected")"
+
+start=$(date +%s%N)
+rm -rf "$WORK/timing"
+on 2 run "$WORK/job.yaml" --quiet --set output="$WORK/timing" >/dev/null
+span=$((($(date +%s%N) - start) / 1000000))
+
+# units_twice RUN: units that metrics.jsonl names more than once
+units_twice() { sed -n 's/.*"unit":"\([^"]*\)".*/\1/p' "$1/metrics.jsonl" 2>/dev/null | sort | uniq -d; }
+
+RANDOM=${SEED:-4711}
+rm -rf "$WORK/killed"
+survived=0
+for k in $(seq "$KILLS"); do
+  # a few kills in a row on one run, then to the end: restart from restarts too
+  after=$((RANDOM % (span + 1)))
+  "$MPIRUN" -n 2 "$CLOQWORK" run "$WORK/job.yaml" --quiet --set output="$WORK/killed" >/dev/null 2>&1 &
+  launcher=$!
+  sleep "$(printf '%d.%03d' $((after / 1000)) $((after % 1000)))"
+  victims=$(pgrep -f "cloqwork run $WORK/job.yaml .*$WORK/killed" | grep -vx "$launcher")
+  victim=$(echo "$victims" | shuf -n 1 --random-source=<(yes "$k"))
+  [ -n "$victim" ] && kill -9 "$victim" 2>/dev/null
+  wait "$launcher" 2>/dev/null
+  for f in $(find "$WORK/killed" -name 'layer-*.h5' 2>/dev/null); do
+    h5dump -A "$f" >/dev/null 2>&1 || fault "kill $k after $after ms: $f has its final name and cannot be opened"
+  done
+  if [ $((k % 5)) -eq 0 ]; then
+    rc=0
+    on 2 run "$WORK/job.yaml" --quiet --set output="$WORK/killed" >/dev/null 2>"$WORK/err" || rc=$?
+    [ $rc -eq 0 ] || fault "kill $k: the run after it ended with $rc: $(cat "$WORK/err")"
+    datasets "$WORK/killed" | cmp -s - "$WORK/expected" || fault "kill $k: datasets differ from the undisturbed run"
+    no_temporaries "$WORK/killed"
+    [ -z "$(units_twice "$WORK/killed")" ] || fault "kill $k: done twice: $(units_twice "$WORK/killed" | head -3)"
+    rm -rf "$WORK/killed"
+    survived=$((survived + 5))
+  fi
+done
+echo "kills: $KILLS, checked to the end: $survived"
+
+# SIGTERM and SIGUSR1 to every rank: code 75 (or 0 when it came too late), then the same result
+for signal in USR1 TERM; do
+  rm -rf "$WORK/stopped"
+  "$MPIRUN" -n 2 "$CLOQWORK" run "$WORK/job.yaml" --quiet --set output="$WORK/stopped" >/dev/null 2>"$WORK/err" &
+  launcher=$!
+  for _ in $(seq 200); do
+    [ -n "$(find "$WORK/stopped/grams" -name 'layer-001.h5' 2>/dev/null)" ] && break
+    sleep 0.05
+  done
+  pkill "-$signal" -f "^[^ ]*cloqwork run $WORK/job.yaml .*$WORK/stopped"
+  rc=0
+  wait "$launcher" || rc=$?
+  [ $rc -eq 75 ] || fault "$signal: expected code 75, found $rc: $(cat "$WORK/err")"
+  on 1 status "$WORK/job.yaml" --set output="$WORK/stopped" --complete >/dev/null 2>&1 && fault "$signal: status calls a stopped run complete"
+  on 2 run "$WORK/job.yaml" --quiet --set output="$WORK/stopped" >/dev/null 2>"$WORK/err" || fault "$signal: the run after it ended with $?: $(cat "$WORK/err")"
+  datasets "$WORK/stopped" | cmp -s - "$WORK/expected" || fault "$signal: datasets differ from the undisturbed run"
+  [ -z "$(units_twice "$WORK/stopped")" ] || fault "$signal: done twice: $(units_twice "$WORK/stopped" | head -3)"
+  on 1 status "$WORK/job.yaml" --set output="$WORK/stopped" --complete >/dev/null 2>&1 || fault "$signal: status does not call the finished run complete"
+done
+
+# again on a finished run: nothing is computed
+before=$(wc -l <"$WORK/calm/metrics.jsonl")
+on 2 run "$WORK/job.yaml" --quiet >/dev/null || fault "the run on a finished run ended with $?"
+[ "$(wc -l <"$WORK/calm/metrics.jsonl")" -eq "$before" ] || fault "a finished run computed something again"
+
+# other ranks: Grams to the bit, and solutions
+for ranks in 1 3; do
+  on $ranks run "$WORK/job.yaml" --quiet --set output="$WORK/other" >/dev/null || fault "$ranks ranks ended with $?"
+  datasets "$WORK/other" | cmp -s - "$WORK/expected" || fault "$ranks ranks: datasets differ from those of 2: $(datasets "$WORK/other" | diff - "$WORK/expected" | head -4)"
+  rm -rf "$WORK/other"
+done
+finish
