@@ -2,8 +2,10 @@
  *
  * All prototypes of the Fortran libraries (BLAS, LAPACK) stand in blas.c; ScaLAPACK's are in dist. Matrices here are ROW-major:
  * a is (rows, cols) with row stride lda. Dimensions are int as the library's are; callers check.
- * Bit-identity: with BLIS every entry of a gemm or syrk product depends only on its row of a, its column of b and k, not on the
- * shape or position of the tile it is computed in (tests/test_blas.c asserts it for the library that is bound). */
+ * Bit-identity: with BLIS 0.9's skx kernels every entry of a gemm or syrk product depends only on its row of a, its column of b and k,
+ * not on the shape or position of the tile it is computed in, as long as the tile has at least two rows and two columns (one alone goes
+ * to gemv). With its other x86 kernels gemm does so from 512 rows and columns on (thin ones take a second path), syrk always.
+ * tests/unit/blas.c asserts it for the library that is bound. */
 #ifndef CLOQWORK_BASE_BLAS_H
 #define CLOQWORK_BASE_BLAS_H
 

@@ -320,7 +320,8 @@ done:
 }
 
 int krylov_block(int64_t n, int wanted) {
-  int half = (wanted / 2 + 7) / 8 * 8, block = half < 16 ? 16 : half > 128 ? 128 : half;
+  int block = 8 * (int)lround(3 * sqrt(wanted) / 8);
+  block = block < 16 ? 16 : block > 128 ? 128 : block;
   return block < n ? block : (int)n;
 }
 

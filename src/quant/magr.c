@@ -8,190 +8,239 @@
 #include "base/hot.h"
 #include "base/memory.h"
 
-/* Rows of one product. Few rows leave the packing of H unpaid, many push the row's arrays out of the caches; the answer does not depend on it. */
-enum { SLAB_LEAST = 256, SLAB_MOST = 1024, SLAB_FLOATS = 2 << 20, LINE = 16 /* floats */ };
+/* Arrays of a slab are (width, slab): the ROW index is contiguous. Then the product H D^T runs at the library's best even for few rows
+ * (H is symmetric), and a vector register holds one column of sixteen rows, so that all sums of a row are its own lane's, in order. */
+typedef float lanes __attribute__((vector_size(64), may_alias));
+typedef int32_t ints __attribute__((vector_size(64), may_alias));
+
+/* Macros, since vectors by value in functions would tie the caller to one instruction set. */
+#define ALL(x) ((x) - (lanes){0})
+#define SIZE(x) ((lanes)((ints)(x) & INT32_MAX))
+#define BELOW(a, b) ((ints)((a) - (b)) >> 31) /* a < b, for numbers */
+#define PICK(mask, yes, no) ((lanes)(((ints)(yes) & (mask)) | ((ints)(no) & ~(mask))))
+#define CLIP(x, c) PICK(BELOW(c, SIZE(x)), (lanes)((ints)(c) | ((ints)(x) & INT32_MIN)), x)
+#define INLINE static inline __attribute__((always_inline))
 
 typedef struct shape {
-  int width, segments, length; /* width = segments * length */
-  int padded;                  /* length rounded up to a line: segments of the scratch row start on lines, their tails stay 0 */
-  float alpha, step;           /* step = 1 / lambda_max */
+  int width, slab;
+  int segments, length; /* width = segments * length */
+  float alpha, step;    /* step = 1 / lambda_max */
   bool accelerate;
 } shape;
 
-/* One row's scratch, (segments, padded) each: sums over it run over whole lines in one fixed order. */
-typedef struct scratch {
-  float *z;    /* gradient step, then its clipped value v+ */
-  float *back; /* y - v+ */
-  float *move; /* v+ - v */
-} scratch;
-
 /* ---- the proximal step ---- */
 
-static inline __attribute__((always_inline)) float excess(int n, const float *restrict z, float c, int *count) {
-  float sum = 0;
-  int k = 0;
-#pragma omp simd reduction(+ : sum, k)
+/* What |z| stands above the level c: sum and number. */
+typedef struct excess {
+  lanes sum;
+  ints count;
+} excess;
+
+INLINE void exceed(excess *e, const lanes *z, const lanes *c) {
+  lanes under = *c - SIZE(*z);
+  ints above = (ints)under >> 31;
+  e->sum -= (lanes)((ints)under & above);
+  e->count -= above;
+}
+
+/* c with sum max(|z_i| - c, 0) = alpha, or 0 when the sum of all |z_i| is not above alpha; e is the excess over the guess c, high the largest |z_i|.
+ * The sum is convex, decreasing and piecewise linear in c: Newton's step from anywhere lands left of the root or on it, climbs from there, and
+ * is exact once the number of |z_i| > c repeats. A lane that is done waits for the others. */
+INLINE void climb(int n, const lanes *restrict z, float alpha, const lanes *high, lanes *level, excess *e) {
+  ints before = {0}, done = {0};
+  for (;;) {
+    lanes c = *level, left = *high - alpha, next;
+    ints none = e->count == 0; /* above all of them: the peak less alpha is left of the root */
+    left = PICK(left > 0, left, ALL(0));
+    next = c + (e->sum - alpha) / __builtin_convertvector(e->count - none, lanes);
+    next = PICK(next > 0, next, ALL(0));
+    ints root = ~none & ((e->count == before) | ((c <= 0) & (e->sum <= alpha)) | ((before != 0) & (next <= c)));
+    ints edge = none & (left >= *high); /* alpha is lost in the rounding of the peak, or all is 0 */
+    next = PICK(edge, *high, PICK(none, left, next));
+    *level = PICK(done | root, c, next);
+    done |= edge | root;
+    before = e->count;
+    int32_t every = -1;
+    for (int l = 0; l < MAGR_LANES; l++) every &= done[l];
+    if (every) return;
+    *e = (excess){0};
+    for (int i = 0; i < n; i++) exceed(e, z + i, level);
+  }
+}
+
+HOT void magr_prox(int n, float (*v)[MAGR_LANES], float alpha, float level[MAGR_LANES]) {
+  lanes *z = (lanes *)v, high = {0}, c;
+  excess e = {0};
+  memcpy(&c, level, sizeof c);
   for (int i = 0; i < n; i++) {
-    float d = fabsf(z[i]) - c;
-    sum += d > 0 ? d : 0;
-    k += d > 0;
+    high = PICK(BELOW(high, SIZE(z[i])), SIZE(z[i]), high);
+    exceed(&e, z + i, &c);
   }
-  *count = k;
-  return sum;
+  climb(n, z, alpha, &high, &c, &e);
+  for (int i = 0; i < n; i++) z[i] = CLIP(z[i], c);
+  memcpy(level, &c, sizeof c);
 }
 
-static inline __attribute__((always_inline)) float peak(int n, const float *restrict z) {
-  float high = 0;
-  for (int i = 0; i < n; i++) high = fabsf(z[i]) > high ? fabsf(z[i]) : high;
-  return high;
-}
+/* ---- one step of sixteen rows ---- */
 
-/* c >= 0 with sum max(|z_i| - c, 0) = alpha, 0 when the sum of all |z_i| is not above alpha. The sum is convex, decreasing and piecewise linear
- * in c: Newton's step from anywhere lands left of the root or on it, climbs from there, and is exact once the set of |z_i| > c repeats.
- * guess: any level, best the previous step's. */
-static inline __attribute__((always_inline)) float clip_level(int n, const float *restrict z, float alpha, float guess) {
-  float c = guess;
-  for (int before = 0;;) {
-    int count;
-    float sum = excess(n, z, c, &count);
-    if (count == 0) { /* above all of them; the peak less alpha is left of the root */
-      float high = peak(n, z), left = high > alpha ? high - alpha : 0;
-      if (left >= high || left >= c) return high;
-      c = left;
-      continue;
-    }
-    if (count == before || (c <= 0 && sum <= alpha)) return c;
-    float next = c + (sum - alpha) / (float)count;
-    if (next < 0) next = 0;
-    if (before && next <= c) return c; /* the root to the last bit */
-    c = next;
-    before = count;
+/* Nesterov's weights; a row that overshot (turn > 0) starts again. pg: none. */
+INLINE void momenta(bool accelerate, const float *restrict turn, float *restrict t, float *restrict momentum) {
+  for (int l = 0; l < MAGR_LANES; l++) {
+    float next = (1 + sqrtf(1 + 4 * t[l] * t[l])) / 2;
+    momentum[l] = accelerate && !(turn[l] > 0) ? (t[l] - 1) / next : 0;
+    t[l] = turn[l] > 0 ? 1 : next;
   }
 }
 
-HOT float magr_prox(int n, float *v, float alpha) {
-  float c = clip_level(n, v, alpha, FLT_MAX);
-  for (int i = 0; i < n; i++) v[i] = v[i] > c ? c : v[i] < -c ? -c : v[i];
-  return c;
-}
-
-/* ---- one step of one row ---- */
-
-/* d = y - w and g = d H of the row -> the next v and d. level[segments] and *t are the row's own memory. */
-static HOT void step_row(const shape *restrict s, const float *restrict w, const float *restrict g, float *restrict d, float *restrict v,
-                         scratch buffer, float *restrict level, double *restrict t) {
-  float *z = __builtin_assume_aligned(buffer.z, 64), *back = __builtin_assume_aligned(buffer.back, 64),
-        *move = __builtin_assume_aligned(buffer.move, 64);
-  float step = s->step;
+/* d = y - w and g = H d -> the next v and d. level (segments) and t are the rows' own memory, z (width) is scratch; w, g, d, v have stride ld. */
+static HOT void step_rows(const shape *restrict s, int ld, const float *restrict w, const float *restrict g, float *restrict d, float *restrict v,
+                          lanes *restrict z, lanes *restrict level, float *restrict t) {
+  lanes turn = {0};
   int n = s->length;
-  for (int k = 0; k < s->segments; k++) {
-    int at = k * n, to = k * s->padded;
-    for (int i = 0; i < n; i++) z[to + i] = w[at + i] + (d[at + i] - step * g[at + i]);
-    /* aligned whole lines: no loop is peeled by address, so the order of the sum is the same for every row */
-    float c = level[k] = clip_level(s->padded, __builtin_assume_aligned(z + to, 64), s->alpha, level[k]);
-    for (int i = 0; i < n; i++) {
-      float p = z[to + i];
-      p = p > c ? c : p;
-      p = p < -c ? -c : p;
-      z[to + i] = p;
-      back[to + i] = w[at + i] + d[at + i] - p;
-      move[to + i] = p - v[at + i];
+  for (int k = 0; k < s->segments; k++, z += n) {
+    int64_t first = (int64_t)k * n * ld, end = first + (int64_t)n * ld;
+    lanes high = {0}, c = level[k];
+    excess e = {0};
+    for (int64_t at = first, i = 0; at < end; at += ld, i++) {
+      lanes y = *(const lanes *)(w + at) + *(lanes *)(d + at);
+      lanes x = z[i] = y - s->step * *(const lanes *)(g + at);
+      high = PICK(BELOW(high, SIZE(x)), SIZE(x), high);
+      exceed(&e, &x, &c);
+    }
+    climb(n, z, s->alpha, &high, &c, &e);
+    level[k] = c;
+    for (int64_t at = first, i = 0; at < end; at += ld, i++) {
+      lanes y = *(const lanes *)(w + at) + *(lanes *)(d + at), p = z[i] = CLIP(z[i], c);
+      turn += (y - p) * (p - *(lanes *)(v + at));
     }
   }
-  float momentum = 0;
-  if (s->accelerate) {
-    float turn = 0;
-#pragma omp simd reduction(+ : turn)
-    for (int i = 0; i < s->segments * s->padded; i++) turn += back[i] * move[i];
-    double next = (1 + sqrt(1 + 4 * *t * *t)) / 2;
-    momentum = turn > 0 ? 0 : (float)((*t - 1) / next);
-    *t = turn > 0 ? 1 : next;
-  }
-  for (int k = 0; k < s->segments; k++) {
-    int at = k * n, to = k * s->padded;
-    for (int i = 0; i < n; i++) {
-      d[at + i] = (z[to + i] - w[at + i]) + momentum * move[to + i];
-      v[at + i] = z[to + i];
-    }
+  z -= s->width;
+  _Alignas(64) float momentum[MAGR_LANES];
+  momenta(s->accelerate, (const float *)&turn, t, momentum);
+  lanes m = *(lanes *)momentum;
+  for (int64_t at = 0, i = 0; i < s->width; at += ld, i++) {
+    lanes p = z[i];
+    *(lanes *)(d + at) = (p - *(const lanes *)(w + at)) + m * (p - *(lanes *)(v + at));
+    *(lanes *)(v + at) = p;
   }
 }
 
 /* ---- the solver ---- */
 
-static int slab_rows(int64_t rows, int64_t width) {
-  int64_t most = SLAB_FLOATS / width;
-  if (most < SLAB_LEAST) most = SLAB_LEAST;
-  if (most > SLAB_MOST) most = SLAB_MOST;
-  int64_t slabs = (rows + most - 1) / most;
-  return (int)(slabs ? (rows + slabs - 1) / slabs : 0);
-}
-
-static double row_objective(const shape *s, const float *d, const float *g, const float *v) {
-  double quadratic = 0, peaks = 0;
-  for (int i = 0; i < s->width; i++) quadratic += (double)d[i] * g[i];
-  for (int k = 0; k < s->segments; k++) peaks += peak(s->length, v + (int64_t)k * s->length);
-  return 0.5 * s->step * quadratic + s->alpha * peaks;
-}
-
-static bool finite_row(int n, const float *v) {
-  float sum = 0;
-  for (int i = 0; i < n; i++) sum += v[i] * 0;
-  return sum == 0;
-}
-
-static void product(const magr_request *q, int rows, const float *d, float *g) {
-  sgemm(false, false, rows, q->width, q->width, 1, d, q->width, q->h, q->width, 0, g, q->width);
-}
+int magr_slab(int64_t width) { return width < 2048 ? 64 : 128; }
 
 static shape shape_of(const magr_request *q) {
   int length = q->group ? q->group : q->width;
-  return (shape){.width = q->width, .segments = q->width / length, .length = length, .padded = (length + LINE - 1) / LINE * LINE,
+  return (shape){.width = q->width, .slab = magr_slab(q->width), .segments = q->width / length, .length = length,
                  .alpha = (float)q->alpha, .step = (float)(1 / q->lambda_max), .accelerate = q->solver == MAGR_FISTA};
+}
+
+/* The rows of one product. */
+typedef struct slab {
+  float *w, *v, *d, *g; /* (width, slab) */
+  lanes *z;             /* (width) of sixteen rows */
+  lanes *level;         /* (slab / 16, segments) */
+  float *t;             /* [slab] */
+} slab;
+
+static status slab_new(const shape *s, slab *b) {
+  status st = OK;
+  int64_t n = (int64_t)s->width * s->slab;
+  TRY(NEW(b->w, n, "magr: weights"));
+  TRY(NEW(b->v, n, "magr: iterates"));
+  TRY(NEW(b->d, n, "magr: displacements"));
+  TRY(NEW(b->g, n, "magr: gradients"));
+  TRY(NEW(b->z, s->width, "magr: sixteen rows"));
+  TRY(NEW(b->level, (int64_t)s->slab / MAGR_LANES * s->segments, "magr: clip levels"));
+  TRY(NEW(b->t, s->slab, "magr: momenta"));
+done:
+  return st;
+}
+
+static void slab_free(slab *b) { FREE(b->w), FREE(b->v), FREE(b->d), FREE(b->g), FREE(b->z), FREE(b->level), FREE(b->t); }
+
+enum { AT_ONCE = 16 }; /* columns of a transposition that stay in the first cache */
+
+static void slab_read(const shape *s, slab *b, int rows, const float *w) {
+  size_t bytes = (size_t)s->width * (size_t)s->slab * sizeof *w;
+  if (rows < s->slab) memset(b->w, 0, bytes);
+  for (int some = 0; some < s->width; some += AT_ONCE)
+    for (int r = 0; r < rows; r++)
+      for (int j = some; j < s->width && j < some + AT_ONCE; j++) b->w[(int64_t)j * s->slab + r] = w[(int64_t)r * s->width + j];
+  memcpy(b->v, b->w, bytes);
+  memset(b->d, 0, bytes);
+  memset(b->g, 0, bytes);
+  for (int i = 0; i < s->slab / MAGR_LANES * s->segments; i++) b->level[i] = ALL(FLT_MAX);
+  for (int r = 0; r < s->slab; r++) b->t[r] = 1;
+}
+
+static void slab_write(const shape *s, const slab *b, int rows, float *v) {
+  for (int some = 0; some < s->width; some += AT_ONCE)
+    for (int r = 0; r < rows; r++)
+      for (int j = some; j < s->width && j < some + AT_ONCE; j++) v[(int64_t)r * s->width + j] = b->v[(int64_t)j * s->slab + r];
+}
+
+static void product(const shape *s, const float *h, slab *b) {
+  sgemm(false, false, s->width, s->slab, s->width, 1, h, s->width, b->d, s->slab, 0, b->g, s->slab);
+}
+
+static void solve(const magr_request *q, const shape *s, slab *b) {
+  for (int k = 0; k < q->steps; k++) {
+    if (k > 0) product(s, q->h, b); /* the first displacement is 0 */
+    for (int r = 0; r < s->slab; r += MAGR_LANES)
+      step_rows(s, s->slab, b->w + r, b->g + r, b->d + r, b->v + r, b->z, b->level + r / MAGR_LANES * s->segments, b->t + r);
+  }
+}
+
+static double slab_objective(const magr_request *q, const shape *s, slab *b, int rows) {
+  double sum = 0;
+  for (int64_t i = 0; i < (int64_t)s->width * s->slab; i++) b->d[i] = b->v[i] - b->w[i];
+  product(s, q->h, b);
+  for (int r = 0; r < rows; r++) {
+    double quadratic = 0, peaks = 0;
+    for (int k = 0; k < s->segments; k++) {
+      float high = 0;
+      for (int64_t j = (int64_t)k * s->length; j < (int64_t)(k + 1) * s->length; j++) {
+        int64_t at = j * s->slab + r;
+        quadratic += (double)b->d[at] * b->g[at];
+        high = fmaxf(high, fabsf(b->v[at]));
+      }
+      peaks += high;
+    }
+    sum += 0.5 * s->step * quadratic + s->alpha * peaks;
+  }
+  return sum;
+}
+
+static status check_rows(int first, int rows, int width, const float *v) {
+  for (int r = 0; r < rows; r++) {
+    float sum = 0; /* NaN or Inf times 0 is NaN */
+    for (int j = 0; j < width; j++) sum += v[(int64_t)r * width + j] * 0;
+    if (sum != 0) return fail(E_NUMERICS, "magr: row %d, expected finite values, found NaN or Inf", first + r);
+  }
+  return OK;
 }
 
 status magr(const magr_request *q, float *v, double *objective) {
   status st = OK;
   shape s = shape_of(q);
-  int most = slab_rows(q->rows, q->width);
-  int64_t width = q->width;
-  float *d = NULL, *g = NULL, *level = NULL;
-  double *t = NULL, sum = 0;
-  scratch row = {0};
+  slab b = {0};
+  double sum = 0;
   if (!(q->lambda_max > 0 && q->lambda_max <= FLT_MAX && s.step > 0 && s.step <= FLT_MAX))
     TRY(fail(E_NUMERICS, "magr: largest eigenvalue of the Gram, expected positive and finite, found %g", q->lambda_max));
-  TRY(NEW(d, most * width, "magr: displacement"));
-  TRY(NEW(g, most * width, "magr: gradient"));
-  TRY(NEW(level, (int64_t)most * s.segments, "magr: clip levels"));
-  TRY(NEW(t, most, "magr: momenta"));
-  TRY(NEW(row.z, (int64_t)s.segments * s.padded, "magr: a row"));
-  TRY(NEW(row.back, (int64_t)s.segments * s.padded, "magr: a row"));
-  TRY(NEW(row.move, (int64_t)s.segments * s.padded, "magr: a row"));
-
-  for (int first = 0; first < q->rows; first += most) {
-    int rows = q->rows - first < most ? q->rows - first : most;
-    const float *w = q->w + first * width;
-    float *x = v + first * width;
-    memcpy(x, w, (size_t)(rows * width) * sizeof *x);
-    memset(d, 0, (size_t)(rows * width) * sizeof *d);
-    memset(g, 0, (size_t)(rows * width) * sizeof *g); /* the first product is 0 H */
-    for (int64_t i = 0; i < (int64_t)rows * s.segments; i++) level[i] = FLT_MAX;
-    for (int r = 0; r < rows; r++) t[r] = 1;
-    for (int k = 0; k < q->steps; k++) {
-      if (k > 0) product(q, rows, d, g);
-      for (int r = 0; r < rows; r++)
-        step_row(&s, w + r * width, g + r * width, d + r * width, x + r * width, row, level + (int64_t)r * s.segments, &t[r]);
-    }
-    for (int r = 0; r < rows; r++)
-      if (!finite_row(q->width, x + r * width)) TRY(fail(E_NUMERICS, "magr: row %d, expected finite values, found NaN or Inf", first + r));
-    if (objective) {
-      for (int64_t i = 0; i < rows * width; i++) d[i] = x[i] - w[i];
-      product(q, rows, d, g);
-      for (int r = 0; r < rows; r++) sum += row_objective(&s, d + r * width, g + r * width, x + r * width);
-    }
+  TRY(slab_new(&s, &b));
+  for (int first = 0; first < q->rows; first += s.slab) {
+    int rows = q->rows - first < s.slab ? q->rows - first : s.slab;
+    int64_t at = (int64_t)first * q->width;
+    slab_read(&s, &b, rows, q->w + at);
+    solve(q, &s, &b);
+    if (objective) sum += slab_objective(q, &s, &b, rows);
+    slab_write(&s, &b, rows, v + at);
+    TRY(check_rows(first, rows, q->width, v + at));
   }
   if (objective) *objective = sum;
 done:
-  FREE(d), FREE(g), FREE(level), FREE(t), FREE(row.z), FREE(row.back), FREE(row.move);
+  slab_free(&b);
   return st;
 }
 
@@ -200,20 +249,22 @@ double magr_flops(const magr_request *q) {
   return 2.0 * q->rows * width * width * (q->steps > 0 ? q->steps - 1 : 0);
 }
 
-uint64_t magr_bytes(int64_t rows, int64_t width, int group) {
-  magr_request q = {.width = (int)width, .group = group, .lambda_max = 1};
-  shape s = shape_of(&q);
-  uint64_t most = (uint64_t)slab_rows(rows, width);
-  return most * (8 * (uint64_t)width + 4 * (uint64_t)s.segments + 8) + 12 * (uint64_t)s.segments * (uint64_t)s.padded;
+uint64_t magr_bytes(int64_t width, int group) {
+  uint64_t rows = (uint64_t)magr_slab(width), segments = group ? (uint64_t)(width / group) : 1;
+  return 4 * ((4 * rows + MAGR_LANES) * (uint64_t)width + rows * (segments + 1));
 }
 
 /* ---- the largest eigenvalue ---- */
 
+/* In eight sums, whatever the address and the machine. */
 static HOT double dot_row(int n, const float *restrict h, const double *restrict x) {
-  double sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int i = 0; i < n; i++) sum += h[i] * x[i];
-  return sum;
+  double sum[8] = {0}, rest = 0;
+  int i = 0;
+  for (; i + 8 <= n; i += 8)
+    for (int l = 0; l < 8; l++) sum[l] += h[i + l] * x[i + l];
+  for (; i < n; i++) rest += h[i] * x[i];
+  for (int l = 0; l < 8; l++) rest += sum[l];
+  return rest;
 }
 
 status magr_lambda_max(int width, const float *h, double *lambda) {

@@ -164,9 +164,10 @@ status verb_plan(session *c) {
   TRY(make_plan(c, &p));
   if (c->rank == 0 && alone && c->arguments.json) print_json(c, &p, stdout);
   if (c->rank == 0 && alone && !c->arguments.json) print_table(c, &p, stdout);
-  log_info("plan: %lld of %lld Grams and %lld of %lld solutions to do; %.3f + %.3f TFLOP; %.3f GiB a rank; %.3f GiB to write", (long long)p.gram_missing,
-           (long long)p.gram_units, (long long)p.solution_missing, (long long)p.solution_units, 1e-12 * p.calibrate_flops, 1e-12 * p.solve_flops,
-           gib(p.rank_peak), gib(p.disk_missing));
+  if (!alone)
+    log_info("plan: %lld of %lld Grams and %lld of %lld solutions to do; %.3f + %.3f TFLOP; %.3f GiB a rank; %.3f GiB to write", (long long)p.gram_missing,
+             (long long)p.gram_units, (long long)p.solution_missing, (long long)p.solution_units, 1e-12 * p.calibrate_flops, 1e-12 * p.solve_flops,
+             gib(p.rank_peak), gib(p.disk_missing));
   if (p.node_memory && p.node_peak > p.node_memory)
     st = fail(E_MEMORY, "plan: memory of a node: expected at least %.2f GiB for %d ranks, found %.2f GiB; use more nodes or fewer ranks a node", gib(p.node_peak),
               c->team.size, gib(p.node_memory));

@@ -196,13 +196,29 @@ static herr_t order_attributes(hid_t list) {
   return H5Pset_attr_phase_change(list, 65535, 0);
 }
 
-static hid_t create_file(const char *temporary) {
-  hid_t create = H5Pcreate(H5P_FILE_CREATE), access = h5_access_write(), file = H5I_INVALID_HID;
-  if (create >= 0 && access >= 0 && order_links(create) >= 0 && order_attributes(create) >= 0 && !fault_here())
-    file = H5Fcreate(temporary, H5F_ACC_TRUNC, create, access);
-  h5_close_list(access);
+/* An empty file, open, with blocks for all that will come. A file that HDF5 cannot flush it cannot close either, and the process
+ * ends in its "infinite loop closing library": so it gets to see the file only when there was room a moment ago. */
+static status create_file(const layout *l, const char *path, const char *temporary, hid_t *file) {
+  status st = OK;
+  hid_t create = H5Pcreate(H5P_FILE_CREATE), list = h5_access_write();
+  int fd = fault_here() ? (errno = EIO, -1) : open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (fd < 0) {
+    st = fail(E_IO, "%s: cannot be made: %m", temporary);
+    goto done;
+  }
+  close(fd);
+  TRY(layout_reserve(path, temporary, 0, estimate(l), true));
+  if (create >= 0 && list >= 0 && order_links(create) >= 0 && order_attributes(create) >= 0 && !fault_here())
+    *file = H5Fcreate(temporary, H5F_ACC_TRUNC, create, list);
+  if (*file < 0) {
+    st = h5_fail(E_IO, E_IO, path, "", "cannot be made");
+    goto done;
+  }
+  TRY(layout_reserve(path, temporary, 0, estimate(l), true)); /* H5Fcreate has let them go */
+done:
+  h5_close_list(list);
   h5_close_list(create);
-  return file;
+  return st;
 }
 
 static hid_t create_group(hid_t file, const char *path) {
@@ -244,12 +260,8 @@ static status create_link(hid_t file, const char *path, const master_link *link)
 
 status layout_create(const layout *l, const char *path, const char *temporary) {
   status st = OK;
-  hid_t file = create_file(temporary);
-  if (file < 0) {
-    st = h5_fail(E_IO, E_IO, path, "", "cannot be made");
-    goto done;
-  }
-  TRY(layout_reserve(path, temporary, 0, estimate(l), true));
+  hid_t file = H5I_INVALID_HID;
+  TRY(create_file(l, path, temporary, &file));
   for (int i = 0; i < l->count; i++) TRY(create_object(file, path, &l->objects[i]));
   for (int i = 0; i < l->link_count; i++) TRY(create_link(file, path, &l->links[i]));
   herr_t rc = H5Fclose(file);

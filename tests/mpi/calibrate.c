@@ -70,7 +70,7 @@ static void against_plain_sums(const checkpoint *m, const windows *w, const outc
   const arch *a = &m->arch;
   int64_t d = a->hidden, f = a->intermediate, wide = input_width(a, IN_ATTN_OUT), length = w->length;
   float *base = NULL, *x = NULL, *n = NULL, *att = NULL, *g = NULL;
-  double *h = NULL, *h2 = NULL, worst = 0, worst2 = 0;
+  double *h = NULL, *h2 = NULL, off = 0, off2 = 0, norm = 0, norm2 = 0, entry = 0;
   layer_weights weights;
   block_scratch scratch = {0};
   CHECK_OK(NEW(base, layer_weights_floats(a), "weights"));
@@ -99,10 +99,18 @@ static void against_plain_sums(const checkpoint *m, const windows *w, const outc
   for (int64_t i = 0; i < f; i++)
     for (int64_t j = 0; j <= i; j++) {
       int64_t at = ((i / GRAM_TILE) * (i / GRAM_TILE + 1) / 2 + j / GRAM_TILE) * TT + (i % GRAM_TILE) * GRAM_TILE + j % GRAM_TILE;
-      if (i < d) worst = fmax(worst, fabs((double)o->tiles[set][IN_ATTN][at] - h[i * d + j]) / sqrt(h[i * d + i] * h[j * d + j]));
-      worst2 = fmax(worst2, fabs((double)o->tiles[set][IN_MLP_OUT][at] - h2[i * f + j]) / sqrt(h2[i * f + i] * h2[j * f + j]));
+      double e = (double)o->tiles[set][IN_MLP_OUT][at] - h2[i * f + j];
+      off2 += e * e;
+      norm2 += h2[i * f + j] * h2[i * f + j];
+      entry = fmax(entry, fabs(e) / sqrt(h2[i * f + i] * h2[j * f + j]));
+      if (i >= d) continue;
+      e = (double)o->tiles[set][IN_ATTN][at] - h[i * d + j];
+      off += e * e;
+      norm += h[i * d + j] * h[i * d + j];
+      entry = fmax(entry, fabs(e) / sqrt(h[i * d + i] * h[j * d + j]));
     }
-  CHECK(worst < 1e-6 && worst2 < 1e-6, "relative error of attn_in %g, mlp_out %g", worst, worst2);
+  CHECK(off <= 1e-12 * norm && off2 <= 1e-12 * norm2, "relative error of attn_in %g, mlp_out %g", sqrt(off / norm), sqrt(off2 / norm2));
+  CHECK(entry <= 1e-5, "an entry is off by %g of the root of its diagonal", entry);
   block_scratch_free(&scratch);
   FREE(base);
   FREE(x);

@@ -450,6 +450,38 @@ static void fingerprints_the_model(void **state) {
   free_model(&m);
 }
 
+/* Large tensors are sampled: 4 KiB at the begin, in the middle and at the end. */
+static void fingerprints_by_samples(void **state) {
+  (void)state;
+  char first[HASH_HEX];
+  checkpoint c;
+  test_model m = make_model(0, 4);
+  m.count--;
+  free(m.t[m.count].values);
+  test_tensor *e = add_tensor(&m, "model.embed_tokens.weight", 900, 8);
+  static const struct {
+    size_t at;
+    bool sampled;
+  } places[] = {{0, true},    {1023, true},  {1024, false}, {3087, false}, {3088, true},
+                {4111, true}, {4112, false}, {6175, false}, {6176, true},  {7199, true}};
+  folder_clear();
+  put_config(llama, "{\"vocab_size\":900,\"tie_word_embeddings\":true}");
+  put_model(&m);
+  assert_done(checkpoint_open(test_folder, &c));
+  memcpy(first, c.fingerprint, sizeof first);
+  checkpoint_close(&c);
+  for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+    float kept = e->values[places[i].at];
+    e->values[places[i].at] += 0.5f;
+    put_model(&m);
+    e->values[places[i].at] = kept;
+    assert_done(checkpoint_open(test_folder, &c));
+    if ((strcmp(first, c.fingerprint) != 0) != places[i].sampled) fail_msg("value %zu: sampled, or not, against expectation", places[i].at);
+    checkpoint_close(&c);
+  }
+  free_model(&m);
+}
+
 /* One embedding larger than a conversion block, in each type, at every alignment. */
 static void converts_rows(void **state) {
   (void)state;
@@ -558,6 +590,7 @@ int main(void) {
       cmocka_unit_test(reads_tied_heads),
       cmocka_unit_test(converts_rows),
       cmocka_unit_test(fingerprints_the_model),
+      cmocka_unit_test(fingerprints_by_samples),
       cmocka_unit_test(names_what_is_not_finite),
       cmocka_unit_test(survives_injected_faults),
   };

@@ -92,6 +92,8 @@ static const struct {
     {"whole bytes", "{\"a\":{\"dtype\":\"F4\",\"shape\":[3],\"data_offsets\":[0,2]}}", 0, 2},
     {"a: expected 8 bytes by dtype and shape, found data_offsets that hold 4",
      "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,4]}}", 0, 4},
+    {"a: expected 4 bytes by dtype and shape, found data_offsets that hold 8",
+     "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,8]}}", 0, 8},
     {"begin at 0", "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,2]}}", 0, 2},
     {"b: expected its data to begin at 2, where the tensor before ends, found 3",
      "{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},\"b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[3,4]}}", 0, 4},
