@@ -105,20 +105,20 @@ done:
   return st;
 }
 
-static status by_krylov(const adapter_request *q, double trace, double *rows, double *values) {
+static status by_krylov(const adapter_request *q, double *rows, double *values) {
   status st = OK;
   int64_t n = q->n, m = q->m;
   int block = krylov_block(n, q->rank), given = q->start ? (int)least(q->start_rows, block) : 0;
   factored f = {.q = q};
   krylov_result r = {0};
   double *start = NULL;
-  TRY(NEW(f.xe, block * m, "x E"));
-  if (q->h) TRY(NEW(f.xeh, block * m, "x E H"));
+  TRY(NEW(f.xe, (block + KRYLOV_EXTRA) * m, "x E"));
+  if (q->h) TRY(NEW(f.xeh, (block + KRYLOV_EXTRA) * m, "x E H"));
   if (given) {
     TRY(NEW(start, given * n, "start block"));
     TRY(mixed_gemm(true, given, m, n, 1, q->start, m, q->e, m, false, start, n));
   }
-  krylov_request k = {.n = n, .wanted = q->rank, .block = block, .trace = trace, .tolerance = q->tolerance > 0 ? q->tolerance : 1e-6,
+  krylov_request k = {.n = n, .wanted = q->rank, .block = block, .tolerance = q->tolerance > 0 ? q->tolerance : 1e-6,
                       .start = start, .start_rows = given, .apply = apply_factored, .context = &f};
   TRY(krylov_top(q->where, &k, &r));
   TRY(spectrum_check(q, r.lowest, r.values[0]));
@@ -143,12 +143,8 @@ status adapter_local(const adapter_request *q, adapter *out) {
     TRY(q->n <= q->m ? dense_outer(q, rows, values, &found) : dense_inner(q, rows, values, &found));
     if (isnan(trace)) trace = found;
   } else {
+    TRY(by_krylov(q, rows, values));
     if (isnan(trace)) TRY(adapter_trace(q->m, q->e, q->h, 0, q->n, NULL, &trace));
-    if (!isfinite(trace)) {
-      st = fail(E_NUMERICS, "%s: adapter: loss without adapter, expected a finite number, found %g", q->where, trace);
-      goto done;
-    }
-    TRY(by_krylov(q, trace, rows, values));
   }
   fix_signs_and_round(q->n, q->rank, rows);
   TRY(factors_begin(q, rows, values, out));
@@ -172,10 +168,8 @@ static status apply_gram(void *context, int b, int64_t m, const double *x, doubl
 status adapter_start(const char *where, int64_t m, const float *h, int rows, double **start) {
   status st = OK;
   krylov_result r = {0};
-  double trace = 0;
   *start = NULL;
-  for (int64_t i = 0; i < m; i++) trace += (double)h[i * m + i];
-  krylov_request k = {.n = m, .wanted = (int)least(rows, m), .block = rows, .blocks = 2, .trace = trace, .tolerance = 1, .apply = apply_gram,
+  krylov_request k = {.n = m, .wanted = (int)least(rows, m), .block = rows, .blocks = 2, .tolerance = 1, .apply = apply_gram,
                       .context = (void *)(uintptr_t)h};
   TRY(NEW(*start, rows * m, "start vectors"));
   TRY(krylov_top(where, &k, &r));

@@ -3,11 +3,11 @@
 #include "adapter/adapter.h"
 #include "dist/krylov.h"
 
-/* Vectors that the Krylov path sends through (E, H): from runs at ranks 16, 64 and 256, tolerance 1e-6. Without a Gram the spectrum is flat and
- * they are more. */
+/* Vectors that the Krylov path sends through (E, H): from runs at ranks 16 to 256 of 4096, tolerance 1e-6. Without a Gram the spectrum is flat
+ * and they are more; the rank of G is their bound. */
 static double krylov_vectors(const adapter_request *q) {
-  double vectors = (q->h ? 4.5 : 11) * q->rank + 64;
-  return fmin(vectors, (double)q->n);
+  double vectors = q->h ? 3.5 * q->rank + 50 : 5.5 * q->rank + 250;
+  return fmin(vectors, (double)(q->n < q->m ? q->n : q->m));
 }
 
 static double dense_cost(const adapter_request *q) {
@@ -16,10 +16,10 @@ static double dense_cost(const adapter_request *q) {
   return 4 * n * m * m + 2 * m * m * m * (1 + h) + 9 * m * m * m + 2 * n * m * q->rank;
 }
 
-/* Products of a few rows run at 0.75 of the rate of large ones, the orthogonalization at half; the projected eigenproblem is solved about
- * four times at its full size. */
+/* Products of a few rows run at 0.75 of the rate of large ones, the orthogonalization at half; the projected eigenproblem is solved
+ * about twice at its full size. */
 static double krylov_cost(const adapter_request *q) {
-  double n = (double)q->n, m = (double)q->m, v = krylov_vectors(q), looks = fmin(4, v / krylov_block(q->n, q->rank));
+  double n = (double)q->n, m = (double)q->m, v = krylov_vectors(q), looks = fmin(2, v / krylov_block(q->n, q->rank));
   double products = v * (4 * n * m + (q->h ? 2 * m * m : 0)) / 0.75, space = 5 * n * v * v / 0.5, projected = looks * 9 * v * v * v;
   return products + space + projected + 2 * n * v * q->rank;
 }

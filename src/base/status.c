@@ -12,6 +12,8 @@ status status_fail(const char *file, int line, status code, const char *format, 
   va_start(arguments, format);
   vsnprintf(kept, sizeof kept, format, arguments);
   va_end(arguments);
+  for (char *c = kept; *c; c++) /* names from hostile files must not break the one line */
+    if ((unsigned char)*c < ' ' || *c == 127) *c = '?';
   if (code == E_NUMERICS || code == E_INTERNAL) { /* where in the program matters only for these */
     const char *slash = strrchr(file, '/');
     size_t used = strlen(kept);

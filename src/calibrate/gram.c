@@ -15,97 +15,70 @@ static int64_t tiles_of(int64_t n) {
   return side * (side + 1) / 2;
 }
 
-/* Seconds of a unit in arbitrary measure: flops over the fraction of gemm's peak that such a side reaches (cluster.md B). */
-static double unit_cost(int rows, int cols, bool diagonal) {
-  double side = fmin(rows, cols), rate = side / (side + 40);
-  return (diagonal ? 0.5 : 1.0) * rows * cols / rate;
+/* The side of a unit depends on n alone: then every unit is the same BLAS call whoever makes it, and the sums have the same bits for any
+ * number of ranks with any BLAS. Large sides run nearer gemm's peak (cluster.md B), small ones leave enough units to balance. */
+static int unit_side(int64_t n) { return n <= 768 ? T : n <= 2048 ? 2 * T : n <= 8192 ? 4 * T : 8 * T; }
+
+/* Flops over the fraction of gemm's peak that such a unit reaches. */
+static double unit_cost(const gram_unit *u) {
+  double smaller = u->rows < u->cols ? u->rows : u->cols;
+  return (u->row == u->col ? 0.5 : 1.0) * u->rows * u->cols * (smaller + 40) / smaller;
 }
 
-static int units_of(int n, int side) {
-  int blocks = (n + side - 1) / side;
-  return blocks * (blocks + 1) / 2;
+static int units_of(int64_t n) {
+  int64_t blocks = (n + unit_side(n) - 1) / unit_side(n);
+  return (int)(blocks * (blocks + 1) / 2);
 }
 
-static void unit_at(int n, int side, int index, gram_unit *u) {
-  int i = 0;
+static gram_unit unit_at(int n, int index) {
+  int i = 0, side = unit_side(n);
   while (index > i) index -= ++i;
-  *u = (gram_unit){i * side, index * side, side, side};
-  if (u->row + side > n) u->rows = n - u->row;
-  if (u->col + side > n) u->cols = n - u->col;
-}
-
-/* Owners of the units of this side, and the load of the busiest rank. */
-static status deal_units(int n, int side, int ranks, int *owner, double *cost, double *load, double *busiest) {
-  int count = units_of(n, side);
-  for (int i = 0; i < count; i++) {
-    gram_unit u;
-    unit_at(n, side, i, &u);
-    cost[i] = unit_cost(u.rows, u.cols, u.row == u.col);
-  }
-  status st = deal_tasks(cost, count, ranks, owner);
-  if (st != OK) return st;
-  memset(load, 0, (size_t)ranks * sizeof *load);
-  for (int i = 0; i < count; i++) load[owner[i]] += cost[i];
-  *busiest = 0;
-  for (int r = 0; r < ranks; r++) *busiest = fmax(*busiest, load[r]);
-  return OK;
-}
-
-/* Large units run nearer the peak, small ones balance better: the side whose busiest rank is done first. */
-static status choose_side(int n, int ranks, int *owner, double *cost, double *load, int *side) {
-  double best = INFINITY;
-  *side = T;
-  for (int candidate = 16 * T; candidate >= T; candidate -= candidate > 8 * T ? 8 * T : T) {
-    double busiest;
-    if (candidate > T && candidate >= 2 * n) continue;
-    status st = deal_units(n, candidate, ranks, owner, cost, load, &busiest);
-    if (st != OK) return st;
-    if (busiest < best) {
-      best = busiest;
-      *side = candidate;
-    }
-  }
-  return OK;
+  gram_unit u = {i * side, index * side, side, side};
+  if (u.row + side > n) u.rows = n - u.row;
+  if (u.col + side > n) u.cols = n - u.col;
+  return u;
 }
 
 uint64_t gram_shared_bytes(int64_t n) { return (uint64_t)tiles_of(n) * TT * sizeof(double) + (uint64_t)n * sizeof(double); }
 
-uint64_t gram_private_bytes(int64_t n, int ranks) {
-  int64_t most = n < 16 * T ? n : 16 * T;
-  if (ranks > 1 && most > 8 * T) most = 8 * T;
-  return (uint64_t)(most * most) * sizeof(float);
+uint64_t gram_private_bytes(int64_t n) {
+  int64_t side = unit_side(n) < n ? unit_side(n) : n;
+  return (uint64_t)(side * side) * sizeof(float);
+}
+
+/* Local. My units, dealt by cost; the same dealing on every rank. */
+static status take_units(gram *g) {
+  status st = OK;
+  int count = units_of(g->n), *owner = NULL;
+  double *cost = NULL;
+  TRY(NEW(owner, count, "units of a Gram"));
+  TRY(NEW(cost, count, "units of a Gram"));
+  TRY(NEW(g->mine, count, "units of a Gram"));
+  for (int i = 0; i < count; i++) {
+    gram_unit u = unit_at(g->n, i);
+    cost[i] = unit_cost(&u);
+  }
+  TRY(deal_tasks(cost, count, g->t->size, owner));
+  for (int i = 0; i < count; i++)
+    if (owner[i] == g->t->rank) g->mine[g->unit_count++] = unit_at(g->n, i);
+  TRY(NEW(g->product, gram_private_bytes(g->n) / sizeof(float), "product of a Gram unit"));
+done:
+  FREE(cost);
+  FREE(owner);
+  return st;
 }
 
 status gram_new(const team *t, int64_t n, gram *g) {
   status st = OK;
-  int *owner = NULL;
-  double *cost = NULL, *load = NULL;
   *g = (gram){.t = t, .n = (int)n};
-  if (n > 46340) {
+  if (n > 46340)
     st = fail(E_USAGE, "calibrate: a Gram of %lld columns: expected at most 46340, the limit of 32-bit BLAS", (long long)n);
-    goto agreed;
-  }
-  int most = units_of((int)n, T);
-  st = NEW(owner, most, "units of a Gram");
-  if (st == OK) st = NEW(cost, most, "units of a Gram");
-  if (st == OK) st = NEW(load, t->size, "units of a Gram");
-  if (st == OK) st = choose_side((int)n, t->size, owner, cost, load, &g->side);
-  double busiest;
-  if (st == OK) st = deal_units((int)n, g->side, t->size, owner, cost, load, &busiest);
-  if (st == OK) st = NEW(g->mine, units_of((int)n, g->side), "units of a Gram");
-  if (st != OK) goto agreed;
-  int side = g->side < (int)n ? g->side : (int)n;
-  st = NEW(g->product, (size_t)side * (size_t)side, "product of a Gram unit");
-  for (int i = 0; i < units_of((int)n, g->side); i++)
-    if (owner[i] == t->rank) unit_at((int)n, g->side, i, &g->mine[g->unit_count++]);
-agreed:
+  else
+    st = take_units(g);
   TRY(agree(t->comm, st));
   TRY(shared_new(t, (size_t)tiles_of(n) * TT * sizeof(double), "sums of a Gram", &g->sums));
   TRY(shared_new(t, (size_t)n * sizeof(double), "mean |x|", &g->abs_sums));
 done:
-  FREE(load);
-  FREE(cost);
-  FREE(owner);
   if (st != OK) gram_free(g);
   return st;
 }

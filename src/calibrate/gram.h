@@ -1,10 +1,9 @@
 /* The Gram matrix H = X^T X of one linear's input, summed by a team. How it will be used is not known here.
  *
  * Precision and order. Tokens come in chunks of fixed composition; about GRAM_TOKENS worth of chunks are multiplied in float and the
- * product is added to sums in double, in the order of the chunks. Every entry belongs to one rank, and a product's entry does not
- * depend on the tile it is computed in (base/blas.h): so the sums are bit-identical for any number of ranks.
- * The lower triangle is cut into square units dealt to the ranks by flops: syrk on the diagonal, gemm below it, n^2 tokens flops
- * in all, half of a full product. */
+ * product is added to sums in double, in the order of the chunks. The lower triangle is cut into square units whose side depends on n
+ * alone; each belongs to one rank. So every product is the same BLAS call whoever makes it, and the sums are bit-identical for any
+ * number of ranks. syrk on the diagonal, gemm below it: n^2 tokens flops in all, half of a full product. */
 #ifndef CLOQWORK_CALIBRATE_GRAM_H
 #define CLOQWORK_CALIBRATE_GRAM_H
 
@@ -27,12 +26,11 @@ typedef struct gram {
   int64_t tokens;
   gram_unit *mine;   /* units of this rank */
   int unit_count;
-  float *product;    /* one unit's product, (side, side) */
-  int side;
+  float *product;    /* one unit's product */
 } gram;
 
-uint64_t gram_shared_bytes(int64_t n);             /* of sums and abs_sums: for plan */
-uint64_t gram_private_bytes(int64_t n, int ranks); /* of one rank's product */
+uint64_t gram_shared_bytes(int64_t n);  /* of sums and abs_sums: for plan */
+uint64_t gram_private_bytes(int64_t n); /* of one rank's product */
 
 status gram_new(const team *t, int64_t n, gram *g); /* Collective. E_MEMORY; E_USAGE over 46340 columns */
 void gram_free(gram *g);                            /* Collective; accepts an empty one */

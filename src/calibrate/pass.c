@@ -69,7 +69,7 @@ pass_bytes pass_memory(const arch *a, const windows *const sets[SET_COUNT], cons
     for (int i = 0; i < IN_COUNT; i++)
       if (wanted[i]) {
         b.sums += gram_shared_bytes(input_width(a, i));
-        b.private_most += gram_private_bytes(input_width(a, i), ranks);
+        b.private_most += gram_private_bytes(input_width(a, i));
       }
   }
   b.private_most += b.streams;
@@ -163,33 +163,36 @@ typedef struct step_work {
   bool with_grams;
 } step_work;
 
-static float *slot(const step_work *w, int panel, int64_t width, int chunk) {
-  return (float *)w->p->panels[panel].base + (int64_t)(chunk - w->first) * w->p->chunk_rows * width;
+/* A chunk's place in a panel is the same for every input that uses the panel, however wide: between layers' taps nobody waits. */
+static int64_t slot_floats(const pass *p, int panel) { return p->chunk_rows * panel_width(&p->model->arch, panel); }
+
+static float *slot(const step_work *w, int panel, int chunk) {
+  return (float *)w->p->panels[panel].base + (int64_t)(chunk - w->first) * slot_floats(w->p, panel);
 }
 
 static void tap(step_work *w, input_id input, int panel) {
   if (!w->with_grams) return;
   team_barrier(w->p->t);
   gram *g = &w->s->grams[input];
-  if (g->n) gram_add(g, w->p->panels[panel].base, (int64_t)w->p->chunk_rows * g->n, w->rows, w->count, chunks_per_product(w->s->w->length));
+  if (g->n) gram_add(g, w->p->panels[panel].base, slot_floats(w->p, panel), w->rows, w->count, chunks_per_product(w->s->w->length));
 }
 
 static void run_step(step_work *w) {
   pass *p = w->p;
   const arch *a = &p->model->arch;
-  int64_t length = w->s->w->length, d = a->hidden, wide = input_width(a, IN_ATTN_OUT), f = a->intermediate;
+  int64_t length = w->s->w->length;
   int mine = w->first + p->t->rank; /* steps start at multiples of the ranks */
 #define EACH_OF_MINE(c) for (int c = mine; c < w->first + w->count; c += p->t->size)
-  EACH_OF_MINE(c) block_attn_in(a, &p->layer, w->rows[c - w->first], stream(p, w->s, c), slot(w, 0, d, c));
+  EACH_OF_MINE(c) block_attn_in(a, &p->layer, w->rows[c - w->first], stream(p, w->s, c), slot(w, 0, c));
   tap(w, IN_ATTN, 0);
   EACH_OF_MINE(c)
-  block_attention(a, &p->layer, w->layer, &p->scratch, chunk_windows(w->s, c), length, slot(w, 0, d, c), slot(w, 1, wide, c));
+  block_attention(a, &p->layer, w->layer, &p->scratch, chunk_windows(w->s, c), length, slot(w, 0, c), slot(w, 1, c));
   tap(w, IN_ATTN_OUT, 1);
-  EACH_OF_MINE(c) block_attn_out(a, &p->layer, w->rows[c - w->first], slot(w, 1, wide, c), stream(p, w->s, c), slot(w, 0, d, c));
+  EACH_OF_MINE(c) block_attn_out(a, &p->layer, w->rows[c - w->first], slot(w, 1, c), stream(p, w->s, c), slot(w, 0, c));
   tap(w, IN_MLP, 0);
-  EACH_OF_MINE(c) block_mlp(a, &p->layer, &p->scratch, w->rows[c - w->first], slot(w, 0, d, c), slot(w, 1, f, c));
+  EACH_OF_MINE(c) block_mlp(a, &p->layer, &p->scratch, w->rows[c - w->first], slot(w, 0, c), slot(w, 1, c));
   tap(w, IN_MLP_OUT, 1);
-  EACH_OF_MINE(c) block_mlp_out(a, &p->layer, w->rows[c - w->first], slot(w, 1, f, c), stream(p, w->s, c));
+  EACH_OF_MINE(c) block_mlp_out(a, &p->layer, w->rows[c - w->first], slot(w, 1, c), stream(p, w->s, c));
 #undef EACH_OF_MINE
 }
 

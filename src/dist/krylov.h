@@ -8,15 +8,16 @@
 
 #include "base/status.h"
 
-/* y (b, n) = x (b, n) G: vectors are ROWS. Must be symmetric positive semidefinite to rounding. */
+/* y (b, n) = x (b, n) G: vectors are ROWS, at most a block and KRYLOV_EXTRA of them. Must be symmetric positive semidefinite to rounding. */
+enum { KRYLOV_EXTRA = 8 };
 typedef status (*krylov_operator)(void *context, int b, int64_t n, const double *x, double *y);
 
 typedef struct krylov_request {
   int64_t n;            /* order of G */
   int wanted;           /* pairs */
   int block;            /* 0: krylov_block */
-  double trace;         /* of G: the tail is trace - captured */
-  double tolerance;     /* excess of the tail over the optimal tail, relative to the tail: 1e-6 */
+  double tolerance;     /* excess of the tail over the optimal tail, relative to the tail: 1e-6. The tail of the stop rule is estimated (to a
+                           few per cent, by random probes of the energy outside the space): no trace of G is asked for */
   int blocks;           /* > 0: stop after that many blocks (or as soon as they hold `wanted` vectors), converged or not; excess is then no estimate */
   const double *start;  /* (start_rows, n) rows to start from, borrowed; NULL: seeded random */
   int start_rows;

@@ -127,7 +127,7 @@ static HOT void step_rows(const shape *restrict s, int ld, const float *restrict
 
 /* ---- the solver ---- */
 
-int magr_slab(int64_t width) { return width < 2048 ? 64 : 128; }
+int magr_slab(int64_t width) { return width < 2048 ? 64 : 256; }
 
 static shape shape_of(const magr_request *q) {
   int length = q->group ? q->group : q->width;

@@ -10,20 +10,21 @@
 
 /* Everything is stored with the ROW index contiguous, so that the recursion over columns runs over rows in registers and the trailing
  * update is one dgemm without transposition. Rows are padded to whole tiles: there is no remainder loop whose rounding could differ,
- * and a row's arithmetic does not depend on its neighbours. */
+ * and a row's arithmetic does not depend on its neighbours. The trailing update always has optq_slab rows (see the header). */
 enum {
   BLOCK = 256, /* columns between two trailing updates: below about 200, BLIS leaves its fast path */
   PART = 32,   /* columns of a block between two updates inside a tile */
   QUAD = 4,    /* columns of such an update at a time */
   TILE = 32,   /* rows */
-  SLAB = 512,  /* rows per pass over u: S is (width, SLAB) doubles */
+  PASS = 512,  /* rows at most that share one reading of u */
   SKEW = 8,    /* added to row strides that would be multiples of 4 KiB */
 };
 
 typedef double lanes __attribute__((vector_size(64), may_alias));
 
 typedef struct slab {
-  int first, rows, padded, ld;
+  int first, rows;     /* of the request */
+  int chunk, ld;       /* rows of one product, row stride */
   double *s;           /* (width + QUAD, ld) feedback of finished blocks; column j is row j of this array */
   double *e;           /* (BLOCK, ld) errors of the current block */
   float *scale, *zero; /* (groups, ld) */
@@ -138,9 +139,12 @@ static void write_codes(const optq_request *q, const panel *p, int columns, int 
   }
 }
 
+static int padded(const slab *b) { return (b->rows + b->chunk - 1) / b->chunk * b->chunk; }
+
+/* Rows of padding get the grid of integers, on which the weight 0 has no error. */
 static void read_grid(const optq_request *q, slab *b) {
   int groups = grid_groups(&q->rule, q->width);
-  for (int r = 0; r < b->padded; r++) {
+  for (int r = 0; r < padded(b); r++) {
     int64_t at = (int64_t)(b->first + r) * groups;
     for (int g = 0; g < groups; g++) {
       b->scale[(int64_t)g * b->ld + r] = r < b->rows ? half_to_float(q->scales[at + g]) : 1;
@@ -149,26 +153,27 @@ static void read_grid(const optq_request *q, slab *b) {
   }
 }
 
-/* All columns of one slab; loss[padded] by row. */
+/* All columns of one slab; loss by row. */
 static status run_slab(const optq_request *q, slab *b, panel *p, tile *t, uint8_t *codes, double *loss) {
   status st = OK;
   double top = (1 << q->rule.bits) - 1;
   read_grid(q, b);
-  memset(b->s, 0, (size_t)q->width * b->ld * sizeof *b->s);
-  memset(loss, 0, b->padded * sizeof *loss);
+  memset(b->s, 0, (size_t)q->width * (size_t)b->ld * sizeof *b->s);
+  memset(b->e, 0, BLOCK * (size_t)b->ld * sizeof *b->e);
+  memset(loss, 0, (size_t)padded(b) * sizeof *loss);
   for (int first = 0; first < q->width; first += BLOCK) {
     int columns = q->width - first < BLOCK ? q->width - first : BLOCK, right = first + columns;
     TRY(read_panel(q, first, columns, p));
-    for (int row = 0; row < b->padded; row += TILE) {
+    for (int row = 0; row < b->rows; row += TILE) {
       int rows = b->rows - row < TILE ? b->rows - row : TILE;
       read_weights(q, p, columns, b->first + row, rows, t);
       tile_block(columns, p, top, b->s + (int64_t)first * b->ld + row, b->scale + row, b->zero + row, b->ld, t, loss + row);
       for (int j = 0; j < columns; j++) memcpy(b->e + (int64_t)j * b->ld + row, t->e[j], sizeof t->e[j]);
       write_codes(q, p, columns, b->first + row, rows, t, codes);
     }
-    if (right < q->width)
-      dgemm(true, false, q->width - right, b->padded, columns, 1, q->u + (int64_t)first * q->width + right, q->width, b->e, b->ld, 1,
-            b->s + (int64_t)right * b->ld, b->ld);
+    for (int row = 0; right < q->width && row < b->rows; row += b->chunk)
+      dgemm(true, false, q->width - right, b->chunk, columns, 1, q->u + (int64_t)first * q->width + right, q->width, b->e + row, b->ld, 1,
+            b->s + (int64_t)right * b->ld + row, b->ld);
   }
 done:
   return st;
@@ -184,29 +189,25 @@ static void round_dead(const optq_request *q, uint8_t *codes) {
   }
 }
 
-/* Rows per slab: slabs of one call are of like size, in whole tiles. */
-static int slab_rows(int64_t rows) {
-  int64_t slabs = (rows + SLAB - 1) / SLAB, each = slabs ? (rows + slabs - 1) / slabs : 0;
-  return (int)((each + TILE - 1) / TILE * TILE);
-}
+int optq_slab(int64_t width) { return width < 2048 ? 64 : 256; }
 
 status optq(const optq_request *q, uint8_t *codes, double *loss) {
   status st = OK;
-  int most = slab_rows(q->rows), groups = grid_groups(&q->rule, q->width);
-  slab b = {.ld = most + SKEW};
+  int groups = grid_groups(&q->rule, q->width), most = q->rows < PASS ? q->rows : PASS;
+  slab b = {.rows = most, .chunk = optq_slab(q->width)};
   panel *p = NULL;
   tile *t = NULL;
   double *row_loss = NULL, sum = 0;
-  TRY(NEW(b.s, (size_t)(q->width + QUAD) * b.ld, "optq: feedback"));
-  TRY(NEW(b.e, (size_t)BLOCK * b.ld, "optq: errors of a block"));
-  TRY(NEW(b.scale, (size_t)groups * b.ld, "optq: scales"));
-  TRY(NEW(b.zero, (size_t)groups * b.ld, "optq: zeros"));
+  b.ld = padded(&b) + SKEW;
+  TRY(NEW(b.s, ((int64_t)q->width + QUAD) * b.ld, "optq: feedback"));
+  TRY(NEW(b.e, (int64_t)BLOCK * b.ld, "optq: errors of a block"));
+  TRY(NEW(b.scale, (int64_t)groups * b.ld, "optq: scales"));
+  TRY(NEW(b.zero, (int64_t)groups * b.ld, "optq: zeros"));
   TRY(NEW(p, 1, "optq: block of the factor"));
   TRY(NEW(t, 1, "optq: tile"));
-  TRY(NEW(row_loss, most, "optq: losses"));
+  TRY(NEW(row_loss, b.ld, "optq: losses"));
   for (b.first = 0; b.first < q->rows; b.first += most) {
     b.rows = q->rows - b.first < most ? q->rows - b.first : most;
-    b.padded = (b.rows + TILE - 1) / TILE * TILE;
     TRY(run_slab(q, &b, p, t, codes, row_loss));
     for (int r = 0; r < b.rows; r++) {
       if (!isfinite(row_loss[r])) TRY(fail(E_NUMERICS, "optq: row %d, expected finite weights and factor, found a loss of %g", b.first + r, row_loss[r]));
@@ -222,7 +223,7 @@ done:
 
 double optq_flops(int64_t rows, int64_t width) { return (double)rows * (double)width * (double)width; }
 
-uint64_t optq_bytes(const grid_rule *r, int64_t rows, int64_t width) {
-  uint64_t ld = (uint64_t)slab_rows(rows) + SKEW, groups = (uint64_t)grid_groups(r, (int)width);
+uint64_t optq_bytes(const grid_rule *r, int64_t width) {
+  uint64_t ld = PASS + SKEW, groups = (uint64_t)grid_groups(r, (int)width);
   return ld * (8 * ((uint64_t)width + QUAD + BLOCK + 1) + 8 * groups) + sizeof(panel) + sizeof(tile);
 }

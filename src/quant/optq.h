@@ -4,7 +4,9 @@
  *     v = w_j + (S_j + E[:, block] U[block, j]) / U_jj,  q_j = grid(v),  e_j = w_j - q_j,
  * after each block of 256 columns S += E[:, block] U[block, right]. No inverse. Double precision. rows * width^2 flops.
  * Identity that proves it: tr(E Hd E^T) = sum (v_ij - q_ij)^2 U_jj^2.
- * A row's codes are bit-identical in whatever rows it is called with (given base/blas.h's bit-identity of dgemm). */
+ * A row's codes are bit-identical in whatever rows it is called with. Libraries choose kernels, and so the order of a sum, by the SHAPE of a
+ * product: therefore the trailing updates have shapes that the width dictates (optq_slab rows, padded), and all that is asked of the
+ * library is that within one shape an entry does not depend on where its row stands (tests/unit/optq.c checks it). */
 #ifndef CLOQWORK_QUANT_OPTQ_H
 #define CLOQWORK_QUANT_OPTQ_H
 
@@ -27,7 +29,8 @@ typedef struct optq_request {
  * E_MEMORY; E_NUMERICS when a diagonal entry of u is not positive, or a weight or u is NaN/Inf (names the row). */
 status optq(const optq_request *q, uint8_t *codes, double *loss);
 
-double optq_flops(int64_t rows, int64_t width);                     /* of one call, for rates */
-uint64_t optq_bytes(const grid_rule *r, int64_t rows, int64_t width); /* workspace of one call, for plans */
+int optq_slab(int64_t width);                           /* rows of one update: deal rows in multiples of it, others are padded */
+double optq_flops(int64_t rows, int64_t width);         /* of one call, for rates */
+uint64_t optq_bytes(const grid_rule *r, int64_t width); /* workspace of a call with many rows, for plans */
 
 #endif

@@ -34,6 +34,23 @@ done:
   return st;
 }
 
+/* Every weight once, tensors dealt to the ranks: NaN and Inf are found in the first minutes of a night, not in its last hour. */
+static status scan_weights(const session *c) {
+  enum { SLAB = 4 << 20 };
+  status st = OK;
+  float *slab = NULL;
+  TRY(NEW(slab, SLAB, "a slab of weights"));
+  for (size_t i = (size_t)c->rank; i < c->model.tensor_count; i += (size_t)c->size) {
+    const tensor_ref *t = &c->model.tensors[i];
+    int64_t step = t->cols < SLAB ? SLAB / t->cols : 1;
+    if (t->cols > SLAB) continue; /* no tensor of a decoder is that wide; its rows are checked as they are used */
+    for (int64_t at = 0; at < t->rows; at += step) TRY(tensor_rows(t, at, at + step < t->rows ? at + step : t->rows, slab));
+  }
+done:
+  FREE(slab);
+  return st;
+}
+
 typedef struct layer_progress {
   int64_t layer, layers, done, todo;
 } layer_progress;
@@ -219,6 +236,8 @@ status verb_calibrate(session *c) {
   log_info("calibrate: %lld of %lld layers to do, %d team%s of %d rank%s", (long long)todo, (long long)(c->layer_end - c->layer_begin), c->team.count,
            c->team.count > 1 ? "s" : "", c->team.size, c->team.size > 1 ? "s" : "");
   double start = clock_now();
+  st = scan_weights(c);
+  TRY(agree(c->job_comm, st));
   st = pass_new(&c->team, &c->model, c->sets, c->wanted, &p);
   TRY(agree(c->job_comm, st));
   st = calibrate_team(c, &p, missing, todo, first_missing);

@@ -15,7 +15,7 @@ typedef struct option_row {
   option_reach reach;
   size_t offset, size;                /* the member of struct options; FIXED: none */
   double standard, lo, hi;            /* REAL, COUNT */
-  const char *const *offered, *const *later; /* CHOICE, FIXED: zero-terminated, the default first; later: known, but not in this version */
+  const char *const *offered, *const *later; /* CHOICE, FIXED: ended by NULL, the default first; later: FIXED: known, but not in this version */
   double (*automatic)(const method *m, int bits, int group, const options *o); /* "auto" is the default */
 } option_row;
 
@@ -41,24 +41,24 @@ static double auto_grid_beta(const method *m, int bits, int group, const options
 #define MEMBER(field) offsetof(options, field), sizeof(((options *)0)->field)
 #define REAL(name, reach, standard, lo, hi, automatic) {#name, OPT_REAL, reach, MEMBER(name), standard, lo, hi, NULL, NULL, automatic}
 #define COUNT(name, reach, standard, lo, hi, automatic) {#name, OPT_COUNT, reach, MEMBER(name), standard, lo, hi, NULL, NULL, automatic}
-#define CHOICE(name, reach, field, later, ...) {#name, OPT_CHOICE, reach, MEMBER(field), 0, 0, 0, WORDS(__VA_ARGS__), later, NULL}
+#define CHOICE(name, reach, field, ...) {#name, OPT_CHOICE, reach, MEMBER(field), 0, 0, 0, WORDS(__VA_ARGS__), NULL, NULL}
 #define FIXED(name, offered, ...) {#name, OPT_FIXED, ALL, 0, 0, 0, 0, 0, WORDS(#offered), WORDS(__VA_ARGS__), NULL}
 
 static const option_row rows[] = {
     REAL(damping, WITH_OPTQ, 0.01, 0, 10, NULL),
     COUNT(damping_escalate, WITH_OPTQ, 0, 0, 3, NULL),
-    CHOICE(residual, WITH_MAGR, residual_magr, NULL, "original", "magr"),
+    CHOICE(residual, WITH_MAGR, residual_magr, "original", "magr"),
     REAL(adapter_damping, ALL, 0, 0, 10, NULL),
     REAL(adapter_tolerance, ALL, 1e-6, 1e-12, 1, NULL),
-    CHOICE(adapter_solver, ALL, adapter_solver, NULL, "auto", "dense", "krylov", "grid"),
-    CHOICE(magr_solver, WITH_MAGR, magr_solver, NULL, "fista", "pg"),
+    CHOICE(adapter_solver, ALL, adapter_solver, "auto", "dense", "krylov", "grid"),
+    CHOICE(magr_solver, WITH_MAGR, magr_solver, "fista", "pg"),
     REAL(magr_alpha, WITH_MAGR, 0, 0, 10, auto_magr_alpha),
     COUNT(magr_K, WITH_MAGR, 0, 1, 100000, auto_magr_steps),
-    CHOICE(grid_type, ALL, grid_symmetric, NULL, "asym", "sym"),
+    CHOICE(grid_type, ALL, grid_symmetric, "asym", "sym"),
     REAL(grid_beta, ALL, 0, 0.1, 1, auto_grid_beta),
-    CHOICE(grid_beta_anchor, ALL, grid_beta_anchor_zero, NULL, "low", "zero"),
-    CHOICE(optq_order, WITH_OPTQ, optq_order_act, NULL, "natural", "act"),
-    CHOICE(optq_dead, WITH_OPTQ, optq_dead_rtn, NULL, "zero", "rtn"),
+    CHOICE(grid_beta_anchor, ALL, grid_beta_anchor_zero, "low", "zero"),
+    CHOICE(optq_order, WITH_OPTQ, optq_order_act, "natural", "act"),
+    CHOICE(optq_dead, WITH_OPTQ, optq_dead_rtn, "zero", "rtn"),
     FIXED(act_quantizer, fp, "prefix", "cross"),
     FIXED(act_adapter, fp, "prefix", "cross"),
     FIXED(optq_groups, static, "dynamic"),
@@ -134,10 +134,10 @@ static status complete_row(const char *prefix, const option_row *r, const json_t
   size_t count = json_is_array(given) ? json_array_size(given) : 1;
   char where[256];
   if (!given || json_is_null(given)) {
-    kept = r->automatic                                    ? json_string("auto")
-           : r->kind == OPT_REAL                           ? json_real(r->standard)
-           : r->kind == OPT_COUNT                          ? json_integer((json_int_t)r->standard)
-                                                           : json_string(r->offered[0]);
+    kept = r->automatic           ? json_string("auto")
+           : r->kind == OPT_REAL  ? json_real(r->standard)
+           : r->kind == OPT_COUNT ? json_integer((json_int_t)r->standard)
+                                  : json_string(r->offered[0]);
     return json_array_append_new(list, kept) == 0 ? OK : fail(E_MEMORY, "%s%s: no memory", prefix, r->name);
   }
   if (count == 0) return fail(E_USAGE, "%s%s: expected a value or a list of values, found an empty list", prefix, r->name);

@@ -79,7 +79,9 @@ status attr_copy(attributes *to, const attributes *from) {
   status st = OK;
   for (int i = 0; i < from->count; i++) {
     const attribute *a = &from->list[i];
-    TRY(a->kind == ATTR_TEXT ? attr_text(to, a->name, a->text) : a->kind == ATTR_INT ? attr_int(to, a->name, a->integer) : attr_real(to, a->name, a->real));
+    TRY(a->kind == ATTR_TEXT  ? attr_text(to, a->name, a->text)
+        : a->kind == ATTR_INT ? attr_int(to, a->name, a->integer)
+                              : attr_real(to, a->name, a->real));
   }
 done:
   return st;
@@ -145,7 +147,9 @@ done:
   return st;
 }
 
-static int by_text(const void *a, const void *b) { return memcmp(a, b, HASH_HEX); }
+static int by_text(const void *a, const void *b) {
+  return memcmp(a, b, HASH_HEX);
+}
 
 status attributes_digest_end(attributes_digest *d, char hex[HASH_HEX]) {
   if (d->count) qsort(d->each, (size_t)d->count, sizeof *d->each, by_text);

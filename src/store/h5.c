@@ -49,25 +49,35 @@ static herr_t keep_reason(hid_t stack, void *context) {
   return 0;
 }
 
-void h5_quiet(void) {
+void h5_listen(void) {
   H5Eset_auto2(H5E_DEFAULT, keep_reason, NULL);
   last = (reason){"", false};
+}
+
+void h5_silence(void) {
+  H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
 }
 
 status h5_fail(status by_system, status otherwise, const char *path, const char *object, const char *did) {
   reason r = last;
   last = (reason){"", false};
-  return fail(r.by_system ? by_system : otherwise, "%s: %s%s%s: %s", path, object, *object ? ": " : "", did, *r.text ? r.text : "no reason given");
+  return fail(r.by_system ? by_system : otherwise, "%s: %s%s%s: %s", path, object, *object ? ": " : "", did,
+              *r.text ? r.text : "no reason given");
 }
 
 static const struct {
   const char *name;
   size_t bytes;
-} elements[] = {[EL_F64] = {"float64", 8}, [EL_F32] = {"float32", 4}, [EL_F16] = {"float16", 2}, [EL_U32] = {"uint32", 4}, [EL_U8] = {"uint8", 1}};
+} elements[] = {
+    [EL_F64] = {"float64", 8}, [EL_F32] = {"float32", 4}, [EL_F16] = {"float16", 2}, [EL_U32] = {"uint32", 4}, [EL_U8] = {"uint8", 1}};
 enum { ELEMENTS = sizeof elements / sizeof *elements };
 
-size_t element_bytes(element e) { return elements[e].bytes; }
-const char *element_name(element e) { return elements[e].name; }
+size_t element_bytes(element e) {
+  return elements[e].bytes;
+}
+const char *element_name(element e) {
+  return elements[e].name;
+}
 
 hid_t h5_type(element e) {
   hid_t whole = e == EL_F64 ? H5T_IEEE_F64LE : e == EL_U32 ? H5T_STD_U32LE : e == EL_U8 ? H5T_STD_U8LE : H5T_IEEE_F32LE;
@@ -150,7 +160,9 @@ status h5_write_attributes(hid_t id, const char *path, const char *object, const
   for (int i = 0; i < a->count && st == OK; i++) {
     const attribute *one = &a->list[i];
     hid_t type = one->kind == ATTR_TEXT ? text : one->kind == ATTR_INT ? H5T_STD_I64LE : H5T_IEEE_F64LE;
-    const void *value = one->kind == ATTR_TEXT ? (const void *)&one->text : one->kind == ATTR_INT ? (const void *)&one->integer : &one->real;
+    const void *value = one->kind == ATTR_TEXT  ? (const void *)&one->text
+                        : one->kind == ATTR_INT ? (const void *)&one->integer
+                                                : &one->real;
     hid_t made = fault_here() ? H5I_INVALID_HID : H5Acreate2(id, one->name, type, scalar, H5P_DEFAULT, H5P_DEFAULT);
     if (made < 0 || H5Awrite(made, type, value) < 0) {
       char did[96];
@@ -198,7 +210,8 @@ static herr_t read_one(hid_t id, const char *name, const H5A_info_t *info, void 
   (void)info;
   reading *r = context;
   r->begun = true;
-  hid_t attr = fault_here() ? H5I_INVALID_HID : H5Aopen(id, name, H5P_DEFAULT), type = attr < 0 ? attr : H5Aget_type(attr), space = attr < 0 ? attr : H5Aget_space(attr);
+  hid_t attr = fault_here() ? H5I_INVALID_HID : H5Aopen(id, name, H5P_DEFAULT), type = attr < 0 ? attr : H5Aget_type(attr),
+        space = attr < 0 ? attr : H5Aget_space(attr);
   bool good = type >= 0 && space >= 0;
   bool ours = good && strlen(name) < sizeof r->into->list->name && H5Sget_simple_extent_npoints(space) == 1;
   if (ours) {

@@ -14,8 +14,10 @@ enum { OBJECT_PATH = 256 }; /* longest path of a group or dataset inside a file,
 
 #define ATTRIBUTES_SHA "attributes_sha256"
 
-/* Instead of printing, HDF5 leaves its reasons to h5_fail. First line of every function that may be the first to call HDF5. */
-void h5_quiet(void);
+/* Between these HDF5 leaves its reasons to h5_fail; outside it is silent, so that it has nothing to say about what damaged files
+ * made it lose when the process ends. Each may be called at any time. */
+void h5_listen(void);
+void h5_silence(void);
 
 /* The failure of an HDF5 call as "path: object: did: reason", the reason
  * being that of the HDF5 call that failed last. object "" is left out.

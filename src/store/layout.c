@@ -40,7 +40,8 @@ done:
 static status add_path(layout *l, const char *file, const char *path, object **added) {
   status st = OK;
   size_t length = strlen(path);
-  if (length == 0 || length >= OBJECT_PATH) return fail(E_INTERNAL, "%s: expected paths of 1 to %d bytes, found %s", file, OBJECT_PATH - 1, path);
+  if (length == 0 || length >= OBJECT_PATH)
+    return fail(E_INTERNAL, "%s: expected paths of 1 to %d bytes, found %s", file, OBJECT_PATH - 1, path);
   for (size_t begin = 0; begin <= length;) {
     size_t end = begin + strcspn(path + begin, "/"), part = end - begin;
     char above[OBJECT_PATH] = "";
@@ -48,7 +49,8 @@ static status add_path(layout *l, const char *file, const char *path, object **a
       return fail(E_INTERNAL, "%s: expected a path of plain names, found %s", file, path);
     memcpy(above, path, end);
     *added = find(l, above);
-    if (*added && (*added)->set && end < length) return fail(E_INTERNAL, "%s: expected %s to be a group, found a dataset of that name", file, above);
+    if (*added && (*added)->set && end < length)
+      return fail(E_INTERNAL, "%s: expected %s to be a group, found a dataset of that name", file, above);
     if (!*added) TRY(add(l, path, end, added));
     begin = end + 1;
   }
@@ -61,8 +63,8 @@ static status add_dataset(layout *l, const char *file, const dataset *set) {
   object *o = NULL;
   status st = OK;
   if (!extent(set->type, set->rank, set->dims, &row, &all) || row > CONTAINER_ROW_LIMIT)
-    return fail(E_INTERNAL, "%s: %s: expected 1 to 3 dimensions and rows of at most %d bytes, found rank %d, first dimension %" PRId64, file, set->path,
-                CONTAINER_ROW_LIMIT, set->rank, set->dims[0]);
+    return fail(E_INTERNAL, "%s: %s: expected 1 to 3 dimensions and rows of at most %d bytes, found rank %d, first dimension %" PRId64,
+                file, set->path, CONTAINER_ROW_LIMIT, set->rank, set->dims[0]);
   if (all > 0 && !set->data) return fail(E_INTERNAL, "%s: %s: expected data, found none", file, set->path);
   int before = l->count;
   TRY(add_path(l, file, set->path, &o));
@@ -72,7 +74,8 @@ done:
   return st;
 }
 
-status layout_new(const char *file, const char *kind, const dataset *sets, int set_count, const group_attributes *groups, int group_count, layout *l) {
+status layout_new(const char *file, const char *kind, const dataset *sets, int set_count, const group_attributes *groups, int group_count,
+                  layout *l) {
   status st = OK;
   object *o = NULL;
   TRY(add(l, "", 0, &o));
@@ -169,7 +172,8 @@ status layout_reserve(const char *path, const char *temporary, uint64_t begin, u
   } else {
     do reason = fault_here() ? ENOSPC : fallocate(fd, keep_size ? FALLOC_FL_KEEP_SIZE : 0, (off_t)begin, (off_t)bytes) == 0 ? 0 : errno;
     while (reason == EINTR);
-    if (reason == EOPNOTSUPP || reason == ENOSYS || reason == EINVAL) reason = file_free_space(temporary, &left) == OK && left < bytes ? ENOSPC : 0;
+    if (reason == EOPNOTSUPP || reason == ENOSYS || reason == EINVAL)
+      reason = file_free_space(temporary, &left) == OK && left < bytes ? ENOSPC : 0;
   }
   close(fd);
   if (!reason) return OK;
@@ -223,7 +227,8 @@ done:
 
 static hid_t create_group(hid_t file, const char *path) {
   hid_t create = H5Pcreate(H5P_GROUP_CREATE), id = H5I_INVALID_HID;
-  if (create >= 0 && order_links(create) >= 0 && order_attributes(create) >= 0 && !fault_here()) id = H5Gcreate2(file, path, H5P_DEFAULT, create, H5P_DEFAULT);
+  if (create >= 0 && order_links(create) >= 0 && order_attributes(create) >= 0 && !fault_here())
+    id = H5Gcreate2(file, path, H5P_DEFAULT, create, H5P_DEFAULT);
   h5_close_list(create);
   return id;
 }
@@ -231,7 +236,8 @@ static hid_t create_group(hid_t file, const char *path) {
 /* Contiguous: codes and floats hardly compress (shuffle + deflate costs 2-4x the time), and every rank's rows are one piece. */
 static hid_t create_dataset(hid_t file, const dataset *set) {
   hsize_t dims[3] = {(hsize_t)set->dims[0], (hsize_t)set->dims[1], (hsize_t)set->dims[2]};
-  hid_t create = H5Pcreate(H5P_DATASET_CREATE), type = h5_type(set->type), space = H5Screate_simple(set->rank, dims, NULL), id = H5I_INVALID_HID;
+  hid_t create = H5Pcreate(H5P_DATASET_CREATE), type = h5_type(set->type), space = H5Screate_simple(set->rank, dims, NULL),
+        id = H5I_INVALID_HID;
   if (create >= 0 && type >= 0 && space >= 0 && H5Pset_obj_track_times(create, 0) >= 0 && order_attributes(create) >= 0 &&
       H5Pset_alloc_time(create, H5D_ALLOC_TIME_EARLY) >= 0 && H5Pset_fill_time(create, H5D_FILL_TIME_NEVER) >= 0 && !fault_here())
     id = H5Dcreate2(file, set->path, type, space, H5P_DEFAULT, create, H5P_DEFAULT);
@@ -282,7 +288,8 @@ static status mark_complete(const char *path, const char *temporary) {
   hid_t access = h5_access_write(), file = H5I_INVALID_HID, mark = H5I_INVALID_HID;
   if (access >= 0 && !fault_here()) file = H5Fopen(temporary, H5F_ACC_RDWR, access);
   if (file >= 0 && !fault_here()) mark = H5Aopen(file, "complete", H5P_DEFAULT);
-  if (mark < 0 || fault_here() || H5Awrite(mark, H5T_STD_I64LE, &complete) < 0) st = h5_fail(E_IO, E_IO, path, "", "cannot be marked complete");
+  if (mark < 0 || fault_here() || H5Awrite(mark, H5T_STD_I64LE, &complete) < 0)
+    st = h5_fail(E_IO, E_IO, path, "", "cannot be marked complete");
   if (mark >= 0) H5Aclose(mark);
   if (file >= 0 && (H5Fclose(file) < 0 || fault_here()) && st == OK) st = h5_fail(E_IO, E_IO, path, "", "cannot be closed");
   h5_close_list(access);

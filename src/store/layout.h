@@ -21,7 +21,8 @@ typedef struct layout {
 } layout;
 
 /* E_INTERNAL: a path, shape or attribute list that cannot be. file only names it in messages. */
-status layout_new(const char *file, const char *kind, const dataset *sets, int set_count, const group_attributes *groups, int group_count, layout *l);
+status layout_new(const char *file, const char *kind, const dataset *sets, int set_count, const group_attributes *groups, int group_count,
+                  layout *l);
 void layout_free(layout *l);
 
 /* sha: one per dataset, in the order given to layout_new. Sets the datasets' and the attributes' digests. */

@@ -20,7 +20,7 @@ status container_write_master(const char *path, const char *job_tag, const attri
   layout l = {0};
   bool begun = false;
   const group_attributes root = {"", a};
-  h5_quiet();
+  h5_listen();
   char *temporary = mem_format("%s.tmp.%s", path, job_tag);
   if (!temporary) return E_MEMORY;
   TRY(layout_new(path, "run", NULL, 0, &root, 1, &l));
@@ -41,5 +41,6 @@ done:
   if (st != OK && begun) unlink(temporary);
   layout_free(&l);
   FREE(temporary);
+  h5_silence();
   return st;
 }

@@ -19,6 +19,7 @@ const char *container_choose_io(void) {
   MPI_Get_library_version(text, &length);
   if (sscanf(text, "Open MPI v4.1.%d", &release) != 1 || release >= 7) return "MPI-IO as the MPI library chooses";
   if (setenv("OMPI_MCA_io", "romio321", 1) != 0) return "MPI-IO as the MPI library chooses: OMPI_MCA_io could not be set";
-  snprintf(said, sizeof said, "MPI-IO through ROMIO (OMPI_MCA_io=romio321): ompio of Open MPI 4.1.%d can corrupt parallel HDF5 data", release);
+  snprintf(said, sizeof said, "MPI-IO through ROMIO (OMPI_MCA_io=romio321): ompio of Open MPI 4.1.%d can corrupt parallel HDF5 data",
+           release);
   return said;
 }

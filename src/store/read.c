@@ -11,6 +11,7 @@
 #include "base/fault.h"
 #include "base/memory.h"
 #include "store/h5.h"
+#include "store/heap.h"
 
 struct container {
   char *path; /* owned */
@@ -18,7 +19,7 @@ struct container {
   uint64_t bytes; /* of the whole file */
 };
 
-enum { DEEPEST = 8, VERIFY_BUFFER = 4 << 20 };
+enum { DEEPEST = 8, VERIFY_BUFFER = 256 << 10 };
 
 /* Ours by its first bytes? HDF5 would search the whole file for its signature. */
 static status look_at_file(const char *path, uint64_t *bytes) {
@@ -46,57 +47,10 @@ static status look_at_file(const char *path, uint64_t *bytes) {
   return st;
 }
 
-static status check_root(container *c, const char *kind) {
-  status st = OK;
-  attributes a = {0};
-  TRY(container_attributes(c, "", &a));
-  const char *format = attr_get_text(&a, "format"), *found = attr_get_text(&a, "kind");
-  int64_t version = attr_get_int(&a, "format_version", -1), complete = attr_get_int(&a, "complete", 0);
-  if (strcmp(format, "cloqwork") != 0)
-    st = fail(E_DATA, "%s: expected format \"cloqwork\", found \"%.64s\"", c->path, format);
-  else if (version != 1)
-    st = fail(E_DATA, "%s: expected format version 1, found %" PRId64, c->path, version);
-  else if (kind && strcmp(kind, found) != 0)
-    st = fail(E_DATA, "%s: expected a file of kind \"%s\", found \"%.64s\"", c->path, kind, found);
-  else if (complete != 1)
-    st = fail(E_DATA, "%s: expected a complete file, found one whose writing was not finished", c->path);
-done:
-  attr_free(&a);
-  return st;
-}
-
-status container_open(const char *path, const char *kind, container **out) {
-  status st = OK;
-  container *c = NULL;
-  hid_t access = H5I_INVALID_HID;
-  h5_quiet();
-  *out = NULL;
-  TRY(NEW(c, 1, "container"));
-  c->file = H5I_INVALID_HID;
-  c->path = mem_format("%s", path);
-  if (!c->path) {
-    st = E_MEMORY;
-    goto done;
-  }
-  TRY(look_at_file(path, &c->bytes));
-  access = h5_access_read();
-  c->file = fault_here() ? H5I_INVALID_HID : H5Fopen(path, H5F_ACC_RDONLY, access);
-  if (c->file < 0) {
-    st = h5_fail(E_IO, E_DATA, path, "", "expected a whole HDF5 file, found a damaged or truncated one");
-    goto done;
-  }
-  TRY(check_root(c, kind));
-  *out = c;
-  c = NULL;
-done:
-  h5_close_list(access);
-  container_close(&c);
-  return st;
-}
-
 void container_close(container **c) {
   if (!*c) return;
   h5_close_file((*c)->file);
+  h5_silence();
   FREE((*c)->path);
   FREE(*c);
 }
@@ -105,22 +59,27 @@ void container_close(container **c) {
 static bool leads_inside(container *c, const char *path) {
   char part[OBJECT_PATH];
   size_t length = strlen(path);
-  if (length == 0 || length >= sizeof part || path[0] == '/' || path[length - 1] == '/') return false;
+  if (length == 0 || length >= sizeof part || path[0] == '/' || path[length - 1] == '/' || strstr(path, "//")) return false;
   for (size_t end = 1; end <= length; end++) {
     if (path[end] != '/' && path[end] != 0) continue;
     H5L_info_t info;
     memcpy(part, path, end);
     part[end] = 0;
-    if (H5Lexists(c->file, part, H5P_DEFAULT) <= 0 || H5Lget_info(c->file, part, &info, H5P_DEFAULT) < 0 || info.type != H5L_TYPE_HARD) return false;
+    if (H5Lexists(c->file, part, H5P_DEFAULT) <= 0 || H5Lget_info(c->file, part, &info, H5P_DEFAULT) < 0 || info.type != H5L_TYPE_HARD)
+      return false;
   }
   return true;
 }
 
-bool container_has(container *c, const char *path) { return leads_inside(c, path); }
+bool container_has(container *c, const char *path) {
+  h5_silence();
+  return leads_inside(c, path);
+}
 
 /* path "" is the root. expected: H5I_DATASET, or H5I_BADID for a group or dataset. */
 static status open_object(container *c, const char *path, H5I_type_t expected, hid_t *id) {
   *id = H5I_INVALID_HID;
+  h5_listen();
   if (*path && !leads_inside(c, path)) return fail(E_DATA, "%s: expected %s, found no such thing in the file", c->path, path);
   *id = fault_here() ? H5I_INVALID_HID : H5Oopen(c->file, *path ? path : "/", H5P_DEFAULT);
   if (*id < 0) return h5_fail(E_IO, E_DATA, c->path, path, "cannot be opened");
@@ -128,7 +87,8 @@ static status open_object(container *c, const char *path, H5I_type_t expected, h
   if (found == expected || (expected == H5I_BADID && (found == H5I_GROUP || found == H5I_DATASET))) return OK;
   h5_close_object(*id);
   *id = H5I_INVALID_HID;
-  return fail(E_DATA, "%s: %s: expected a %s, found another kind of object", c->path, path, expected == H5I_DATASET ? "dataset" : "group or dataset");
+  return fail(E_DATA, "%s: %s: expected a %s, found another kind of object", c->path, path,
+              expected == H5I_DATASET ? "dataset" : "group or dataset");
 }
 
 status container_attributes(container *c, const char *path, attributes *a) {
@@ -153,7 +113,8 @@ static status check_storage(container *c, const char *path, hid_t id, uint64_t a
   } else if (layout == H5D_CONTIGUOUS && all > 0) {
     haddr_t offset = H5Dget_offset(id);
     if (offset == HADDR_UNDEF || offset > c->bytes || all > c->bytes - offset)
-      st = fail(E_DATA, "%s: %s: expected %" PRIu64 " bytes of data, found that they end outside the file of %" PRIu64, c->path, path, all, c->bytes);
+      st = fail(E_DATA, "%s: %s: expected %" PRIu64 " bytes of data, found that they end outside the file of %" PRIu64, c->path, path, all,
+                c->bytes);
   }
   h5_close_list(list);
   return st;
@@ -187,7 +148,8 @@ static status open_dataset(container *c, const char *path, opened *d) {
   }
   for (int i = 0; i < d->rank && i < 3; i++) d->dims[i] = dims[i] <= INT64_MAX ? (int64_t)dims[i] : -1;
   if (!h5_type_find(d->type, &d->element)) {
-    st = fail(E_DATA, "%s: %s: expected float64, float32, float16, uint32 or uint8 in little-endian order, found another type", c->path, path);
+    st = fail(E_DATA, "%s: %s: expected float64, float32, float16, uint32 or uint8 in little-endian order, found another type", c->path,
+              path);
     goto done;
   }
   if (!extent(d->element, d->rank, d->dims, &d->row, &d->all)) {
@@ -264,11 +226,13 @@ done:
 static status list_at(container *c, const char *path, const listing *l, hsize_t i, char name[OBJECT_PATH]) {
   H5L_info_t info;
   name[0] = 0;
-  if (H5Lget_info_by_idx(l->group, ".", l->index, H5_ITER_INC, i, &info, H5P_DEFAULT) < 0) return h5_fail(E_IO, E_DATA, c->path, path, "cannot be listed");
+  if (H5Lget_info_by_idx(l->group, ".", l->index, H5_ITER_INC, i, &info, H5P_DEFAULT) < 0)
+    return h5_fail(E_IO, E_DATA, c->path, path, "cannot be listed");
   if (info.type != H5L_TYPE_HARD) return OK;
   ssize_t length = H5Lget_name_by_idx(l->group, ".", l->index, H5_ITER_INC, i, name, OBJECT_PATH, H5P_DEFAULT);
   if (length < 0) return h5_fail(E_IO, E_DATA, c->path, path, "cannot be listed");
-  if (length >= OBJECT_PATH) return fail(E_DATA, "%s: %s: expected names under %d bytes, found one of %zd", c->path, path, OBJECT_PATH, length);
+  if (length >= OBJECT_PATH)
+    return fail(E_DATA, "%s: %s: expected names under %d bytes, found one of %zd", c->path, path, OBJECT_PATH, length);
   return OK;
 }
 
@@ -297,6 +261,92 @@ static status walk(container *c, const char *path, int depth, visit what, void *
   }
 done:
   h5_close_object(l.group);
+  return st;
+}
+
+static status check_root(container *c, const char *kind) {
+  status st = OK;
+  attributes a = {0};
+  TRY(container_attributes(c, "", &a));
+  const char *format = attr_get_text(&a, "format"), *found = attr_get_text(&a, "kind");
+  int64_t version = attr_get_int(&a, "format_version", -1), complete = attr_get_int(&a, "complete", 0);
+  if (strcmp(format, "cloqwork") != 0)
+    st = fail(E_DATA, "%s: expected format \"cloqwork\", found \"%.64s\"", c->path, format);
+  else if (version != 1)
+    st = fail(E_DATA, "%s: expected format version 1, found %" PRId64, c->path, version);
+  else if (kind && strcmp(kind, found) != 0)
+    st = fail(E_DATA, "%s: expected a file of kind \"%s\", found \"%.64s\"", c->path, kind, found);
+  else if (complete != 1)
+    st = fail(E_DATA, "%s: expected a complete file, found one whose writing was not finished", c->path);
+done:
+  attr_free(&a);
+  return st;
+}
+
+typedef struct spans {
+  span *list; /* owned */
+  int count, room;
+} spans;
+
+static status add_span(container *c, const char *path, bool is_dataset, void *context) {
+  spans *s = context;
+  status st = OK;
+  hid_t id = H5I_INVALID_HID;
+  span *wider = NULL;
+  if (!is_dataset) return OK;
+  TRY(open_object(c, path, H5I_DATASET, &id));
+  TRY(check_storage(c, path, id, H5Dget_storage_size(id)));
+  haddr_t offset = H5Dget_offset(id);
+  if (offset == HADDR_UNDEF) goto done; /* empty, or in pieces */
+  if (s->count == s->room) {
+    int room = s->room ? 2 * s->room : 64;
+    TRY(NEW(wider, room, "extents of datasets"));
+    if (s->count) memcpy(wider, s->list, (size_t)s->count * sizeof *wider);
+    FREE(s->list);
+    s->list = wider;
+    s->room = room;
+  }
+  s->list[s->count++] = (span){offset, offset + H5Dget_storage_size(id)};
+done:
+  h5_close_object(id);
+  return st;
+}
+
+static status check_text(container *c) {
+  spans s = {0};
+  status st = walk(c, "", 1, add_span, &s);
+  if (st == OK) st = heap_check(c->path, c->bytes, s.list, s.count);
+  FREE(s.list);
+  return st;
+}
+
+status container_open(const char *path, const char *kind, container **out) {
+  status st = OK;
+  container *c = NULL;
+  hid_t access = H5I_INVALID_HID;
+  h5_listen();
+  *out = NULL;
+  TRY(NEW(c, 1, "container"));
+  c->file = H5I_INVALID_HID;
+  c->path = mem_format("%s", path);
+  if (!c->path) {
+    st = E_MEMORY;
+    goto done;
+  }
+  TRY(look_at_file(path, &c->bytes));
+  access = h5_access_read();
+  c->file = fault_here() ? H5I_INVALID_HID : H5Fopen(path, H5F_ACC_RDONLY, access);
+  if (c->file < 0) {
+    st = h5_fail(E_IO, E_DATA, path, "", "expected a whole HDF5 file, found a damaged or truncated one");
+    goto done;
+  }
+  TRY(check_text(c)); /* before any text is read */
+  TRY(check_root(c, kind));
+  *out = c;
+  c = NULL;
+done:
+  h5_close_list(access);
+  container_close(&c);
   return st;
 }
 
@@ -411,7 +461,8 @@ status container_check_attributes(container *c) {
   TRY(walk(c, "", 1, digest_object, &d));
   TRY(attributes_digest_end(&d, found));
   if (strcmp(found, attr_get_text(&root, ATTRIBUTES_SHA)) != 0)
-    st = fail(E_DATA, "%s: damaged attributes: expected SHA-256 %.16s…, found %.16s…", c->path, attr_get_text(&root, ATTRIBUTES_SHA), found);
+    st =
+        fail(E_DATA, "%s: damaged attributes: expected SHA-256 %.16s…, found %.16s…", c->path, attr_get_text(&root, ATTRIBUTES_SHA), found);
 done:
   attr_free(&root);
   attributes_digest_free(&d);

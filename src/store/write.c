@@ -18,7 +18,7 @@
 #include "dist/agree.h"
 #include "store/layout.h"
 
-enum { SLICE = 1 << 30, COMPARE_BUFFER = 4 << 20 };
+enum { SLICE = 1 << 30, COMPARE_BUFFER = 256 << 10 };
 
 typedef struct writer {
   const team *t;
@@ -110,7 +110,8 @@ static status slice_write(const writer *w, const dataset *set, hid_t id, hid_t t
     return st;
   }
   if (H5Pget_mpio_no_collective_cause(transfer, &here, &anywhere) < 0 || here || anywhere)
-    return fail(E_INTERNAL, "%s: %s: expected a collective transfer, found causes 0x%x here and 0x%x anywhere", w->path, set->path, here, anywhere);
+    return fail(E_INTERNAL, "%s: %s: expected a collective transfer, found causes 0x%x here and 0x%x anywhere", w->path, set->path, here,
+                anywhere);
   return OK;
 }
 
@@ -167,8 +168,8 @@ static status prepare_open(const writer *w, lists *l) {
   hid_t serial = h5_access_read(), file = fault_here() ? H5I_INVALID_HID : H5Fopen(w->temporary, H5F_ACC_RDONLY, serial);
   l->open = h5_access_write();
   l->transfer = H5Pcreate(H5P_DATASET_XFER);
-  if (l->open < 0 || l->transfer < 0 || fault_here() || H5Pset_coll_metadata_write(l->open, true) < 0 || H5Pset_all_coll_metadata_ops(l->open, true) < 0 ||
-      H5Pset_dxpl_mpio(l->transfer, H5FD_MPIO_COLLECTIVE) < 0)
+  if (l->open < 0 || l->transfer < 0 || fault_here() || H5Pset_coll_metadata_write(l->open, true) < 0 ||
+      H5Pset_all_coll_metadata_ops(l->open, true) < 0 || H5Pset_dxpl_mpio(l->transfer, H5FD_MPIO_COLLECTIVE) < 0)
     st = h5_fail(E_IO, E_MEMORY, w->path, "", "properties for parallel writing are refused");
   else if (file < 0)
     st = h5_fail(E_IO, E_IO, w->path, "", "cannot be opened");
@@ -213,14 +214,16 @@ static status compare_rows(const writer *w, const dataset *set, hid_t file, int6
   uint64_t row;
   bytes_of(set, &row);
   int64_t step = row < COMPARE_BUFFER ? (int64_t)(COMPARE_BUFFER / row) : 1;
-  hid_t id = fault_here() ? H5I_INVALID_HID : H5Dopen2(file, set->path, H5P_DEFAULT), space = id < 0 ? id : H5Dget_space(id), type = h5_type(set->type);
+  hid_t id = fault_here() ? H5I_INVALID_HID : H5Dopen2(file, set->path, H5P_DEFAULT), space = id < 0 ? id : H5Dget_space(id),
+        type = h5_type(set->type);
   for (int64_t at = begin; at < end && st == OK; at += step) {
     int64_t count = at + step < end ? step : end - at;
     hid_t memory = space < 0 ? space : h5_select_rows(space, set->rank, set->dims, at, count);
     if (memory < 0 || fault_here() || H5Dread(id, type, memory, space, H5P_DEFAULT, buffer) < 0)
       st = h5_fail(E_IO, E_IO, w->path, set->path, "cannot be read back");
     else if (memcmp(buffer, (const char *)set->data + (uint64_t)at * row, (uint64_t)count * row) != 0)
-      st = fail(E_IO, "%s: %s: rows %" PRId64 " to %" PRId64 ": expected what was written, found something else", w->path, set->path, at, at + count);
+      st = fail(E_IO, "%s: %s: rows %" PRId64 " to %" PRId64 ": expected what was written, found something else", w->path, set->path, at,
+                at + count);
     h5_close_space(memory);
   }
   h5_close_type(type);
@@ -262,7 +265,7 @@ status container_write(const team *t, const char *path, const char *job_tag, con
   bool begun = false;
   char hex[HASH_HEX] = "";
   writer w = {.t = t, .path = path, .sets = sets, .set_count = set_count};
-  h5_quiet();
+  h5_listen();
   team_barrier(t);
 
   w.temporary = mem_format("%s.tmp.%s", path, job_tag);
@@ -292,5 +295,6 @@ done:
   FREE(w.sha);
   layout_free(&w.layout);
   FREE(w.temporary);
+  h5_silence();
   return st;
 }

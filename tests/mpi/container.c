@@ -1,6 +1,7 @@
 /* The container written by a team: round trip, equal bytes, and the ways a write can fail.
  *   mpi_container                  all tests
- *   mpi_container sample PATH      one file with every element type, for other readers
+ *   mpi_container sample PATH      one file with every element type, for other readers, and a master run.h5 beside it
+ *   mpi_container check PATH       opens and verifies it; the program's exit codes
  *   mpi_container full FOLDER      FOLDER is on a small file system of its own: fills it */
 #include <dirent.h>
 #include <fcntl.h>
@@ -92,7 +93,9 @@ static void sample_free(sample *s) {
   shared_free(&s->memory);
 }
 
-static status write_sample(const team *t, const sample *s, const char *path) { return container_write(t, path, "7", "solution", sets, SETS, s->groups, GROUPS); }
+static status write_sample(const team *t, const sample *s, const char *path) {
+  return container_write(t, path, "7", "solution", sets, SETS, s->groups, GROUPS);
+}
 
 static int files_in(const char *folder) {
   int count = 0;
@@ -137,7 +140,8 @@ static void check_file(const char *path) {
   CHECK(strcmp(attr_get_text(&a, "program_version"), CLOQWORK_VERSION) == 0, "root");
   attr_free(&a);
   CHECK_OK(container_attributes(c, "self_attn.q_proj", &a));
-  CHECK(a.count == 45 && strcmp(a.list[0].name, "empty") == 0 && strcmp(a.list[44].name, "option_39") == 0, "order and number, %d", a.count);
+  CHECK(a.count == 45 && strcmp(a.list[0].name, "empty") == 0 && strcmp(a.list[44].name, "option_39") == 0, "order and number, %d",
+        a.count);
   CHECK(attr_find(&a, "empty") && strcmp(attr_get_text(&a, "method"), "cloq") == 0 && attr_get_int(&a, "bits", 0) == -2, "group");
   CHECK(attr_get_real(&a, "damping", 0) == 0.1 && attr_get_real(&a, "tiny", 0) == 5e-324, "group");
   attr_free(&a);
@@ -148,9 +152,11 @@ static void check_file(const char *path) {
   char **names;
   int count;
   CHECK_OK(container_groups(c, &names, &count));
-  CHECK(count == 4 && strcmp(names[0], "attn_in") == 0 && strcmp(names[1], "self_attn.q_proj") == 0 && strcmp(names[3], "bare") == 0, "%d groups", count);
+  CHECK(count == 4 && strcmp(names[0], "attn_in") == 0 && strcmp(names[1], "self_attn.q_proj") == 0 && strcmp(names[3], "bare") == 0,
+        "%d groups", count);
   container_names_free(&names, count);
-  CHECK(!container_has(c, "attn_in/none") && !container_has(c, "") && !container_has(c, "/attn_in") && !container_has(c, "one/more"), "has");
+  CHECK(!container_has(c, "attn_in/none") && !container_has(c, "") && !container_has(c, "/attn_in") && !container_has(c, "one/more"),
+        "has");
   CHECK_FAILS(container_attributes(c, "nothing", &a), E_DATA);
   container_close(&c);
 }
@@ -233,7 +239,7 @@ static void test_limits(const team *t, const sample *s, const char *folder) {
   struct rlimit old, low;
   getrlimit(RLIMIT_FSIZE, &old);
   signal(SIGXFSZ, SIG_IGN);
-  for (int who = 0; who < t->size; who += t->size > 1 ? t->size - 1 : 1) {
+  for (int who = 0; who<t->size; who += t->size> 1 ? t->size - 1 : 1) {
     low = (struct rlimit){100000, old.rlim_max};
     if (t->rank == who) setrlimit(RLIMIT_FSIZE, &low);
     status st = write_sample(t, s, path);
@@ -253,7 +259,7 @@ static void test_faults(const team *t, const sample *s, const char *folder) {
   char *path = path_join(folder, "fault.h5"), text[32];
   dataset all[SETS];
   memcpy(all, sets, sizeof all);
-  for (int who = 0; who < t->size; who += t->size > 1 ? t->size - 1 : 1) {
+  for (int who = 0; who<t->size; who += t->size> 1 ? t->size - 1 : 1) {
     int n = 1, failures = 0;
     for (;; n++) {
       snprintf(text, sizeof text, "%d:%d", who, n);
@@ -318,7 +324,27 @@ static void test_full(const team *t, const sample *s, const char *folder) {
   FREE(filler);
 }
 
+static void write_for_others(const team *t, const sample *s, const char *path) {
+  const char *slash = strrchr(path, '/');
+  char *master = mem_format("%.*srun.h5", slash ? (int)(slash - path + 1) : 0, path);
+  CHECK_OK(write_sample(t, s, path));
+  if (t->rank == 0)
+    CHECK_OK(container_write_master(master, "7", &s->root, &(master_link){"layers/layer-000", slash ? slash + 1 : path}, 1));
+  FREE(master);
+}
+
+/* One line on standard error, one exit code: how the program itself answers. */
+static int check_for_others(const char *path) {
+  container *c = NULL;
+  status st = container_open(path, NULL, &c);
+  if (st == OK) st = container_verify(c, NULL);
+  container_close(&c);
+  if (st != OK) fprintf(stderr, "%s\n", status_message());
+  return status_exit_code(st);
+}
+
 int main(int argc, char **argv) {
+  if (argc == 3 && strcmp(argv[1], "check") == 0) return check_for_others(argv[2]);
   container_choose_io();
   MPI_Init(&argc, &argv);
   team t;
@@ -327,7 +353,7 @@ int main(int argc, char **argv) {
   CHECK_OK(team_new(MPI_COMM_WORLD, 0, &t));
   sample_new(&t, &s);
   if (argc == 3 && strcmp(argv[1], "sample") == 0) {
-    CHECK_OK(write_sample(&t, &s, argv[2]));
+    write_for_others(&t, &s, argv[2]);
   } else if (argc == 3 && strcmp(argv[1], "full") == 0) {
     test_full(&t, &s, argv[2]);
   } else {

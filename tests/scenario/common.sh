@@ -17,10 +17,14 @@ finish() {
   exit
 }
 
-# on RANKS ARGS...: the program under a time limit: a hang is a failure with code 124.
+# on RANKS ARGS...: the program under a time limit: a hang is a failure with code 124. One rank needs no launcher.
 on() {
   local ranks=$1
   shift
+  if [ "$ranks" = 1 ]; then
+    OMPI_MCA_ess_singleton_isolated=1 timeout -k 5 "${LIMIT:-120}" "$CLOQWORK" "$@"
+    return
+  fi
   timeout -k 5 "${LIMIT:-120}" "$MPIRUN" -n "$ranks" "$CLOQWORK" "$@"
 }
 

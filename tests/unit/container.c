@@ -21,16 +21,17 @@ static char *whole; /* a good file */
 enum { NUMBERS = 60 };
 static float numbers[NUMBERS];
 static uint8_t bytes[NUMBERS];
-static const dataset sets[] = {{"attn_in/tiles", EL_F32, 3, {3, 4, 5}, numbers}, {"attn_in/deep/codes", EL_U8, 2, {20, 3}, bytes}, {"small", EL_F16, 1, {1}, bytes}};
+static const dataset sets[] = {
+    {"attn_in/tiles", EL_F32, 3, {3, 4, 5}, numbers}, {"attn_in/deep/codes", EL_U8, 2, {20, 3}, bytes}, {"small", EL_F16, 1, {1}, bytes}};
 enum { SETS = sizeof sets / sizeof *sets };
 
 /* The call fails with that status and words in its message, which is one line and names the file. */
-#define assert_fails(call, expected, words)                                                                                               \
-  do {                                                                                                                                    \
-    status bad_st = (call);                                                                                                               \
-    if (bad_st != (expected) || !strstr(status_message(), words) || strchr(status_message(), '\n'))                                         \
-      fail_msg("status %d, expected %d and \"%s\" in: %s", (int)bad_st, (int)(expected), words, status_message());                          \
-    status_clear();                                                                                                                       \
+#define assert_fails(call, expected, words)                                                                                                \
+  do {                                                                                                                                     \
+    status bad_st = (call);                                                                                                                \
+    if (bad_st != (expected) || !strstr(status_message(), words) || strchr(status_message(), '\n'))                                        \
+      fail_msg("status %d, expected %d and \"%s\" in: %s", (int)bad_st, (int)(expected), words, status_message());                         \
+    status_clear();                                                                                                                        \
   } while (0)
 
 static status open_and_verify(const char *path, const char *kind) {
@@ -45,7 +46,10 @@ static char *copy_of(const char *path, const char *name, size_t keep) {
   file_map m;
   char *to = path_join(folder, name);
   assert_done(file_map_open(path, &m));
-  assert_done(file_write_atomic(to, m.data, keep < m.bytes ? keep : m.bytes));
+  FILE *f = fopen(to, "wb");
+  assert_non_null(f);
+  fwrite(m.data, 1, keep < m.bytes ? keep : m.bytes, f);
+  assert_int_equal(fclose(f), 0);
   file_map_close(&m);
   return to;
 }
@@ -79,7 +83,7 @@ static void test_attributes(void **state) {
   assert_int_equal(b.count, 100);
   assert_true(attr_get_real(&b, "n8", 0) == 0.5);
   assert_done(attr_int(&b, "n7", 7)); /* drops the text */
-  assert_fails(attr_int(&a, "a_name_of_exactly_forty_eight_bytes_is_too_long__", 1), E_INTERNAL, "48");
+  assert_fails(attr_int(&a, "a_name_of_exactly_forty_eight_bytes_is_too_long_", 1), E_INTERNAL, "found 48");
   assert_fails(attr_int(&a, "", 1), E_INTERNAL, "name");
   attr_free(&a);
   attr_free(&b);
@@ -166,7 +170,9 @@ static char *everything(container *c, size_t *length) {
   for (size_t i = 0; i < sizeof objects / sizeof *objects; i++) {
     attributes a = {0};
     assert_done(container_attributes(c, objects[i], &a));
-    for (int k = 0; k < a.count; k++) fprintf(f, "%s %s %d %s %ld %a\n", objects[i], a.list[k].name, (int)a.list[k].kind, a.list[k].text ? a.list[k].text : "", (long)a.list[k].integer, a.list[k].real);
+    for (int k = 0; k < a.count; k++)
+      fprintf(f, "%s %s %d %s %ld %a\n", objects[i], a.list[k].name, (int)a.list[k].kind, a.list[k].text ? a.list[k].text : "",
+              (long)a.list[k].integer, a.list[k].real);
     attr_free(&a);
   }
   for (int i = 0; i < SETS; i++) {
@@ -243,7 +249,8 @@ static void test_master(void **state) {
   char **names;
   int count;
   char *path = path_join(folder, "run.h5");
-  const master_link links[] = {{"solutions/cloq-b2-g64/layer-000", "whole.h5"}, {"grams/layer-000", "none/of ..that.h5"}, {"grams/layer-001", "none/x.h5"}};
+  const master_link links[] = {
+      {"solutions/cloq-b2-g64/layer-000", "whole.h5"}, {"grams/layer-000", "none/of ..that.h5"}, {"grams/layer-001", "none/x.h5"}};
   assert_done(attr_text(&a, "model", "x"));
   assert_done(container_write_master(path, "1", &a, links, 3));
   assert_done(container_open(path, "run", &c));
@@ -272,7 +279,9 @@ static void test_master(void **state) {
   FREE(path);
 }
 
-static float entry(int64_t i, int64_t j) { return (float)(i >= j ? i * 1009 + j : j * 1009 + i); }
+static float entry(int64_t i, int64_t j) {
+  return (float)(i >= j ? i * 1009 + j : j * 1009 + i);
+}
 
 /* Tiles of a matrix that is symmetric by construction; garbage where nobody may look. Tile by tile, as from a file. */
 static void test_tiles(void **state) {
@@ -294,7 +303,8 @@ static void test_tiles(void **state) {
       }
       for (int64_t i = 0; i < n; i++)
         for (int64_t j = 0; j < n; j++)
-          if (full[i * n + j] != entry(i, j)) fail_msg("n %ld, tile %ld: (%ld, %ld) is %g", (long)n, (long)t, (long)i, (long)j, (double)full[i * n + j]);
+          if (full[i * n + j] != entry(i, j))
+            fail_msg("n %ld, tile %ld: (%ld, %ld) is %g", (long)n, (long)t, (long)i, (long)j, (double)full[i * n + j]);
       free(tiles);
       free(full);
     }
@@ -332,9 +342,9 @@ static int tear_down(void **state) {
 
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_attributes), cmocka_unit_test(test_not_a_container), cmocka_unit_test(test_kind_and_shape),   cmocka_unit_test(test_truncated),
-      cmocka_unit_test(test_flipped_data), cmocka_unit_test(test_flipped_anywhere), cmocka_unit_test(test_incomplete), cmocka_unit_test(test_master),
-      cmocka_unit_test(test_tiles),
+      cmocka_unit_test(test_attributes), cmocka_unit_test(test_not_a_container), cmocka_unit_test(test_kind_and_shape),
+      cmocka_unit_test(test_truncated),  cmocka_unit_test(test_flipped_data),    cmocka_unit_test(test_flipped_anywhere),
+      cmocka_unit_test(test_incomplete), cmocka_unit_test(test_master),          cmocka_unit_test(test_tiles),
   };
   container_choose_io();
   MPI_Init(&argc, &argv);

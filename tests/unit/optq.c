@@ -251,36 +251,54 @@ static void test_dead(void **state) {
   layer_close(&l);
 }
 
-/* The codes of a row do not depend on the rows it comes with: alone, in sevens, in three hundreds, in several slabs, from a strided matrix. */
+/* The codes of a row do not depend on the rows it comes with: alone, in sevens, in three hundreds, in several slabs, from a strided matrix.
+ * Any upper factor will do here. */
+static void check_company(int rows, int width, int group, bool act) {
+  int stride = width + 13, groups = width / group;
+  float *w, *dense;
+  double *u;
+  int32_t *order;
+  uint16_t *scales;
+  uint8_t *zeros, *codes, *some;
+  assert_done(NEW(w, (int64_t)rows * stride, "test"));
+  assert_done(NEW(dense, (int64_t)rows * width, "test"));
+  assert_done(NEW(u, (int64_t)width * width, "test"));
+  assert_done(NEW(order, width, "test"));
+  assert_done(NEW(scales, (int64_t)rows * groups, "test"));
+  assert_done(NEW(zeros, (int64_t)rows * groups, "test"));
+  assert_done(NEW(codes, (int64_t)rows * width, "test"));
+  assert_done(NEW(some, (int64_t)rows * width, "test"));
+  layer_weights(7, rows, width, dense);
+  for (int i = 0; i < rows; i++) memcpy(w + (int64_t)i * stride, dense + (int64_t)i * width, (size_t)width * sizeof *w);
+  dice d = {8};
+  for (int i = 0; i < width; i++) {
+    order[i] = (int32_t)((int64_t)i * 577 % width);
+    for (int j = i; j < width; j++) u[(int64_t)i * width + j] = i == j ? 1 + dice_uniform(&d) : (dice_uniform(&d) - 0.5) / sqrt(width);
+  }
+  grid_rule r = {.bits = 3, .group = group, .beta = 1};
+  grid_fit(&r, rows, width, w, stride, scales, zeros);
+  optq_request q = {.rule = r, .rows = rows, .width = width, .w = w, .ldw = stride, .u = u, .order = act ? order : NULL, .scales = scales, .zeros = zeros};
+  assert_done(optq(&q, codes, NULL));
+  const int pieces[][2] = {{0, 1}, {17, 1}, {rows - 1, 1}, {30, 7}, {rows - 23, 7}, {90, 300}, {1, rows - 1}};
+  for (size_t k = 0; k < sizeof pieces / sizeof *pieces; k++) {
+    int first = pieces[k][0];
+    optq_request p = q;
+    p.rows = pieces[k][1];
+    p.w = k % 2 ? dense + (int64_t)first * width : w + (int64_t)first * stride;
+    p.ldw = k % 2 ? width : stride;
+    p.scales += first * groups;
+    p.zeros += first * groups;
+    assert_done(optq(&p, some, NULL));
+    assert_memory_equal(some, codes + (int64_t)first * width, (size_t)p.rows * (size_t)width);
+  }
+  FREE(w), FREE(dense), FREE(u), FREE(order), FREE(scales), FREE(zeros), FREE(codes), FREE(some);
+}
+
 static void test_company(void **state) {
   (void)state;
-  for (int act = 0; act < 2; act++) {
-    setting s = {.rows = 1100, .width = 600, .tokens = 1000, .bits = 3, .group = 40, .damping = 0.01, .act = act};
-    layer l;
-    uint8_t *some;
-    float *strided;
-    layer_open(&l, &s, 77);
-    assert_done(NEW(some, (int64_t)l.rows * l.width, "test"));
-    assert_done(NEW(strided, (int64_t)l.rows * (l.width + 13), "test"));
-    for (int i = 0; i < l.rows; i++) memcpy(strided + (int64_t)i * (l.width + 13), l.w + (int64_t)i * l.width, (size_t)l.width * sizeof(float));
-    optq_request q = request(&l, &s);
-    assert_done(optq(&q, l.codes, NULL));
-    const int pieces[][2] = {{0, 1}, {17, 1}, {1099, 1}, {30, 7}, {800, 7}, {250, 300}, {1, 1030}, {513, 587}};
-    int groups = grid_groups(&l.rule, l.width);
-    for (size_t k = 0; k < sizeof pieces / sizeof *pieces; k++) {
-      int first = pieces[k][0];
-      optq_request p = q;
-      p.rows = pieces[k][1];
-      p.w = k % 2 ? l.w + (int64_t)first * l.width : strided + (int64_t)first * (l.width + 13);
-      p.ldw = k % 2 ? l.width : l.width + 13;
-      p.scales += first * groups;
-      p.zeros += first * groups;
-      assert_done(optq(&p, some, NULL));
-      assert_memory_equal(some, l.codes + (int64_t)first * l.width, (size_t)p.rows * (size_t)l.width);
-    }
-    FREE(some), FREE(strided);
-    layer_close(&l);
-  }
+  check_company(1100, 600, 40, false);
+  check_company(700, 600, 60, true);
+  check_company(400, 2050, 50, false);
 }
 
 static void assert_numerics(const optq_request *q, uint8_t *codes, const char *words) {
