@@ -43,22 +43,26 @@ INLINE void exceed(excess *e, const lanes *z, const lanes *c) {
   e->count -= above;
 }
 
-/* c with sum max(|z_i| - c, 0) = alpha, or 0 when the sum of all |z_i| is not above alpha; e is the excess over the guess c, high the largest |z_i|.
- * The sum is convex, decreasing and piecewise linear in c: Newton's step from anywhere lands left of the root or on it, climbs from there, and
- * is exact once the number of |z_i| > c repeats. A lane that is done waits for the others. */
+/* *level: a guess -> c with sum max(|z_i| - c, 0) = alpha, or 0 when the sum of all |z_i| is not above alpha. e is the excess over the guess,
+ * high the largest |z_i|. The sum is convex, decreasing and piecewise linear in c: Newton's step from anywhere lands left of the root or on
+ * it, climbs from there, and is exact once the number of |z_i| > c repeats. Rounding may throw a long first step past the root, once; a
+ * second time the root is found to the last bit. A lane that is done waits for the others. */
 INLINE void climb(int n, const lanes *restrict z, float alpha, const lanes *high, lanes *level, excess *e) {
-  ints before = {0}, done = {0};
+  ints before = {0}, spent = {0}, done = {0};
   for (;;) {
     lanes c = *level, left = *high - alpha, next;
-    ints none = e->count == 0; /* above all of them: the peak less alpha is left of the root */
+    ints none = e->count == 0; /* c is above all of them; the peak less alpha is left of the root */
     left = PICK(left > 0, left, ALL(0));
     next = c + (e->sum - alpha) / __builtin_convertvector(e->count - none, lanes);
     next = PICK(next > 0, next, ALL(0));
-    ints root = ~none & ((e->count == before) | ((c <= 0) & (e->sum <= alpha)) | ((before != 0) & (next <= c)));
-    ints edge = none & (left >= *high); /* alpha is lost in the rounding of the peak, or all is 0 */
+    ints exact = ~none & (e->count == before);
+    ints fell = ~none & ~exact & (before != 0) & (next <= c);
+    ints root = ~none & ~exact & (((c <= 0) & (e->sum <= alpha)) | (fell & spent));
+    ints edge = none & ((left >= *high) | spent); /* alpha is lost in the rounding of the peak, or all is 0 */
     next = PICK(edge, *high, PICK(none, left, next));
     *level = PICK(done | root, c, next);
-    done |= edge | root;
+    done |= exact | root | edge;
+    spent |= none | fell;
     before = e->count;
     int32_t every = -1;
     for (int l = 0; l < MAGR_LANES; l++) every &= done[l];

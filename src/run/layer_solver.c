@@ -35,6 +35,7 @@ typedef struct input_work {
   bool any_dead;
   const bool *pending;
   bool heldout;
+  int start_rows; /* leading eigenvectors of H that the adapters of this input start from; 0: none needs them */
   int *group;     /* settings that share one MagR, indices; group_count of them */
   int group_count;
   const float *base; /* what is quantized: MagR's weights or the original */
@@ -68,17 +69,36 @@ size_t result_place(const arch *a, const setting *s, linear_id l, char *at, resu
 }
 
 typedef struct sizes {
-  size_t h, w, arrays, rows, slab, residual, private_most;
+  size_t h, w, arrays, rows, slab, residual, start, private_most;
 } sizes;
+
+static const adapter_path solver_path[] = {[SOLVER_AUTO] = ADAPTER_AUTO, [SOLVER_DENSE] = ADAPTER_DENSE, [SOLVER_KRYLOV] = ADAPTER_KRYLOV, [SOLVER_GRID] = ADAPTER_DENSE};
+
+/* The adapter of a linear as a question of cost: no numbers, but a Gram. */
+static adapter_request adapter_shape(const setting *s, int64_t out, int64_t in) {
+  static const float present = 1;
+  return (adapter_request){.n = out, .m = in, .h = &present, .rank = s->rank_max, .path = solver_path[s->options.adapter_solver]};
+}
+
+/* What it asks of a rank's memory, its residual included. */
+static size_t adapter_private(const setting *s, int64_t out, int64_t in) {
+  adapter_request q = adapter_shape(s, out, in);
+  return (size_t)adapter_bytes(&q) + (size_t)(out * in) * sizeof(float);
+}
+
+static int most_start_rows(const job *j, int64_t out, int64_t in) {
+  int most = 0;
+  for (int k = 0; k < j->setting_count; k++) {
+    int rows = adapter_start_rows(out, in, j->settings[k].rank_max);
+    if (rows > most) most = rows;
+  }
+  return most;
+}
 
 static sizes measure(const job *j, const arch *a, int ranks) {
   sizes z = {0};
-  int rank_max = 0;
   bool grid_path = false;
-  for (int k = 0; k < j->setting_count; k++) {
-    if (j->settings[k].rank_max > rank_max) rank_max = j->settings[k].rank_max;
-    grid_path |= j->settings[k].options.adapter_solver == SOLVER_GRID;
-  }
+  for (int k = 0; k < j->setting_count; k++) grid_path |= j->settings[k].options.adapter_solver == SOLVER_GRID;
   for (int i = 0; i < IN_COUNT; i++) {
     if (!job_uses_input(j, i)) continue;
     size_t m = (size_t)input_width(a, i), all = 0, outs = 0;
@@ -92,11 +112,15 @@ static sizes measure(const job *j, const arch *a, int ranks) {
       all += one;
       outs += (size_t)out;
       if (grid_path && one > z.residual) z.residual = one;
-      /* the largest moments of one rank: a residual with its Krylov space, or a slab of OPTQ or MagR (four float copies of its rows) */
-      size_t krylov = one * sizeof(float) + (size_t)(out + in) * (size_t)(6 * rank_max + 256) * sizeof(double);
+      size_t start = (size_t)most_start_rows(j, out, in) * (size_t)in;
+      if (start > z.start) z.start = start;
+      /* the largest moments of one rank: an adapter with its residual, or a slab of OPTQ or MagR with its codes */
       size_t rows = (size_t)(out + ranks - 1) / (size_t)ranks, optq = rows * (size_t)in + 3 * (size_t)(rows < 512 ? rows : 512) * (size_t)in * sizeof(double);
+      for (int k = 0; k < j->setting_count; k++) {
+        size_t mine = adapter_private(&j->settings[k], out, in);
+        if (mine > z.private_most) z.private_most = mine;
+      }
       size_t pivots = m <= RANK_BY_PIVOTS_MOST ? m * m * sizeof(double) : 0;
-      if (krylov > z.private_most) z.private_most = krylov;
       if (optq > z.private_most) z.private_most = optq;
       if (pivots > z.private_most) z.private_most = pivots;
     }
@@ -116,7 +140,7 @@ solver_bytes layer_solver_memory(const job *j, const arch *a, int ranks, bool he
   sizes z = measure(j, a, ranks);
   solver_bytes b = {.private_most = z.private_most};
   b.shared = z.h * (heldout ? 2 : 1) * sizeof(float) + z.h * sizeof(double) + 2 * z.w * sizeof(float) + z.arrays + z.rows * 2 * sizeof(double) +
-             z.residual * sizeof(float);
+             z.residual * sizeof(float) + z.start * sizeof(double);
   return b;
 }
 
@@ -127,7 +151,7 @@ double layer_solver_flops(const job *j, const arch *a) {
     int64_t out, in;
     linear_shape(a, l, &out, &in);
     double product = (double)out * (double)in * (double)in, sets = j->has_heldout ? 2 : 1;
-    flops += 2 * product * sets; /* the reference */
+    flops += product * sets; /* the reference */
     for (int k = 0; k < j->setting_count; k++) {
       const setting *s = &j->settings[k];
       bool repeated = false; /* MagR of an earlier setting serves this one too */
@@ -135,7 +159,8 @@ double layer_solver_flops(const job *j, const arch *a) {
         repeated |= j->settings[e].method->magr && j->settings[e].rule.group == s->rule.group && j->settings[e].options.magr_alpha == s->options.magr_alpha;
       if (s->method->magr && !repeated) flops += 2 * product * s->options.magr_K;
       if (s->method->quantizer == QUANT_OPTQ) flops += product;
-      flops += 2 * product * sets;
+      adapter_request q = adapter_shape(s, out, in);
+      flops += product * sets + adapter_flops(&q);
     }
   }
   return flops;
@@ -154,6 +179,7 @@ status layer_solver_new(session *c, layer_solver *s) {
   TRY(shared_new(t, z.w * sizeof(float), "weights of one input's linears", &s->w));
   TRY(shared_new(t, z.w * sizeof(float), "MagR's weights", &s->v));
   TRY(shared_new(t, z.residual * sizeof(float), "a residual", &s->residual));
+  TRY(shared_new(t, z.start * sizeof(double), "leading eigenvectors of a Gram", &s->start));
   TRY(shared_new(t, z.arrays, "results of a layer", &s->arrays));
   TRY(shared_new(t, z.rows * 2 * sizeof(double), "losses of rows", &s->rows));
   TRY(shared_new(t, sizeof(gram_facts), "facts of a Gram", &s->facts));
@@ -170,7 +196,7 @@ done:
 }
 
 void layer_solver_free(layer_solver *s) {
-  shared *held[] = {&s->h, &s->h_heldout, &s->u, &s->w, &s->v, &s->residual, &s->arrays, &s->rows, &s->facts};
+  shared *held[] = {&s->h, &s->h_heldout, &s->u, &s->w, &s->v, &s->residual, &s->arrays, &s->rows, &s->facts, &s->start};
   for (size_t i = 0; i < sizeof held / sizeof *held; i++) shared_free(held[i]);
   FREE(s->slab);
   FREE(s->results);
@@ -202,6 +228,16 @@ done:
   return st;
 }
 
+static status find_start(const input_work *w) {
+  double *start = NULL;
+  char where[96];
+  snprintf(where, sizeof where, "model.layers.%lld, %s", (long long)w->layer, input_name(w->input));
+  status st = adapter_start(where, w->m, w->s->h.base, w->start_rows, &start);
+  if (st == OK) memcpy(w->s->start.base, start, (size_t)w->start_rows * (size_t)w->m * sizeof *start);
+  FREE(start);
+  return st;
+}
+
 /* Each fact by the rank whose turn it is, at the same time. */
 static status gather_facts(input_work *w, bool wants_lambda) {
   session *c = w->s->c;
@@ -217,6 +253,7 @@ static status gather_facts(input_work *w, bool wants_lambda) {
   if (c->team.rank == 0) w->facts->mean_diag = sum / (double)w->m;
   if (c->team.rank == turn++ % c->team.size) st = count_rank(w);
   if (wants_lambda && c->team.rank == turn++ % c->team.size && st == OK) st = magr_lambda_max((int)w->m, h, &w->facts->lambda_max);
+  if (w->start_rows && c->team.rank == turn++ % c->team.size && st == OK) st = find_start(w);
   st = agree(c->team.comm, st);
   team_barrier(&c->team);
   return st;
@@ -408,7 +445,7 @@ static status team_trace(input_work *w, int k, const result *r, const float *h, 
   *sum = 0;
   for (int64_t i = 0; i < out; i++) *sum += rows[i];
   team_barrier(&c->team); /* rows will be written again */
-  w->s->spent.flops += 2.0 * (double)out * (double)in * (double)in;
+  w->s->spent.flops += (double)out * (double)in * (double)in;
   return st;
 }
 
@@ -444,11 +481,12 @@ static void name_result(const input_work *w, const result *r, char where[256]) {
 }
 
 static void request_of(const input_work *w, const result *r, const char *where, const float *e, adapter_request *q) {
-  static const adapter_path paths[] = {[SOLVER_AUTO] = ADAPTER_AUTO, [SOLVER_DENSE] = ADAPTER_DENSE, [SOLVER_KRYLOV] = ADAPTER_KRYLOV, [SOLVER_GRID] = ADAPTER_DENSE};
   const options *o = &r->setting->options;
   bool plain = !o->residual_magr && o->adapter_damping == 0;
+  int rows = adapter_start_rows(r->out, r->in, r->setting->rank_max);
   *q = (adapter_request){.where = where, .n = r->out, .m = r->in, .e = e, .h = w->s->h.base, .rank = r->setting->rank_max,
-                         .trace = plain ? r->facts->trace : NAN, .tolerance = o->adapter_tolerance, .path = paths[o->adapter_solver]};
+                         .trace = plain ? r->facts->trace : NAN, .tolerance = o->adapter_tolerance, .path = solver_path[o->adapter_solver],
+                         .start = rows ? w->s->start.base : NULL, .start_rows = rows < w->start_rows ? rows : w->start_rows};
 }
 
 /* Factors and values to their place; the last value is what all eigenvalues beyond rank_max sum to, so that the tail at r is the sum from r on. */
@@ -538,7 +576,9 @@ static status deal_results(input_work *w, bool (*chosen)(const setting *, double
   TRY(agree(c->team.comm, st));
   for (int i = 0; i < count; i++) {
     result *r = layer_result(w->s, w->group[i / w->linear_count], w->linears[i % w->linear_count]);
-    cost[i] = chosen(r->setting, ridge) ? (double)r->in * (double)(r->in + r->out) * (r->setting->rank_max + 64.0) : 0;
+    adapter_request q;
+    request_of(w, r, "", NULL, &q);
+    cost[i] = chosen(r->setting, ridge) ? adapter_flops(&q) : 0;
   }
   st = deal_tasks(cost, count, c->team.size, owner);
   for (int i = 0; i < count && st == OK; i++) {
@@ -636,6 +676,8 @@ static status open_input(input_work *w) {
     int64_t out, in;
     if (!c->job.target[l] || linear_input(l) != w->input) continue;
     linear_shape(&c->model.arch, l, &out, &in);
+    int rows = most_start_rows(&c->job, out, in);
+    if (rows > w->start_rows) w->start_rows = rows;
     w->weight_at[w->linear_count] = at;
     w->linears[w->linear_count++] = l;
     at += out * in;

@@ -43,7 +43,7 @@ typedef struct stage_seconds {
 
 typedef struct layer_solver {
   session *c;                      /* borrowed */
-  shared h, h_heldout, u, w, v, residual, arrays, facts, rows;
+  shared h, h_heldout, u, w, v, residual, arrays, facts, rows, start;
   float *slab;                     /* private: rows of a residual */
   result *results;                 /* [settings][LIN_COUNT]; those of untargeted linears empty */
   stage_seconds spent;

@@ -1,6 +1,7 @@
 /* The container written by a team: round trip, equal bytes, and the ways a write can fail.
  *   mpi_container                  all tests
  *   mpi_container sample PATH      one file with every element type, for other readers, and a master run.h5 beside it
+ *   mpi_container forever PATH     writes that file again and again, to be killed
  *   mpi_container check PATH       opens and verifies it; the program's exit codes
  *   mpi_container full FOLDER      FOLDER is on a small file system of its own: fills it */
 #include <dirent.h>
@@ -354,6 +355,8 @@ int main(int argc, char **argv) {
   sample_new(&t, &s);
   if (argc == 3 && strcmp(argv[1], "sample") == 0) {
     write_for_others(&t, &s, argv[2]);
+  } else if (argc == 3 && strcmp(argv[1], "forever") == 0) {
+    while (check_failures == 0) CHECK_OK(write_sample(&t, &s, argv[2]));
   } else if (argc == 3 && strcmp(argv[1], "full") == 0) {
     test_full(&t, &s, argv[2]);
   } else {

@@ -123,6 +123,7 @@ static double decaying(int64_t i, int64_t n) { return i < 4 ? (double)(100 >> i)
 static double flat(int64_t i, int64_t n) { return pow(1 + sqrt((double)(i + 1) / (double)n), 2); } /* as of a square matrix of independent entries */
 static double clustered(int64_t i, int64_t n) { return i % 10 == 0 ? 3 : 1 + 1e-9 * (double)(i % (n / 2)); }
 static double low_rank(int64_t i, int64_t n) { return i < n / 20 + 1 ? (double)(i + 1) : 0; }
+static double exhausted(int64_t i, int64_t n) { return i < n / 3 ? 1 + (double)i / (double)n : 0; }
 static double nothing(int64_t i, int64_t n) { return 0 * (double)(i + n); }
 static double vast(int64_t i, int64_t n) { return 1e100 * decaying(i, n); }
 static double steep(int64_t i, int64_t n) { return pow(10, -30.0 * (double)i / (double)n); }
@@ -154,6 +155,16 @@ static void sizes(void **state) {
         judge(&g, &(krylov_request){.n = n, .wanted = (int)n, .block = block, .tolerance = 1e-6, .apply = apply, .context = &g});
         known_free(&g);
       }
+}
+
+/* The space outgrows the rank of G: its newest residuals are rounding, and the rows made of them must still be orthonormal. */
+static void rank_used_up(void **state) {
+  (void)state;
+  known g;
+  known_new(&g, 900, exhausted);
+  for (int wanted = 100; wanted <= 300; wanted += 100)
+    judge(&g, &(krylov_request){.n = g.n, .wanted = wanted, .tolerance = 1e-8, .apply = apply, .context = &g});
+  known_free(&g);
 }
 
 /* A start inside an invariant subspace of small values, a zero start, a start with equal rows: random rows take the place of what vanishes. */
@@ -275,7 +286,7 @@ static void refusals(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(spectra),  cmocka_unit_test(sizes),      cmocka_unit_test(poor_starts), cmocka_unit_test(starts_and_blocks),
+      cmocka_unit_test(spectra),  cmocka_unit_test(sizes), cmocka_unit_test(rank_used_up), cmocka_unit_test(poor_starts), cmocka_unit_test(starts_and_blocks),
       cmocka_unit_test(same_again), cmocka_unit_test(refusals),
   };
   blas_setup();
