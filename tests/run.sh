@@ -16,7 +16,7 @@ case ${1:-} in
 esac
 
 cd "$ROOT"
-need_packages "${PACKAGES[@]}"
+need_packages "${PACKAGES[@]}" hdf5-tools procps
 [ -n "$quick" ] || need_venv tests
 if [ -x .venv/bin/python ]; then
     export CLOQWORK_PYTHON=$ROOT/.venv/bin/python

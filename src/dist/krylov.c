@@ -70,9 +70,9 @@ static void project_out(space *s, int rows, double *x) {
   dgemm(false, false, rows, s->n, s->dim, -1, s->coefficients, s->dim, s->basis, s->n, 1, x, s->n);
 }
 
-/* Rows of x -> an orthonormal basis of their part outside the space, of exactly that many rows: x <- Lambda^{-1/2} U x with
- * x x^T = U^T Lambda U (Stathopoulos & Wu 2002). A pass leaves a defect of eps cond(x x^T), so passes go on until the one that found
- * nothing left to do; directions below the noise are replaced at random, which keeps the block full where a Cholesky would break. */
+/* Rows of x -> an orthonormal basis of their part outside the space, of exactly that many rows: x <- U x, x x^T = U^T Lambda U, and rows to unit
+ * length (Stathopoulos & Wu 2002). A pass leaves a defect of eps cond(x x^T), so passes go on until the one that found nothing left to do.
+ * Directions of the size of rounding end as rows of rounding, random enough: the block stays full where a Cholesky would break. */
 static status orthonormalise(space *s, int rows, double *x) {
   enum { PASSES = 8 };
   status st = OK;
@@ -85,17 +85,12 @@ static status orthonormalise(space *s, int rows, double *x) {
     if (stretched) project_out(s, rows, x);
     dsyrk_outer(rows, s->n, 1, x, s->n, 0, s->gram, rows);
     TRY(deigen(s->where, rows, s->gram, rows, values));
-    double largest = values[rows - 1], floor = 1e-13 * largest;
-    if (!isfinite(largest)) {
+    if (!isfinite(values[rows - 1])) {
       st = fail(E_NUMERICS, "%s: block Krylov: expected finite vectors, found NaN or Inf", s->where);
       goto done;
     }
     done = values[0] > 0.1; /* unit rows, well apart and well outside the space */
     stretched = !(values[0] > 1e-4);
-    for (int i = 0; i < rows; i++) {
-      double scale = values[i] > floor && values[i] > 0 ? 1 / sqrt(values[i]) : 0;
-      for (int j = 0; j < rows; j++) s->gram[(size_t)i * (size_t)rows + (size_t)j] *= scale;
-    }
     dgemm(false, false, rows, s->n, rows, 1, s->gram, rows, x, s->n, 0, s->turned, s->n);
     memcpy(x, s->turned, (size_t)rows * n * sizeof *x);
     normalise_rows(s, rows, x);

@@ -163,6 +163,7 @@ static uint64_t estimate(const layout *l) {
 }
 
 status layout_reserve(const char *path, const char *temporary, uint64_t begin, uint64_t bytes, bool keep_size) {
+  status st = OK;
   struct rlimit limit;
   uint64_t left = 0;
   int fd = fault_here() ? (errno = EIO, -1) : open(temporary, O_WRONLY | O_CLOEXEC), reason = 0;
@@ -172,11 +173,13 @@ status layout_reserve(const char *path, const char *temporary, uint64_t begin, u
   } else {
     do reason = fault_here() ? ENOSPC : fallocate(fd, keep_size ? FALLOC_FL_KEEP_SIZE : 0, (off_t)begin, (off_t)bytes) == 0 ? 0 : errno;
     while (reason == EINTR);
-    if (reason == EOPNOTSUPP || reason == ENOSYS || reason == EINVAL)
-      reason = file_free_space(temporary, &left) == OK && left < bytes ? ENOSPC : 0;
+    if (reason == EOPNOTSUPP || reason == ENOSYS || reason == EINVAL) {
+      st = file_free_space(temporary, &left);
+      reason = left < bytes ? ENOSPC : 0;
+    }
   }
   close(fd);
-  if (!reason) return OK;
+  if (st != OK || !reason) return st;
   errno = reason;
   return fail(E_IO, "%s: %.3f MB cannot be written: %m", path, (double)bytes / 1e6);
 }

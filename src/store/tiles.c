@@ -10,10 +10,10 @@ enum { BLOCK = 16 };
 /* to (columns, rows) at stride n <- transpose of from (rows, columns) at stride t */
 HOT static void turn(int64_t rows, int64_t columns, const float *restrict from, int64_t t, float *restrict to, int64_t n) {
   float block[BLOCK][BLOCK];
-  for (int64_t r = 0; r < rows; r += BLOCK) {
-    int64_t high = rows - r < BLOCK ? rows - r : BLOCK;
-    for (int64_t c = 0; c < columns; c += BLOCK) {
-      int64_t wide = columns - c < BLOCK ? columns - c : BLOCK;
+  for (int64_t c = 0; c < columns; c += BLOCK) { /* rows inside: what is written then grows line by line */
+    int64_t wide = columns - c < BLOCK ? columns - c : BLOCK;
+    for (int64_t r = 0; r < rows; r += BLOCK) {
+      int64_t high = rows - r < BLOCK ? rows - r : BLOCK;
       if (high == BLOCK && wide == BLOCK) { /* constant bounds: unrolled and vectorized */
         for (int i = 0; i < BLOCK; i++)
           for (int j = 0; j < BLOCK; j++) block[j][i] = from[(r + i) * t + c + j];

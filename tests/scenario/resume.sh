@@ -19,7 +19,7 @@ units_twice() { sed -n 's/.*"unit":"\([^"]*\)".*/\1/p' "$1/metrics.jsonl" 2>/dev
 
 RANDOM=${SEED:-4711}
 rm -rf "$WORK/killed"
-survived=0
+survived=0 hits=0
 for k in $(seq "$KILLS"); do
   # a few kills in a row on one run, then to the end: restart from restarts too
   after=$((RANDOM % (span + 1)))
@@ -28,7 +28,7 @@ for k in $(seq "$KILLS"); do
   sleep "$(printf '%d.%03d' $((after / 1000)) $((after % 1000)))"
   victims=$(pgrep -f "cloqwork run $WORK/job.yaml .*$WORK/killed" | grep -vx "$launcher")
   victim=$(echo "$victims" | shuf -n 1 --random-source=<(yes "$k"))
-  [ -n "$victim" ] && kill -9 "$victim" 2>/dev/null
+  [ -n "$victim" ] && kill -9 "$victim" 2>/dev/null && hits=$((hits + 1))
   wait "$launcher" 2>/dev/null
   for f in $(find "$WORK/killed" -name 'layer-*.h5' 2>/dev/null); do
     h5dump -A "$f" >/dev/null 2>&1 || fault "kill $k after $after ms: $f has its final name and cannot be opened"
@@ -44,7 +44,8 @@ for k in $(seq "$KILLS"); do
     survived=$((survived + 5))
   fi
 done
-echo "kills: $KILLS, checked to the end: $survived"
+echo "SIGKILL: $KILLS times, $hits of them hit a running rank; all checked to the end: $survived"
+[ "$hits" -ge $((KILLS / 2)) ] || fault "expected most kills to hit a running rank, found $hits of $KILLS"
 
 # SIGTERM and SIGUSR1 to every rank: code 75 (or 0 when it came too late), then the same result
 for signal in USR1 TERM; do

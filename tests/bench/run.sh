@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Benchmarks: tables for people and, for scripts, a line per figure: BENCH <name> <value>. Figures are ratios measured side by side in one run.
+#
+#   ./tests/bench/run.sh              all of them (about ten minutes on two quiet cores)
+#   ./tests/bench/run.sh NAME...      the named ones: fwd_gram_smollm2_of_peak fwd_gram_7b_of_peak fwd_gram_70b_of_peak
+#                                     adapter_4096_vs_root_svd rank_sweep_cost peak_memory_vs_plan
+#   RANKS=2 (default), WINDOWS=8 windows of 2048 tokens (70b: 2), BENCH_DIR=folder for the made-up checkpoints (404 MB for 7b, 1.7 GB for 70b)
+#
+# fwd_gram_70b is run only when it is named.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/../../jobs/setup.sh"
+cd "$ROOT"
+need_packages "${PACKAGES[@]}"
+run_environment
+build_program
+ranks=${RANKS:-2}
+dir=${BENCH_DIR:-${TMPDIR:-/tmp}/cloqwork-bench}
+mkdir -p "$dir"
+yield_if_oversubscribed "$ranks"
+names=("$@")
+[ $# -gt 0 ] || names=(fwd_gram_smollm2_of_peak fwd_gram_7b_of_peak adapter_4096_vs_root_svd peak_memory_vs_plan)
+
+fwd_gram() { mpirun -n "$ranks" build/tests/bench_fwd_gram "$dir" "$1" "${WINDOWS:-$2}"; }
+
+adapter_done=
+adapter() { # both figures come from one run
+    [ -z "$adapter_done" ] || return 0
+    adapter_done=1
+    need_venv tests
+    "$PYTHON" tests/bench/adapter.py build/tests/bench_adapter
+}
+
+# The most memory of a rank that the run saw (private, and its share of the team's) over what plan says of the same job.
+peak_memory() {
+    local run=$dir/memory predicted
+    rm -rf "$run"
+    predicted=$(mpirun -n "$ranks" build/cloqwork plan jobs/tiny.yaml --set output="$run" "$@" --json | sed -n 's/.*"rank_bytes": \([0-9]*\).*/\1/p')
+    mpirun -n "$ranks" build/cloqwork run jobs/tiny.yaml --set output="$run" "$@" --quiet >/dev/null
+    awk -v ranks="$ranks" -v predicted="$predicted" '
+        match($0, /"private_bytes_peak":[0-9]+/) { private = substr($0, RSTART + 21, RLENGTH - 21) }
+        match($0, /"shared_bytes_peak":[0-9]+/) { shared = substr($0, RSTART + 20, RLENGTH - 20) }
+        { now = private + shared / ranks; if (now > most) most = now }
+        END { printf "memory of a rank: %.1f MiB seen, %.1f MiB planned\nBENCH peak_memory_vs_plan %.3f\n", most / 1048576, predicted / 1048576, most / predicted }
+    ' "$run/metrics.jsonl"
+}
+
+for name in "${names[@]}"; do
+    case $name in
+    fwd_gram_smollm2_of_peak) fwd_gram smollm2 8 ;;
+    fwd_gram_7b_of_peak) fwd_gram 7b 8 ;;
+    fwd_gram_70b_of_peak) fwd_gram 70b 2 ;;
+    adapter_4096_vs_root_svd | rank_sweep_cost) adapter ;;
+    peak_memory_vs_plan)
+        job=models/smollm2/config.json
+        if [ -e "$job" ]; then
+            peak_memory --set model=models/smollm2 --set calibration.tokens=models/smollm2/calib.npy --set heldout.tokens=models/smollm2/heldout.npy \
+                --set calibration.windows=8 --set calibration.length=2048 --set heldout.windows=4 --set heldout.length=2048 --set options.magr_K=5
+        else
+            peak_memory
+        fi
+        ;;
+    *) die "bench: $name: unknown figure; see the head of tests/bench/run.sh" ;;
+    esac
+done
