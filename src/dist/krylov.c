@@ -28,6 +28,7 @@ typedef struct space {
   double sums[3];          /* sum of the wanted values at the last three looks, newest last */
   int steps[2], looks;     /* blocks between those looks; looks so far */
   int since, wait;         /* blocks since the last look; blocks to let pass before the next */
+  int calm;                /* looks in a row at which next to nothing was still to come */
   uint64_t seed;
 } space;
 
@@ -255,10 +256,10 @@ static double decay(double g1, int s1, double g2, int s2) {
   return high;
 }
 
-/* Stops when the wanted sum is known to the tolerance. Two estimates must agree, each doubled: the gains to come if they go on falling as the
- * last ones did, and the gap bound. Where the small eigenproblem has grown dear, the next look comes after half the steps that seem missing. */
+/* Stops when the wanted sum is known to the tolerance: when the gains to come, if they go on falling as the last ones did, and the gap bound,
+ * each doubled, agree on it; or, where a dense spectrum shows no gap, when three looks in a row find next to nothing to come. Where the small eigenproblem has grown dear, the next look comes after half the steps that seem missing. */
 static status judge(space *s, bool *stop, double *excess) {
-  enum { CHEAP = 256, LONGEST = 8 };
+  enum { CHEAP = 256, LONGEST = 8, CALM = 3 };
   status st = OK;
   double sum = 0, unwanted = 0, outside = 0, bound = INFINITY;
   for (int i = 0; i < s->dim; i++) *(i < s->dim - s->q->wanted ? &unwanted : &sum) += s->theta[i];
@@ -276,14 +277,15 @@ static status judge(space *s, bool *stop, double *excess) {
   if (*stop || ++s->looks < 3) return OK;
   double before = fmax(s->sums[1] - s->sums[0], 0), gain = fmax(sum - s->sums[1], 0);
   double q = decay(before, s->steps[0], gain, s->steps[1]), shrink = pow(q, s->steps[1]), coming = gain * shrink / (1 - shrink);
+  s->calm = 4 * coming <= allowed ? s->calm + 1 : 0;
   if (2 * coming <= allowed) {
     TRY(gap_bound(s, outside, &bound));
-    *stop = 2 * bound <= allowed;
+    *stop = 2 * bound <= allowed || s->calm >= CALM;
   } else if (s->dim >= CHEAP) {
     double missing = log(2 * coming / allowed) / -log(q);
     s->wait = (int)fmin(fmax(missing / 2, 1), LONGEST) - 1;
   }
-  *excess = 2 * fmax(coming, bound) / tail;
+  *excess = 2 * fmax(coming, isfinite(bound) ? bound : 0) / tail;
 done:
   return st;
 }

@@ -37,7 +37,8 @@ typedef struct krylov_result {
  * blocks run faster by the row and need more rows, and the projected problem grows with them. */
 int krylov_block(int64_t n, int wanted);
 
-/* E_NUMERICS when it does not converge within a space of min(n, 16 * wanted + 512) vectors, E_MEMORY. */
+/* E_NUMERICS when it does not converge within a space of min(n, 16 * wanted + 512) vectors, E_MEMORY. An eigenvalue of higher
+ * multiplicity than the block is seen a block at a time: of exactly equal values some may be taken for missing (generic matrices have none). */
 status krylov_top(const char *where, const krylov_request *q, krylov_result *r);
 void krylov_result_free(krylov_result *r);
 

@@ -31,22 +31,30 @@ static void pack_row(int bits, int64_t width, const uint8_t *codes, uint8_t *str
   memset(stream + bytes - 4, 0, 4);
   for (int64_t k = 0; k < width; k += 8, stream += bits, bytes -= bits) {
     uint64_t x = 0;
-    if (width - k >= 8) memcpy(&x, codes + k, 8);
-    else memcpy(&x, codes + k, (size_t)(width - k));
+    if (width - k >= 8)
+      memcpy(&x, codes + k, 8);
+    else
+      memcpy(&x, codes + k, (size_t)(width - k));
     x = fold(x, bits);
-    if (bytes >= 8) memcpy(stream, &x, 8); /* the next eight codes overwrite the zeros beyond `bits` bytes */
-    else memcpy(stream, &x, (size_t)(bytes < bits ? bytes : bits));
+    if (bytes >= 8)
+      memcpy(stream, &x, 8); /* the next eight codes overwrite the zeros beyond `bits` bytes */
+    else
+      memcpy(stream, &x, (size_t)(bytes < bits ? bytes : bits));
   }
 }
 
 static void unpack_row(int bits, int64_t width, const uint8_t *stream, int64_t bytes, uint8_t *codes) {
   for (int64_t k = 0; k < width; k += 8, stream += bits, bytes -= bits) {
     uint64_t x = 0;
-    if (bytes >= 8) memcpy(&x, stream, 8);
-    else memcpy(&x, stream, (size_t)bytes);
+    if (bytes >= 8)
+      memcpy(&x, stream, 8);
+    else
+      memcpy(&x, stream, (size_t)bytes);
     x = unfold(x, bits);
-    if (width - k >= 8) memcpy(codes + k, &x, 8);
-    else memcpy(codes + k, &x, (size_t)(width - k));
+    if (width - k >= 8)
+      memcpy(codes + k, &x, 8);
+    else
+      memcpy(codes + k, &x, (size_t)(width - k));
   }
 }
 
@@ -64,7 +72,8 @@ static HOT void values(int n, const uint8_t *restrict codes, float scale, int ze
   for (int i = 0; i < n; i++) q[i] = scale * (float)(codes[i] - zero);
 }
 
-void codes_bytes_values(const grid_rule *r, int rows, int width, const uint8_t *codes, const uint16_t *scales, const uint8_t *zeros, float *q) {
+void codes_bytes_values(const grid_rule *r, int rows, int width, const uint8_t *codes, const uint16_t *scales, const uint8_t *zeros,
+                        float *q) {
   int groups = grid_groups(r, width), columns = width / groups;
   for (int64_t k = 0; k < (int64_t)rows * groups; k++)
     values(columns, codes + k * columns, half_to_float(scales[k]), zeros[k], q + k * columns);

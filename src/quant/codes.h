@@ -7,7 +7,9 @@
 
 #include "quant/grid.h"
 
-static inline int64_t codes_words(int64_t width, int bits) { return (width * bits + 31) / 32; }
+static inline int64_t codes_words(int64_t width, int bits) {
+  return (width * bits + 31) / 32;
+}
 
 /* codes (rows, width), one byte each, below 2^bits <-> words (rows, codes_words). No overlap. */
 void codes_pack(int bits, int rows, int64_t width, const uint8_t *codes, uint32_t *words);
@@ -17,6 +19,7 @@ void codes_unpack(int bits, int rows, int64_t width, const uint32_t *words, uint
 void codes_values(const grid_rule *r, int rows, int width, const uint32_t *words, const uint16_t *scales, const uint8_t *zeros, float *q);
 
 /* The same from codes of one byte each. */
-void codes_bytes_values(const grid_rule *r, int rows, int width, const uint8_t *codes, const uint16_t *scales, const uint8_t *zeros, float *q);
+void codes_bytes_values(const grid_rule *r, int rows, int width, const uint8_t *codes, const uint16_t *scales, const uint8_t *zeros,
+                        float *q);
 
 #endif

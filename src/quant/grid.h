@@ -17,7 +17,9 @@ typedef struct grid_rule {
   bool anchor_zero; /* beta shrinks both ends (zero from the unshrunk scale) instead of the published quirk: low end kept, top cut */
 } grid_rule;
 
-static inline int grid_groups(const grid_rule *r, int width) { return r->group ? width / r->group : 1; }
+static inline int grid_groups(const grid_rule *r, int width) {
+  return r->group ? width / r->group : 1;
+}
 
 /* scales (fp16), zeros (rows, groups) of w (rows, width), row stride ldw. Every scale is finite and positive: one that rounds to 0
  * becomes 2^-14, one beyond fp16 becomes 65504 (the weights past its reach are clipped). Returns how many were replaced so.
@@ -28,6 +30,7 @@ int64_t grid_fit(const grid_rule *r, int rows, int width, const float *w, int64_
 uint8_t grid_code(double w, double scale, int zero, int bits);
 
 /* Round to nearest: codes (rows, width), one byte each, of w on the given grid: exactly grid_code of every entry. */
-void grid_round(const grid_rule *r, int rows, int width, const float *w, int64_t ldw, const uint16_t *scales, const uint8_t *zeros, uint8_t *codes);
+void grid_round(const grid_rule *r, int rows, int width, const float *w, int64_t ldw, const uint16_t *scales, const uint8_t *zeros,
+                uint8_t *codes);
 
 #endif

@@ -15,10 +15,10 @@ typedef int32_t ints __attribute__((vector_size(64), may_alias));
 
 /* Macros, since vectors by value in functions would tie the caller to one instruction set. */
 #define ALL(x) ((x) - (lanes){0})
-#define SIZE(x) ((lanes)((ints)(x) & INT32_MAX))
+#define SIZE(x) ((lanes)((ints)(x)&INT32_MAX))
 #define BELOW(a, b) ((ints)((a) - (b)) >> 31) /* a < b, for numbers */
 #define PICK(mask, yes, no) ((lanes)(((ints)(yes) & (mask)) | ((ints)(no) & ~(mask))))
-#define CLIP(x, c) PICK(BELOW(c, SIZE(x)), (lanes)((ints)(c) | ((ints)(x) & INT32_MIN)), x)
+#define CLIP(x, c) PICK(BELOW(c, SIZE(x)), (lanes)((ints)(c) | ((ints)(x)&INT32_MIN)), x)
 #define INLINE static inline __attribute__((always_inline))
 
 typedef struct shape {
@@ -56,10 +56,10 @@ INLINE void measure(int n, const lanes *restrict z, const lanes *c, excess *e) {
   }
 }
 
-/* *level: a guess -> c with sum max(|z_i| - c, 0) = alpha, or 0 when the sum of all |z_i| is not above alpha. e is the excess over the guess,
- * high the largest |z_i|. The sum is convex, decreasing and piecewise linear in c: Newton's step from anywhere lands left of the root or on
- * it, climbs from there, and is exact once the number of |z_i| > c repeats. Rounding may throw a long first step past the root, once; a
- * second time the root is found to the last bit. A lane that is done waits for the others. */
+/* *level: a guess -> c with sum max(|z_i| - c, 0) = alpha, or 0 when the sum of all |z_i| is not above alpha. e is the excess over the
+ * guess, high the largest |z_i|. The sum is convex, decreasing and piecewise linear in c: Newton's step from anywhere lands left of the
+ * root or on it, climbs from there, and is exact once the number of |z_i| > c repeats. Rounding may throw a long first step past the
+ * root, once; a second time the root is found to the last bit. A lane that is done waits for the others. */
 INLINE void climb(int n, const lanes *restrict z, float alpha, const lanes *high, lanes *level, excess *e) {
   ints before = {0}, spent = {0}, done = {0};
   for (;;) {
@@ -108,9 +108,10 @@ INLINE void momenta(bool accelerate, const float *restrict turn, float *restrict
   }
 }
 
-/* d = y - w and g = H d -> the next v and d. level (segments) and t are the rows' own memory, z (width) is scratch; w, g, d, v have stride ld. */
-static HOT void step_rows(const shape *restrict s, int ld, const float *restrict w, const float *restrict g, float *restrict d, float *restrict v,
-                          lanes *restrict z, lanes *restrict level, float *restrict t) {
+/* d = y - w and g = H d -> the next v and d. level (segments) and t are the rows' own memory, z (width) is scratch; w, g, d, v have
+ * stride ld. */
+static HOT void step_rows(const shape *restrict s, int ld, const float *restrict w, const float *restrict g, float *restrict d,
+                          float *restrict v, lanes *restrict z, lanes *restrict level, float *restrict t) {
   lanes turn = {0};
   int n = s->length;
   for (int k = 0; k < s->segments; k++, z += n) {
@@ -143,12 +144,19 @@ static HOT void step_rows(const shape *restrict s, int ld, const float *restrict
 
 /* ---- the solver ---- */
 
-int magr_slab(int64_t width) { return width < 2048 ? 64 : 256; }
+int magr_slab(int64_t width) {
+  return width < 2048 ? 64 : 256;
+}
 
 static shape shape_of(const magr_request *q) {
   int length = q->group ? q->group : q->width;
-  return (shape){.width = q->width, .slab = magr_slab(q->width), .segments = q->width / length, .length = length,
-                 .alpha = (float)q->alpha, .step = (float)(1 / q->lambda_max), .accelerate = q->solver == MAGR_FISTA};
+  return (shape){.width = q->width,
+                 .slab = magr_slab(q->width),
+                 .segments = q->width / length,
+                 .length = length,
+                 .alpha = (float)q->alpha,
+                 .step = (float)(1 / q->lambda_max),
+                 .accelerate = q->solver == MAGR_FISTA};
 }
 
 /* The rows of one product. */
@@ -173,7 +181,9 @@ done:
   return st;
 }
 
-static void slab_free(slab *b) { FREE(b->w), FREE(b->v), FREE(b->d), FREE(b->g), FREE(b->z), FREE(b->level), FREE(b->t); }
+static void slab_free(slab *b) {
+  FREE(b->w), FREE(b->v), FREE(b->d), FREE(b->g), FREE(b->z), FREE(b->level), FREE(b->t);
+}
 
 enum { AT_ONCE = 16 }; /* columns of a transposition that stay in the first cache */
 

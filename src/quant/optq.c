@@ -33,7 +33,7 @@ typedef struct slab {
 /* The diagonal block of u, in quads of columns. */
 typedef struct panel {
   double u[BLOCK / QUAD][BLOCK][QUAD];  /* u[j / QUAD][i][j % QUAD] = U[j1 + i][j1 + j] */
-  double inverse[BLOCK], square[BLOCK]; /* 1 / U_jj; U_jj^2, 0 where the column is dead */
+  double inverse[BLOCK], square[BLOCK]; /* 1 / U_jj; U_jj^2 */
   int column[BLOCK];                    /* original */
   int group[BLOCK];
 } panel;
@@ -61,7 +61,8 @@ static inline __attribute__((always_inline)) void add_quad(int n, const double (
 }
 
 /* f[TILE] += the errors of n columns of the same part; u walks one column of a quad. */
-static inline __attribute__((always_inline)) void add_column(int n, const double *restrict u, const double (*restrict error)[TILE], double *restrict f) {
+static inline __attribute__((always_inline)) void add_column(int n, const double *restrict u, const double (*restrict error)[TILE],
+                                                             double *restrict f) {
   lanes *acc = (lanes *)f, a0 = acc[0], a1 = acc[1], a2 = acc[2], a3 = acc[3];
   for (int i = 0; i < n; i++) {
     const lanes *e = (const lanes *)error[i];
@@ -110,7 +111,7 @@ static status read_panel(const optq_request *q, int first, int columns, panel *p
     if (!(diagonal > 0 && diagonal <= 1e300))
       return fail(E_NUMERICS, "optq: factor, expected a positive diagonal, found %g at position %d of %d", diagonal, first + j, q->width);
     p->inverse[j] = 1 / diagonal;
-    p->square[j] = q->dead && q->dead[c] ? 0 : diagonal * diagonal;
+    p->square[j] = diagonal * diagonal;
     p->column[j] = c;
     p->group[j] = c / size;
   }
@@ -139,7 +140,9 @@ static void write_codes(const optq_request *q, const panel *p, int columns, int 
   }
 }
 
-static int padded(const slab *b) { return (b->rows + b->chunk - 1) / b->chunk * b->chunk; }
+static int padded(const slab *b) {
+  return (b->rows + b->chunk - 1) / b->chunk * b->chunk;
+}
 
 /* Rows of padding get the grid of integers, on which the weight 0 has no error. */
 static void read_grid(const optq_request *q, slab *b) {
@@ -189,7 +192,9 @@ static void round_dead(const optq_request *q, uint8_t *codes) {
   }
 }
 
-int optq_slab(int64_t width) { return width < 2048 ? 64 : 256; }
+int optq_slab(int64_t width) {
+  return width < 2048 ? 64 : 256;
+}
 
 status optq(const optq_request *q, uint8_t *codes, double *loss) {
   status st = OK;
@@ -210,7 +215,8 @@ status optq(const optq_request *q, uint8_t *codes, double *loss) {
     b.rows = q->rows - b.first < most ? q->rows - b.first : most;
     TRY(run_slab(q, &b, p, t, codes, row_loss));
     for (int r = 0; r < b.rows; r++) {
-      if (!isfinite(row_loss[r])) TRY(fail(E_NUMERICS, "optq: row %d, expected finite weights and factor, found a loss of %g", b.first + r, row_loss[r]));
+      if (!isfinite(row_loss[r]))
+        TRY(fail(E_NUMERICS, "optq: row %d, expected finite weights and factor, found a loss of %g", b.first + r, row_loss[r]));
       sum += row_loss[r];
     }
   }
@@ -221,7 +227,9 @@ done:
   return st;
 }
 
-double optq_flops(int64_t rows, int64_t width) { return (double)rows * (double)width * (double)width; }
+double optq_flops(int64_t rows, int64_t width) {
+  return (double)rows * (double)width * (double)width;
+}
 
 uint64_t optq_bytes(const grid_rule *r, int64_t width) {
   uint64_t ld = PASS + SKEW, groups = (uint64_t)grid_groups(r, (int)width);

@@ -31,7 +31,8 @@ static void pack_plainly(int bits, int64_t width) {
 
 static void test_round_trip(void **state) {
   (void)state;
-  static const int widths[] = {1, 2, 3, 5, 7, 8, 9, 10, 11, 13, 15, 16, 17, 21, 22, 31, 32, 33, 63, 64, 65, 127, 129, 576, 1023, 4096, 4101};
+  static const int widths[] = {1,  2,  3,  5,  7,  8,  9,  10,  11,  13,  15,   16,   17,  21,
+                               22, 31, 32, 33, 63, 64, 65, 127, 129, 576, 1023, 4096, 4101};
   for (int bits = 1; bits <= 8; bits++)
     for (size_t i = 0; i < sizeof widths / sizeof *widths; i++) {
       int64_t width = widths[i], n = codes_words(width, bits);
@@ -55,10 +56,10 @@ static void test_gptq_words(void **state) {
   static const struct {
     int bits, code;
     uint32_t words[3];
-  } known[] = {{2, 1, {0x55555555, 0x55555555, 0x55555555}}, {2, 2, {0xAAAAAAAA, 0xAAAAAAAA, 0xAAAAAAAA}},
-               {4, 7, {0x77777777, 0x77777777, 0x77777777}}, {4, 8, {0x88888888, 0x88888888, 0x88888888}},
+  } known[] = {{2, 1, {0x55555555, 0x55555555, 0x55555555}},   {2, 2, {0xAAAAAAAA, 0xAAAAAAAA, 0xAAAAAAAA}},
+               {4, 7, {0x77777777, 0x77777777, 0x77777777}},   {4, 8, {0x88888888, 0x88888888, 0x88888888}},
                {8, 127, {0x7F7F7F7F, 0x7F7F7F7F, 0x7F7F7F7F}}, {8, 128, {0x80808080, 0x80808080, 0x80808080}},
-               {3, 3, {0xDB6DB6DB, 0xB6DB6DB6, 0x6DB6DB6D}}, {3, 4, {0x24924924, 0x49249249, 0x92492492}}};
+               {3, 3, {0xDB6DB6DB, 0xB6DB6DB6, 0x6DB6DB6D}},   {3, 4, {0x24924924, 0x49249249, 0x92492492}}};
   for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
     memset(codes, known[i].code, sizeof codes);
     codes_pack(known[i].bits, 1, 96 / known[i].bits, codes, words);

@@ -16,13 +16,15 @@ static uint8_t zeros[ROWS * WIDTH], codes[ROWS * WIDTH];
 static void fill(uint64_t seed) {
   dice d = {seed};
   for (int i = 0; i < ROWS * STRIDE; i++) w[i] = (float)(0.05 * dice_normal(&d));
-  for (int i = 0; i < 64; i++) w[i] = fabsf(w[i]) + 0.01f;                         /* a positive group */
-  for (int i = 0; i < 64; i++) w[STRIDE + i] = -fabsf(w[STRIDE + i]) - 0.01f;      /* a negative one */
-  for (int i = 0; i < WIDTH; i++) w[2 * STRIDE + i] = 0;                           /* a row of zeros */
-  w[3 * STRIDE + 5] = 3;                                                           /* an outlier */
+  for (int i = 0; i < 64; i++) w[i] = fabsf(w[i]) + 0.01f;                    /* a positive group */
+  for (int i = 0; i < 64; i++) w[STRIDE + i] = -fabsf(w[STRIDE + i]) - 0.01f; /* a negative one */
+  for (int i = 0; i < WIDTH; i++) w[2 * STRIDE + i] = 0;                      /* a row of zeros */
+  w[3 * STRIDE + 5] = 3;                                                      /* an outlier */
 }
 
-static double bounded(double x, double top) { return x < 0 ? 0 : x > top ? top : x; }
+static double bounded(double x, double top) {
+  return x < 0 ? 0 : x > top ? top : x;
+}
 
 /* The rules of the specification, one group, word for word. */
 static void plain_fit(const grid_rule *r, int n, const float *v, double *s, int *z) {
@@ -74,14 +76,20 @@ static void check_bound(const grid_rule *r) {
       assert_in_range(u, 0, top);
       assert_int_equal(u, grid_code(v, s, z, r->bits));
       double miss = fabs(s * (u - z) - v), inside = rint(v / s) + z;
-      if (inside >= 0 && inside <= top) assert_true(miss <= s / 2 * (1 + 1e-12));
-      else assert_int_equal(u, inside < 0 ? 0 : top);
+      if (inside >= 0 && inside <= top)
+        assert_true(miss <= s / 2 * (1 + 1e-12));
+      else
+        assert_int_equal(u, inside < 0 ? 0 : top);
       if (r->beta == 1 && !r->symmetric) assert_true(miss <= 0.65 * s);
     }
 }
 
-static void test_fit(void **state) { (void)state, every_rule(check_fit); }
-static void test_bound(void **state) { (void)state, every_rule(check_bound); }
+static void test_fit(void **state) {
+  (void)state, every_rule(check_fit);
+}
+static void test_bound(void **state) {
+  (void)state, every_rule(check_bound);
+}
 
 static void test_beta_anchor(void **state) {
   (void)state;

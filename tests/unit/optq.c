@@ -94,9 +94,17 @@ static void layer_close(layer *l) {
 }
 
 static optq_request request(const layer *l, const setting *s) {
-  return (optq_request){.rule = l->rule, .rows = l->rows, .width = l->width, .w = l->w, .ldw = l->width, .u = l->u,
-                        .order = s->act ? l->order : NULL, .dead = s->dead ? l->dead : NULL, .dead_rtn = s->dead_rtn,
-                        .scales = l->scales, .zeros = l->zeros};
+  return (optq_request){.rule = l->rule,
+                        .rows = l->rows,
+                        .width = l->width,
+                        .w = l->w,
+                        .ldw = l->width,
+                        .u = l->u,
+                        .order = s->act ? l->order : NULL,
+                        .dead = s->dead ? l->dead : NULL,
+                        .dead_rtn = s->dead_rtn,
+                        .scales = l->scales,
+                        .zeros = l->zeros};
 }
 
 static double value(const layer *l, int i, int j, int code) {
@@ -277,7 +285,15 @@ static void check_company(int rows, int width, int group, bool act) {
   }
   grid_rule r = {.bits = 3, .group = group, .beta = 1};
   grid_fit(&r, rows, width, w, stride, scales, zeros);
-  optq_request q = {.rule = r, .rows = rows, .width = width, .w = w, .ldw = stride, .u = u, .order = act ? order : NULL, .scales = scales, .zeros = zeros};
+  optq_request q = {.rule = r,
+                    .rows = rows,
+                    .width = width,
+                    .w = w,
+                    .ldw = stride,
+                    .u = u,
+                    .order = act ? order : NULL,
+                    .scales = scales,
+                    .zeros = zeros};
   assert_done(optq(&q, codes, NULL));
   const int pieces[][2] = {{0, 1}, {17, 1}, {rows - 1, 1}, {30, 7}, {rows - 23, 7}, {90, 300}, {1, rows - 1}};
   for (size_t k = 0; k < sizeof pieces / sizeof *pieces; k++) {
