@@ -24,13 +24,13 @@
 typedef enum adapter_path { ADAPTER_AUTO, ADAPTER_DENSE, ADAPTER_KRYLOV } adapter_path;
 
 typedef struct adapter_request {
-  const char *where;   /* for messages: "model.layers.3.mlp.down_proj, cloq-b2-g64"; borrowed */
+  const char *where; /* for messages: "model.layers.3.mlp.down_proj, cloq-b2-g64"; borrowed */
   int64_t n, m;
-  const float *e;      /* (n, m) contiguous, borrowed */
-  const float *h;      /* (m, m) symmetric, contiguous, borrowed; NULL: the identity (plain SVD) */
-  int rank;            /* 1 .. min(n, m) */
-  double trace;        /* tr(E H E^T) when known (adapter_trace), NaN: computed here */
-  double tolerance;    /* Krylov: excess loss relative to the tail; 0: 1e-6 */
+  const float *e;   /* (n, m) contiguous, borrowed */
+  const float *h;   /* (m, m) symmetric, contiguous, borrowed; NULL: the identity (plain SVD) */
+  int rank;         /* 1 .. min(n, m) */
+  double trace;     /* tr(E H E^T) when known (adapter_trace), NaN: computed here */
+  double tolerance; /* Krylov: excess loss relative to the tail; 0: 1e-6 */
   adapter_path path;
   const double *start; /* Krylov: (start_rows, m) rows S; the start block is (E S^T)^T; NULL: chosen here */
   int start_rows;
@@ -56,7 +56,8 @@ status adapter_trace(int64_t m, const float *e, const float *h, int64_t begin, i
 
 /* Loss from the STORED numbers for r = 0 … rank: tr((E - B_r A_r) H (E - B_r A_r)^T), by the r x r matrices B^T B, A H A^T and
  * B^T E H A^T: loss[0] = trace, 2 m^2 rank + 2 n m rank flops. loss has rank + 1 entries. */
-status adapter_losses(int64_t n, int64_t m, const float *e, const float *h, const float *b, const float *a, int rank, double trace, double *loss);
+status adapter_losses(int64_t n, int64_t m, const float *e, const float *h, const float *b, const float *a, int rank, double trace,
+                      double *loss);
 
 /* Leading eigenvectors of H scaled by the root of their values, rows of *start (rows, m), owned: the good start for every matrix on this Gram.
  * Two block products of H, 4 rows m^2 flops: they save each matrix one or two of its ten applications (measured), and more precise vectors

@@ -9,7 +9,9 @@
 
 enum { BAND = 256 };
 
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t least(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
 
 /* The last `rank` eigenvectors (rows of z, ascending values) as descending rows. */
 static void take_leading(int64_t n, int rank, const double *z, const double *ascending, double *rows, double *values) {
@@ -118,8 +120,14 @@ static status by_krylov(const adapter_request *q, double *rows, double *values) 
     TRY(NEW(start, given * n, "start block"));
     TRY(mixed_gemm(true, given, m, n, 1, q->start, m, q->e, m, false, start, n));
   }
-  krylov_request k = {.n = n, .wanted = q->rank, .block = block, .tolerance = q->tolerance > 0 ? q->tolerance : 1e-6,
-                      .start = start, .start_rows = given, .apply = apply_factored, .context = &f};
+  krylov_request k = {.n = n,
+                      .wanted = q->rank,
+                      .block = block,
+                      .tolerance = q->tolerance > 0 ? q->tolerance : 1e-6,
+                      .start = start,
+                      .start_rows = given,
+                      .apply = apply_factored,
+                      .context = &f};
   TRY(krylov_top(q->where, &k, &r));
   TRY(spectrum_check(q, r.lowest, r.values[0]));
   memcpy(rows, r.vectors, (size_t)q->rank * (size_t)n * sizeof *rows);
@@ -169,7 +177,12 @@ status adapter_start(const char *where, int64_t m, const float *h, int rows, dou
   status st = OK;
   krylov_result r = {0};
   *start = NULL;
-  krylov_request k = {.n = m, .wanted = (int)least(rows, m), .block = rows, .blocks = 2, .tolerance = 1, .apply = apply_gram,
+  krylov_request k = {.n = m,
+                      .wanted = (int)least(rows, m),
+                      .block = rows,
+                      .blocks = 2,
+                      .tolerance = 1,
+                      .apply = apply_gram,
                       .context = (void *)(uintptr_t)h};
   TRY(NEW(*start, rows * m, "start vectors"));
   TRY(krylov_top(where, &k, &r));

@@ -6,9 +6,11 @@
 #include "base/hot.h"
 #include "base/memory.h"
 
-enum { BAND = 256, STRIP = 512 };
+enum { BAND = 256, STRIP = 288 };
 
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t least(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
 
 HOT static double dot(int64_t n, const double *restrict x, const double *restrict y) {
   double sum = 0;
@@ -46,7 +48,8 @@ done:
 }
 
 /* With P = B^T B, S = A H A^T and C = A H E^T B, all r x r:  f(r) = trace - 2 sum_{i<=r} C_ii + sum_{i,j<=r} P_ij S_ij. */
-status adapter_losses(int64_t n, int64_t m, const float *e, const float *h, const float *b, const float *a, int rank, double trace, double *loss) {
+status adapter_losses(int64_t n, int64_t m, const float *e, const float *h, const float *b, const float *a, int rank, double trace,
+                      double *loss) {
   status st = OK;
   int64_t r = rank;
   double *aw = NULL, *bw = NULL, *ah = NULL, *ahe = NULL, *p = NULL, *s = NULL;
@@ -72,7 +75,8 @@ status adapter_losses(int64_t n, int64_t m, const float *e, const float *h, cons
     kept += 2 * cross - own;
     loss[i + 1] = fmax(trace - kept, 0); /* below zero is rounding: the true value is a sum of squares */
   }
-  if (!isfinite(kept) || !isfinite(trace)) st = fail(E_NUMERICS, "adapter: loss of the stored factors: expected a finite number, found NaN or Inf");
+  if (!isfinite(kept) || !isfinite(trace))
+    st = fail(E_NUMERICS, "adapter: loss of the stored factors: expected a finite number, found NaN or Inf");
 done:
   FREE(aw);
   FREE(bw);

@@ -95,18 +95,21 @@ HOT static void pack_rows(int64_t k, int64_t columns, const float *restrict f, i
 }
 
 /* x (rows, k) by bands of 8 rows, each (k, 8), scaled; zeros beyond the last row. */
-static void pack_x(int64_t rows, int64_t k, double alpha, const double *restrict x, int64_t ldx, double *restrict packed) {
-  for (int64_t i0 = 0; i0 < rows; i0 += TR)
-    for (int i = 0; i < TR; i++) {
-      double *restrict band = packed + i0 * k + i;
-      if (i0 + i < rows)
-        for (int64_t p = 0; p < k; p++) band[p * TR] = alpha * x[(i0 + i) * ldx + p];
-      else
-        for (int64_t p = 0; p < k; p++) band[p * TR] = 0;
-    }
+HOT static void pack_x(int64_t rows, int64_t k, double alpha, const double *restrict x, int64_t ldx, double *restrict packed) {
+  for (int64_t i0 = 0; i0 < rows; i0 += TR) {
+    double *restrict band = packed + i0 * k;
+    int64_t p = 0;
+    if (i0 + TR <= rows)
+      for (; p + 8 <= k; p += 8)
+        for (int i = 0; i < TR; i++)
+          for (int q = 0; q < 8; q++) band[(p + q) * TR + i] = alpha * x[(i0 + i) * ldx + p + q];
+    for (; p < k; p++)
+      for (int64_t i = 0; i < TR; i++) band[p * TR + i] = i0 + i < rows ? alpha * x[(i0 + i) * ldx + p] : 0;
+  }
 }
 
-static void add_tile(tile_kernel kernel, int64_t rows, int64_t columns, int64_t k, const double *x, const double *f, double *c, int64_t ldc) {
+static void add_tile(tile_kernel kernel, int64_t rows, int64_t columns, int64_t k, const double *x, const double *f, double *c,
+                     int64_t ldc) {
   if (rows >= TR && columns >= TC) {
     kernel(k, x, f, c, ldc);
     return;
@@ -117,7 +120,9 @@ static void add_tile(tile_kernel kernel, int64_t rows, int64_t columns, int64_t 
     for (int64_t j = 0; j < columns && j < TC; j++) c[i * ldc + j] += tile[i * TC + j];
 }
 
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t least(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
 
 status mixed_gemm(bool transpose, int64_t b, int64_t k, int64_t n, double alpha, const double *x, int64_t ldx, const float *f, int64_t ldf,
                   bool add, double *c, int64_t ldc) {

@@ -13,22 +13,22 @@ enum { PROBES = KRYLOV_EXTRA };
 typedef struct space {
   const char *where;
   const krylov_request *q;
-  int n, block, dim, last; /* dim: rows in q; last: rows of the newest block */
-  int capacity, limit;     /* rows allocated; rows allowed */
-  double *basis;           /* (capacity, n) orthonormal rows */
-  double *t;               /* (capacity, capacity) lower triangle of T */
-  double *image;           /* (block + PROBES, n) G times the newest block, then its part outside the space */
-  double *probes, *probed; /* (PROBES, n) random signs, and G times them */
-  double *coefficients;    /* (block, capacity) */
-  double *gram, *turned;   /* (block, block) and (block, n) of work */
-  double *ritz, *theta;    /* (dim, dim) rows, ascending values of the last Rayleigh-Ritz */
-  double *residual;        /* [dim] ||G y - theta y|| of every Ritz pair */
+  int n, block, dim, last;  /* dim: rows in q; last: rows of the newest block */
+  int capacity, limit;      /* rows allocated; rows allowed */
+  double *basis;            /* (capacity, n) orthonormal rows */
+  double *t;                /* (capacity, capacity) lower triangle of T */
+  double *image;            /* (block + PROBES, n) G times the newest block, then its part outside the space */
+  double *probes, *probed;  /* (PROBES, n) random signs, and G times them */
+  double *coefficients;     /* (block, capacity) */
+  double *gram, *turned;    /* (block, block) and (block, n) of work */
+  double *ritz, *theta;     /* (dim, dim) rows, ascending values of the last Rayleigh-Ritz */
+  double *residual;         /* [dim] ||G y - theta y|| of every Ritz pair */
   double *tails, *weighted; /* (dim, last): coefficients of the newest rows, and times X X^T */
   int ritz_capacity;
-  double sums[3];          /* sum of the wanted values at the last three looks, newest last */
-  int steps[2], looks;     /* blocks between those looks; looks so far */
-  int since, wait;         /* blocks since the last look; blocks to let pass before the next */
-  int calm;                /* looks in a row at which next to nothing was still to come */
+  double sums[3];      /* sum of the wanted values at the last three looks, newest last */
+  int steps[2], looks; /* blocks between those looks; looks so far */
+  int since, wait;     /* blocks since the last look; blocks to let pass before the next */
+  int calm;            /* looks in a row at which next to nothing was still to come */
   uint64_t seed;
 } space;
 
@@ -271,7 +271,8 @@ static status judge(space *s, bool *stop, double *excess) {
   s->steps[1] = s->since;
   s->since = s->wait = 0;
   TRY(outside_energy(s, &outside));
-  double floor = 1e-13 * (fabs(sum) + fabs(unwanted) + outside), tail = fmax(unwanted + outside, floor), allowed = fmax(s->q->tolerance * tail, floor);
+  double floor = 1e-13 * (fabs(sum) + fabs(unwanted) + outside), tail = fmax(unwanted + outside, floor),
+         allowed = fmax(s->q->tolerance * tail, floor);
   *excess = outside > 0 ? outside / tail : 0;
   *stop = s->dim == s->n || 4 * outside <= allowed; /* no choice of vectors can gain more than what lies outside (Ky Fan) */
   if (*stop || ++s->looks < 3) return OK;
@@ -329,8 +330,8 @@ static status hand_over(space *s, krylov_result *r) {
   predicted = norm(n, expected);
   double bound = 1e-10 * fmax(fabs(s->theta[dim - 1]), fabs(s->theta[0])) * sqrt(wanted);
   if (!(worst <= 1e-11) || !(fabs(found - predicted) <= bound))
-    st = fail(E_NUMERICS, "%s: block Krylov: expected orthonormal vectors and a residual of %.3e, found a defect of %.1e and %.3e", s->where, predicted,
-              worst, found);
+    st = fail(E_NUMERICS, "%s: block Krylov: expected orthonormal vectors and a residual of %.3e, found a defect of %.1e and %.3e",
+              s->where, predicted, worst, found);
   r->lowest = s->theta[0];
 done:
   FREE(mix);
@@ -371,7 +372,8 @@ status krylov_top(const char *where, const krylov_request *q, krylov_result *r) 
   for (int blocks = 1; !stop; blocks++) {
     int room = s.limit - s.dim, rows = room < s.block ? room : s.block;
     if (rows == 0) {
-      st = fail(E_NUMERICS, "%s: block Krylov: %d pairs of order %d did not converge to %.1e in a space of %d", where, q->wanted, s.n, q->tolerance, s.dim);
+      st = fail(E_NUMERICS, "%s: block Krylov: %d pairs of order %d did not converge to %.1e in a space of %d", where, q->wanted, s.n,
+                q->tolerance, s.dim);
       goto done;
     }
     TRY(extend(&s, rows, s.dim ? s.image : x));

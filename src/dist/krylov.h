@@ -13,21 +13,21 @@ enum { KRYLOV_EXTRA = 8 };
 typedef status (*krylov_operator)(void *context, int b, int64_t n, const double *x, double *y);
 
 typedef struct krylov_request {
-  int64_t n;            /* order of G */
-  int wanted;           /* pairs */
-  int block;            /* 0: krylov_block */
-  double tolerance;     /* excess of the tail over the optimal tail, relative to the tail: 1e-6. The tail of the stop rule is estimated (to a
+  int64_t n;        /* order of G */
+  int wanted;       /* pairs */
+  int block;        /* 0: krylov_block */
+  double tolerance; /* excess of the tail over the optimal tail, relative to the tail: 1e-6. The tail of the stop rule is estimated (to a
                            few per cent, by random probes of the energy outside the space): no trace of G is asked for */
-  int blocks;           /* > 0: stop after that many blocks (or as soon as they hold `wanted` vectors), converged or not; excess is then no estimate */
-  const double *start;  /* (start_rows, n) rows to start from, borrowed; NULL: seeded random */
+  int blocks;       /* > 0: stop after that many (or as soon as they hold `wanted` vectors), converged or not; excess is then no estimate */
+  const double *start; /* (start_rows, n) rows to start from, borrowed; NULL: seeded random */
   int start_rows;
   krylov_operator apply;
   void *context;
 } krylov_request;
 
 typedef struct krylov_result {
-  double *values;  /* [wanted] descending; owned */
-  double *vectors; /* (wanted, n) rows orthonormal; owned */
+  double *values;   /* [wanted] descending; owned */
+  double *vectors;  /* (wanted, n) rows orthonormal; owned */
   int applications; /* columns that went through the operator */
   double excess;    /* estimate at the stop, relative to the tail */
   double lowest;    /* smallest Ritz value met: below zero only as far as G is indefinite */

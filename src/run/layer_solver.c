@@ -13,7 +13,13 @@
 #include "quant/optq.h"
 #include "run/unit.h"
 
-enum { SLAB_ROWS = 256, ROW_ALIGN = 16, RANK_BY_PIVOTS_MOST = 8192 };
+enum { SLAB_ROWS = 256, RANK_BY_PIVOTS_MOST = 8192 };
+
+/* My rows of a linear: whole slabs of the kernels, which pad what is less. */
+static void my_rows(const session *c, int64_t out, int64_t in, int64_t *begin, int64_t *end) {
+  int slab = optq_slab((int)in) > magr_slab((int)in) ? optq_slab((int)in) : magr_slab((int)in);
+  deal_range(out, c->team.size, c->team.rank, slab, begin, end);
+}
 
 /* What is known of one input's Gram. Lies in shared memory, each part filled by one rank. */
 typedef struct gram_facts {
@@ -115,13 +121,14 @@ static sizes measure(const job *j, const arch *a, int ranks) {
       size_t start = (size_t)most_start_rows(j, out, in) * (size_t)in;
       if (start > z.start) z.start = start;
       /* the largest moments of one rank: an adapter with its residual, or a slab of OPTQ or MagR with its codes */
-      size_t rows = (size_t)(out + ranks - 1) / (size_t)ranks, optq = rows * (size_t)in + 3 * (size_t)(rows < 512 ? rows : 512) * (size_t)in * sizeof(double);
+      size_t codes = (size_t)((out + ranks - 1) / ranks) * (size_t)in;
       for (int k = 0; k < j->setting_count; k++) {
-        size_t mine = adapter_private(&j->settings[k], out, in);
-        if (mine > z.private_most) z.private_most = mine;
+        const setting *s = &j->settings[k];
+        size_t mine[] = {adapter_private(s, out, in), codes + (size_t)optq_bytes(&s->rule, (int)in), (size_t)magr_bytes((int)in, s->rule.group)};
+        for (int e = 0; e < 3; e++)
+          if (mine[e] > z.private_most) z.private_most = mine[e];
       }
       size_t pivots = m <= RANK_BY_PIVOTS_MOST ? m * m * sizeof(double) : 0;
-      if (optq > z.private_most) z.private_most = optq;
       if (pivots > z.private_most) z.private_most = pivots;
     }
     if (all > z.w) z.w = all;
@@ -299,10 +306,15 @@ static status run_magr(input_work *w, const setting *s) {
   session *c = w->s->c;
   status st = OK;
   double start = clock_now();
+  if (!(w->facts->lambda_max > 0)) { /* an input that is never used: nothing to trade the maxima against */
+    w->base = w->s->w.base;
+    return OK;
+  }
+  w->base = w->s->v.base;
   for (int k = 0; k < w->linear_count && st == OK; k++) {
     int64_t out, in, begin, end;
     linear_shape(&c->model.arch, w->linears[k], &out, &in);
-    deal_range(out, c->team.size, c->team.rank, ROW_ALIGN, &begin, &end);
+    my_rows(c, out, in, &begin, &end);
     magr_request q = {.solver = s->options.magr_solver, .steps = s->options.magr_K, .alpha = s->options.magr_alpha, .group = s->rule.group,
                       .rows = (int)(end - begin), .width = (int)in, .w = weights_of(w, k) + begin * in, .h = w->s->h.base, .lambda_max = w->facts->lambda_max};
     if (end > begin) st = magr(&q, (float *)w->s->v.base + w->weight_at[k] + begin * in, NULL);
@@ -339,7 +351,7 @@ static status quantize_rows(input_work *w, const setting *s, int k, result *r, c
   status st = OK;
   uint8_t *codes = NULL;
   int64_t begin, end;
-  deal_range(r->out, c->team.size, c->team.rank, ROW_ALIGN, &begin, &end);
+  my_rows(c, r->out, r->in, &begin, &end);
   int rows = (int)(end - begin), in = (int)r->in;
   const float *x = w->base + w->weight_at[k] + begin * in;
   uint16_t *scales = r->scales + begin * r->groups;
@@ -430,7 +442,7 @@ static status team_trace(input_work *w, int k, const result *r, const float *h, 
   int64_t out, in, begin, end;
   double *rows = w->s->rows.base, part;
   linear_shape(&c->model.arch, w->linears[k], &out, &in);
-  deal_range(out, c->team.size, c->team.rank, ROW_ALIGN, &begin, &end);
+  my_rows(c, out, in, &begin, &end);
   for (int64_t at = begin; at < end && st == OK; at += SLAB_ROWS) {
     int64_t upto = at + SLAB_ROWS < end ? at + SLAB_ROWS : end;
     const float *e = weights_of(w, k) + at * in;
@@ -652,10 +664,7 @@ static status solve_group(input_work *w, const double reference[3][2]) {
   st = NEW(handled, w->group_count, "settings done");
   TRY(agree(c->team.comm, st));
   w->base = w->s->w.base;
-  if (lead->method->magr) {
-    TRY(run_magr(w, lead));
-    w->base = w->s->v.base;
-  }
+  if (lead->method->magr) TRY(run_magr(w, lead));
   for (int g = 0; g < w->group_count; g++)
     if (!handled[g]) TRY(quantize_with(w, g, handled));
   TRY(all_traces(w, reference));

@@ -24,17 +24,19 @@ static void compare(const problem *p, const grid *g, int rank, double trace) {
     tail = total;
     for (int r = 0; r <= rank; r++) {
       if (r) tail -= one.values[r - 1];
-      CHECK(loss[r] <= tail * (1 + 1e-5) + slack + negative && loss[r] >= tail - slack - negative, "rank %d of %lld x %lld: loss %.15g, tail %.15g", r,
-            (long long)p->n, (long long)p->m, loss[r], tail);
+      CHECK(loss[r] <= tail * (1 + 1e-5) + slack + negative && loss[r] >= tail - slack - negative,
+            "rank %d of %lld x %lld: loss %.15g, tail %.15g", r, (long long)p->n, (long long)p->m, loss[r], tail);
       CHECK(loss[r] <= before + slack, "rank %d: loss rises", r);
       before = loss[r];
-      if (r) CHECK(fabs(all.values[r - 1] - one.values[r - 1]) <= slack, "value %d: %.17g, on one rank %.17g", r, all.values[r - 1], one.values[r - 1]);
+      if (r)
+        CHECK(fabs(all.values[r - 1] - one.values[r - 1]) <= slack, "value %d: %.17g, on one rank %.17g", r, all.values[r - 1],
+              one.values[r - 1]);
     }
     if (rank < 2 || one.values[rank - 2] - one.values[rank - 1] > 1e-3 * one.values[0])
       CHECK(fabs(problem_loss(p, all.b, all.a, rank, rank) - loss[rank]) <= slack + negative, "direct loss differs from %.15g", loss[rank]);
     if (one.values[rank - 1] > 1e-3 * one.values[0])
-      CHECK(product_distance(p, &one, &all) <= 1e-4, "products %lld x %lld at rank %d differ by %.3e", (long long)p->n, (long long)p->m, rank,
-            product_distance(p, &one, &all));
+      CHECK(product_distance(p, &one, &all) <= 1e-4, "products %lld x %lld at rank %d differ by %.3e", (long long)p->n, (long long)p->m,
+            rank, product_distance(p, &one, &all));
     CHECK_OK(agree_same(g->comm, "lora_B", all.b, (size_t)p->n * (size_t)rank * sizeof *all.b));
     CHECK_OK(agree_same(g->comm, "lora_A", all.a, (size_t)p->m * (size_t)rank * sizeof *all.a));
   }

@@ -22,10 +22,10 @@ on() {
   local ranks=$1
   shift
   if [ "$ranks" = 1 ]; then
-    OMPI_MCA_ess_singleton_isolated=1 timeout -k 5 "${LIMIT:-120}" "$CLOQWORK" "$@"
+    OMPI_MCA_ess_singleton_isolated=1 timeout -k 5 "${LIMIT:-120}" "$CLOQWORK" "$@" </dev/null
     return
   fi
-  timeout -k 5 "${LIMIT:-120}" "$MPIRUN" -n "$ranks" "$CLOQWORK" "$@"
+  timeout -k 5 "${LIMIT:-120}" "$MPIRUN" -n "$ranks" "$CLOQWORK" "$@" </dev/null
 }
 
 # A job on the tiny model that takes a second or two: small_job FILE OUTPUT

@@ -14,10 +14,10 @@
 
 extern void dsygst_(const int *, const char *, const int *, double *, const int *, const double *, const int *, int *);
 
-#define assert_near(found, expected, slack)                                                                       \
-  do {                                                                                                            \
-    double near_f = (found), near_e = (expected);                                                                 \
-    if (!(fabs(near_f - near_e) <= (slack))) fail_msg("%s: expected %.17g, found %.17g", #found, near_e, near_f); \
+#define assert_near(found, expected, slack)                                                                                                \
+  do {                                                                                                                                     \
+    double near_f = (found), near_e = (expected);                                                                                          \
+    if (!(fabs(near_f - near_e) <= (slack))) fail_msg("%s: expected %.17g, found %.17g", #found, near_e, near_f);                          \
   } while (0)
 
 /* Eigenvalues of E H E^T in double, descending, straight from the definition. */
@@ -94,12 +94,15 @@ static void check_answer(const problem *p, const adapter *a, const double *spect
   for (int r = 0; r <= a->rank; r++) {
     if (r) tail = fmax(tail - fmax(spectrum[r - 1], 0), 0);
     double slack = 1e-12 * total + negative;
-    if (loss[r] < tail - slack) fail_msg("rank %d of %lld x %lld: loss %.15g below the optimum %.15g", r, (long long)p->n, (long long)p->m, loss[r], tail);
-    if (loss[r] > before + slack) fail_msg("rank %d of %lld x %lld: loss rises from %.15g to %.15g", r, (long long)p->n, (long long)p->m, before, loss[r]);
+    if (loss[r] < tail - slack)
+      fail_msg("rank %d of %lld x %lld: loss %.15g below the optimum %.15g", r, (long long)p->n, (long long)p->m, loss[r], tail);
+    if (loss[r] > before + slack)
+      fail_msg("rank %d of %lld x %lld: loss rises from %.15g to %.15g", r, (long long)p->n, (long long)p->m, before, loss[r]);
     if (tolerance == 0 || r == a->rank) {
       double excess = (tolerance + 1e-5) * tail + slack;
       if (loss[r] > tail + excess)
-        fail_msg("rank %d of %lld x %lld: loss %.15g, optimum %.15g: excess %.3e", r, (long long)p->n, (long long)p->m, loss[r], tail, loss[r] / tail - 1);
+        fail_msg("rank %d of %lld x %lld: loss %.15g, optimum %.15g: excess %.3e", r, (long long)p->n, (long long)p->m, loss[r], tail,
+                 loss[r] / tail - 1);
     }
     if (r == 0 || r == a->rank || r == a->rank / 2) assert_near(problem_loss(p, a->b, a->a, a->rank, r), loss[r], slack);
     before = loss[r];
@@ -254,8 +257,16 @@ static void larger(void **state) {
     assert_done(adapter_trace(p.m, p.e, p.h, 0, p.n, rows, &sum));
     for (int64_t i = 0; i < p.n; i += 37) assert_done(adapter_trace(p.m, p.e, p.h, i, i + 37 < p.n ? i + 37 : p.n, again + i, &part));
     assert_memory_equal(rows, again, (size_t)p.n * sizeof *rows);
-    adapter_request q = {.where = "test", .n = p.n, .m = p.m, .e = p.e, .h = p.h, .rank = RANK, .trace = sum, .path = ADAPTER_KRYLOV,
-                         .start = start, .start_rows = 24};
+    adapter_request q = {.where = "test",
+                         .n = p.n,
+                         .m = p.m,
+                         .e = p.e,
+                         .h = p.h,
+                         .rank = RANK,
+                         .trace = sum,
+                         .path = ADAPTER_KRYLOV,
+                         .start = start,
+                         .start_rows = 24};
     assert_done(adapter_local(&q, &a));
     check_answer(&p, &a, spectrum, 1e-6);
     adapter_free(&a);
@@ -288,7 +299,8 @@ static void nested_ranks(void **state) {
 
 static void mixed_products(void **state) {
   (void)state;
-  static const int64_t size[][3] = {{1, 1, 1}, {8, 512, 24}, {9, 513, 25}, {3, 7, 100}, {300, 40, 97}, {17, 1100, 50}, {24, 0, 30}, {5, 520, 193}};
+  static const int64_t size[][3] = {{1, 1, 1},     {8, 512, 24},   {9, 513, 25}, {3, 7, 100},
+                                    {300, 40, 97}, {17, 1100, 50}, {24, 0, 30},  {5, 520, 193}};
   for (size_t s = 0; s < sizeof size / sizeof *size; s++)
     for (int transpose = 0; transpose < 2; transpose++) {
       int64_t b = size[s][0], k = size[s][1], n = size[s][2], ldf = (transpose ? k : n) + 3, rows = transpose ? n : k, ldc = n + 2;
@@ -308,7 +320,8 @@ static void mixed_products(void **state) {
           for (int64_t p = 0; j < n && p < k; p++) sum -= 0.5 * x[i * (k + 1) + p] * (double)(transpose ? f[j * ldf + p] : f[p * ldf + j]);
           assert_near(c[i * ldc + j], sum, 1e-12 * (1 + (double)k));
         }
-      for (int64_t i = 0; i < b; i++) assert_done(mixed_gemm(transpose, 1, k, n, -0.5, x + i * (k + 1), k + 1, f, ldf, true, d + i * ldc, ldc));
+      for (int64_t i = 0; i < b; i++)
+        assert_done(mixed_gemm(transpose, 1, k, n, -0.5, x + i * (k + 1), k + 1, f, ldf, true, d + i * ldc, ldc));
       assert_memory_equal(c, d, (size_t)(b * ldc) * sizeof *c);
       assert_done(mixed_gemm(transpose, b, k, n, 1, x, k + 1, f, ldf, false, c, ldc));
       assert_done(mixed_gemm(transpose, b, k, n, -1, x, k + 1, f, ldf, true, c, ldc));
@@ -335,6 +348,12 @@ static void refusals(void **state) {
       assert_int_equal(adapter_local(&q, &a), E_NUMERICS);
       assert_null(a.b);
       status_clear();
+      h[7 * p.m + 7] = -keep; /* nearly one */
+      if (path == ADAPTER_DENSE) {
+        assert_int_equal(adapter_local(&q, &a), E_NUMERICS);
+        assert_non_null(strstr(status_message(), "layer: adapter: E H E^T, expected no eigenvalue below"));
+        status_clear();
+      }
       h[7 * p.m + 7] = NAN;
       assert_int_equal(adapter_local(&q, &a), E_NUMERICS);
       status_clear();

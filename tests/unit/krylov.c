@@ -9,10 +9,10 @@
 #include "base/memory.h"
 #include "dist/krylov.h"
 
-#define assert_near(found, expected, slack)                                                                       \
-  do {                                                                                                            \
-    double near_f = (found), near_e = (expected);                                                                 \
-    if (!(fabs(near_f - near_e) <= (slack))) fail_msg("%s: expected %.17g, found %.17g", #found, near_e, near_f); \
+#define assert_near(found, expected, slack)                                                                                                \
+  do {                                                                                                                                     \
+    double near_f = (found), near_e = (expected);                                                                                          \
+    if (!(fabs(near_f - near_e) <= (slack))) fail_msg("%s: expected %.17g, found %.17g", #found, near_e, near_f);                          \
   } while (0)
 
 enum { MIRRORS = 3 };
@@ -23,7 +23,9 @@ typedef struct known {
   int fail_at, calls;       /* the call that returns an error; 0: none */
 } known;
 
-static double entry(int64_t i) { return sin(12.9898 * (double)i + 1) * cos(3.7 * (double)(i * i % 1009)); }
+static double entry(int64_t i) {
+  return sin(12.9898 * (double)i + 1) * cos(3.7 * (double)(i * i % 1009));
+}
 
 static void known_new(known *g, int64_t n, double (*value)(int64_t i, int64_t n)) {
   *g = (known){.n = n};
@@ -114,20 +116,42 @@ static void judge(known *g, const krylov_request *q) {
   }
   assert_true(best - captured >= -1e-12 * total);
   if (best - captured > q->tolerance * (total - best) + 1e-12 * total)
-    fail_msg("n %lld, %d wanted: excess %.3e of the tail, allowed %.1e", (long long)g->n, q->wanted, (best - captured) / (total - best), q->tolerance);
+    fail_msg("n %lld, %d wanted: excess %.3e of the tail, allowed %.1e", (long long)g->n, q->wanted, (best - captured) / (total - best),
+             q->tolerance);
   FREE(y);
   krylov_result_free(&r);
 }
 
-static double decaying(int64_t i, int64_t n) { return i < 4 ? (double)(100 >> i) : 1 / (double)(i * 37 % n + 1); }
-static double flat(int64_t i, int64_t n) { return pow(1 + sqrt((double)(i + 1) / (double)n), 2); } /* as of a square matrix of independent entries */
-static double clustered(int64_t i, int64_t n) { return i % 10 == 0 ? 3 : 1 + 1e-9 * (double)(i % (n / 2)); }
-static double low_rank(int64_t i, int64_t n) { return i < n / 20 + 1 ? (double)(i + 1) : 0; }
-static double exhausted(int64_t i, int64_t n) { return i < n / 3 ? 1 + (double)i / (double)n : 0; }
-static double nothing(int64_t i, int64_t n) { return 0 * (double)(i + n); }
-static double vast(int64_t i, int64_t n) { return 1e100 * decaying(i, n); }
-static double steep(int64_t i, int64_t n) { return pow(10, -30.0 * (double)i / (double)n); }
-static double ramp(int64_t i, int64_t n) { return 1 + pow((double)i / (double)n, 0.1); }
+static double decaying(int64_t i, int64_t n) {
+  return i < 4 ? (double)(100 >> i) : 1 / (double)(i * 37 % n + 1);
+}
+static double flat(int64_t i, int64_t n) { /* somewhat as of a square matrix of independent entries */
+  return pow(1 + sqrt((double)(i + 1) / (double)n), 2);
+}
+static double clustered(int64_t i, int64_t n) {
+  return i % 10 == 0 ? 3 : 1 + 1e-9 * (double)(i % (n / 2));
+}
+static double low_rank(int64_t i, int64_t n) {
+  return i < n / 20 + 1 ? (double)(i + 1) : 0;
+}
+static double plunging(int64_t i, int64_t n) {
+  return (i < 5 ? 1000 : 1) / pow((double)(i + 1), 2) * (1 + 0.5 * entry(i + n));
+}
+static double exhausted(int64_t i, int64_t n) {
+  return i < n / 3 ? 1 + (double)i / (double)n : 0;
+}
+static double nothing(int64_t i, int64_t n) {
+  return 0 * (double)(i + n);
+}
+static double vast(int64_t i, int64_t n) {
+  return 1e100 * decaying(i, n);
+}
+static double steep(int64_t i, int64_t n) {
+  return pow(10, -30.0 * (double)i / (double)n);
+}
+static double ramp(int64_t i, int64_t n) {
+  return 1 + pow((double)i / (double)n, 0.1);
+}
 
 static void spectra(void **state) {
   (void)state;
@@ -155,6 +179,18 @@ static void sizes(void **state) {
         judge(&g, &(krylov_request){.n = n, .wanted = (int)n, .block = block, .tolerance = 1e-6, .apply = apply, .context = &g});
         known_free(&g);
       }
+}
+
+/* Outliers first, then values that come up slowly behind them: gains pause before the wanted vectors are found. */
+static void pauses(void **state) {
+  (void)state;
+  for (int64_t n = 400; n < 1000; n += 59) {
+    known g;
+    known_new(&g, n, plunging);
+    for (double tolerance = 1e-4; tolerance > 1e-9; tolerance *= 0.01)
+      judge(&g, &(krylov_request){.n = n, .wanted = 8, .tolerance = tolerance, .apply = apply, .context = &g});
+    known_free(&g);
+  }
 }
 
 /* The space outgrows the rank of G: its newest residuals are rounding, and the rows made of them must still be orthonormal. */
@@ -205,7 +241,8 @@ static void starts_and_blocks(void **state) {
   q.start = first.vectors;
   q.start_rows = krylov_block(N, WANTED);
   assert_true(2 * q.start_rows == WANTED);
-  for (int64_t i = 0; i < q.start_rows * N; i++) first.vectors[i] += first.vectors[q.start_rows * N + i]; /* every wanted vector has its share */
+  for (int64_t i = 0; i < q.start_rows * N; i++)
+    first.vectors[i] += first.vectors[q.start_rows * N + i]; /* every wanted vector has its share */
   assert_done(krylov_top("test", &q, &second));
   assert_true(second.applications < first.applications);
   krylov_result_free(&second);
@@ -286,8 +323,9 @@ static void refusals(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(spectra),  cmocka_unit_test(sizes), cmocka_unit_test(rank_used_up), cmocka_unit_test(poor_starts), cmocka_unit_test(starts_and_blocks),
-      cmocka_unit_test(same_again), cmocka_unit_test(refusals),
+      cmocka_unit_test(spectra),      cmocka_unit_test(sizes),       cmocka_unit_test(pauses),
+      cmocka_unit_test(rank_used_up), cmocka_unit_test(poor_starts), cmocka_unit_test(starts_and_blocks),
+      cmocka_unit_test(same_again),   cmocka_unit_test(refusals),
   };
   blas_setup();
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -49,7 +49,8 @@ static inline status problem_gram(problem_kind kind, int64_t m, uint64_t seed, f
   TRY(NEW(gram, m * m, "H"));
   for (int64_t i = 0; i < m * m; i++) u[i] = problem_entry(seed + 11, i);
   TRY(dqr("problem", im, im, u, im, r, im));
-  for (int64_t i = 0; i < tokens * m; i++) z[i] = problem_entry(seed + 12, i) * sqrt(i % m < 4 ? 100. / (double)(1 + i % m) : 1. / (double)(1 + i % m));
+  for (int64_t i = 0; i < tokens * m; i++)
+    z[i] = problem_entry(seed + 12, i) * sqrt(i % m < 4 ? 100. / (double)(1 + i % m) : 1. / (double)(1 + i % m));
   dgemm(false, false, it, im, im, 1, z, im, u, im, 0, x, im);
   for (int64_t i = 0; kind == PROBLEM_DEAD && i < tokens * m; i++)
     if (i % m % 3 == 1) x[i] = 0;
