@@ -11,7 +11,7 @@
  *                   matrices are fewer than ranks.
  * B = V_r is rounded to float first and A = B^T E made from the rounded B, so that the stored factors are optimal together.
  * Signs are fixed: the largest-magnitude entry of each column of V is positive (lowest index on ties).
- * Errors: E_NUMERICS for NaN or Inf anywhere, an eigenvalue of G below -1e-6 lambda_1 (H holds float: less is rounding and becomes 0), a
+ * Errors: E_NUMERICS for NaN or Inf anywhere, an eigenvalue of G below -1e-6 lambda_1 (H holds float: less is rounding), a
  * decomposition that fails its check; E_MEMORY; E_INTERNAL for a request out of its range. */
 #ifndef CLOQWORK_ADAPTER_ADAPTER_H
 #define CLOQWORK_ADAPTER_ADAPTER_H
@@ -32,7 +32,7 @@ typedef struct adapter_request {
   double trace;     /* tr(E H E^T) when known (adapter_trace), NaN: computed here */
   double tolerance; /* Krylov: excess loss relative to the tail; 0: 1e-6 */
   adapter_path path;
-  const double *start; /* Krylov: (start_rows, m) rows S; the start block is (E S^T)^T; NULL: chosen here */
+  const double *start; /* Krylov: (start_rows, m) rows S; the start block is (E S^T)^T; NULL: random */
   int start_rows;
 } adapter_request;
 
@@ -41,7 +41,7 @@ typedef struct adapter {
   int rank;
   float *b;       /* (n, rank); owned */
   float *a;       /* (rank, m); owned */
-  double *values; /* [rank] leading eigenvalues of G, descending, never negative; owned */
+  double *values; /* [rank] leading eigenvalues of G, descending; below 0 only by the rounding of H; owned */
   double trace;
 } adapter;
 

@@ -60,7 +60,7 @@ status factors_begin(const adapter_request *q, const double *rows, const double 
   TRY(NEW(out->a, rank * q->m, "lora_A"));
   TRY(NEW(out->values, rank, "eigenvalues"));
   for (int64_t r = 0; r < rank; r++) {
-    out->values[r] = fmax(values[r], 0);
+    out->values[r] = values[r];
     for (int64_t i = 0; i < n; i++) out->b[i * rank + r] = (float)rows[r * n + i];
   }
 done:

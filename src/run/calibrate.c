@@ -149,6 +149,12 @@ static status report_layer(const session *c, const pass *p, int64_t layer, doubl
   return o ? unit_metrics(c, o) : fail(E_MEMORY, "metrics.jsonl: no memory for a line");
 }
 
+/* Streams belong to a model and to both sets of tokens. */
+static void state_tag(const session *c, char tag[80]) {
+  snprintf(tag, 80, "%.24s-%.24s-%.24s", c->model.fingerprint, c->windows[SET_CALIBRATION].fingerprint,
+           c->sets[SET_HELDOUT] ? c->windows[SET_HELDOUT].fingerprint : "none");
+}
+
 /* The team's layers [begin, end), from streams that are inputs of `begin`. Stops at a layer boundary when asked, with the streams saved. */
 static status calibrate_layers(session *c, pass *p, int64_t begin, int64_t end, const uint8_t *missing, int64_t todo, const char *state_path) {
   status st = OK;
@@ -156,6 +162,8 @@ static status calibrate_layers(session *c, pass *p, int64_t begin, int64_t end, 
   size_t offset[IN_COUNT], floats = 0;
   layer_progress progress = {0, c->model.arch.layers, 0, todo ? todo : 1};
   double saved = clock_now();
+  char tag[80];
+  state_tag(c, tag);
   for (int i = 0; i < IN_COUNT; i++) {
     offset[i] = floats;
     if (c->wanted[i]) floats += (size_t)tiles_count(input_width(&c->model.arch, i), GRAM_TILE) * GRAM_TILE * GRAM_TILE;
@@ -163,7 +171,7 @@ static status calibrate_layers(session *c, pass *p, int64_t begin, int64_t end, 
   TRY(shared_new(&c->team, floats * sizeof(float), "tiles of Grams", &tiles));
   for (int64_t layer = begin; layer < end; layer++) {
     if (session_should_stop(c, c->team.comm)) {
-      TRY(pass_save(p, state_path, c->windows[0].fingerprint, layer));
+      TRY(pass_save(p, state_path, tag, layer));
       st = fail(E_STOPPED, "calibrate: stopped on request before layer %lld of %lld; run again to go on", (long long)layer, (long long)c->model.arch.layers);
       goto done;
     }
@@ -180,7 +188,7 @@ static status calibrate_layers(session *c, pass *p, int64_t begin, int64_t end, 
     TRY(agree(c->team.comm, st));
     progress.done++;
     if (agree_any(c->team.comm, clock_now() - saved > 60 * c->job.parallel.checkpoint_minutes) && layer + 1 < end) {
-      TRY(pass_save(p, state_path, c->windows[0].fingerprint, layer + 1));
+      TRY(pass_save(p, state_path, tag, layer + 1));
       saved = clock_now();
     }
   }
@@ -192,17 +200,18 @@ done:
 /* Where to begin: at the state that was saved, if one lies at or before the first missing layer; else at the embedding. */
 static status calibrate_team(session *c, pass *p, const uint8_t *missing, int64_t todo, int64_t first_missing) {
   status st = OK;
-  char state_path[PATH_MOST];
+  char state_path[PATH_MOST], tag[80];
   int64_t begin, end, state = -1;
+  state_tag(c, tag);
   unit_run_path(c, "grams/streams.state", state_path);
   session_team_layers(c, c->team.index, &begin, &end);
   if (c->team.index == 0) begin = 0; /* the way to the first chosen layer leads through those before it */
-  if (c->rank == 0) state = pass_peek(state_path, c->windows[0].fingerprint);
+  if (c->rank == 0) state = pass_peek(state_path, tag);
   MPI_Bcast(&state, 1, MPI_INT64_T, 0, c->job_comm);
   if (state > first_missing) state = -1;
   if (state >= end && c->team.index + 1 < c->team.count) return OK; /* a later team takes up the state */
   if (state >= begin && state < end) {
-    TRY(pass_load(p, state_path, c->windows[0].fingerprint, &state));
+    TRY(pass_load(p, state_path, tag, &state));
     if (state < 0) {
       st = fail(E_IO, "%s: changed while it was read", state_path);
       goto done;

@@ -509,7 +509,7 @@ static void keep_adapter(result *r, const adapter *a) {
   memcpy(r->values, a->values, rank * sizeof(double));
   double rest = a->trace;
   for (size_t k = 0; k < rank; k++) rest -= a->values[k];
-  r->values[rank] = rest > 0 ? rest : 0;
+  r->values[rank] = rest;
 }
 
 static status solve_locally(input_work *w, result *r) {

@@ -119,15 +119,16 @@ static status begin_on_first_rank(session *c) {
       if (!(path = path_join(c->job.output, ".lock"))) return fail(E_MEMORY, "%s: no memory for a name", c->job.output);
       TRY(file_lock(path, c->job_tag));
       snprintf(c->lock, sizeof c->lock, "%s", path);
-    } else {
-      TRY(file_remove_matching(path, ".tmp."));
+      FREE(path);
+      if (!(path = mem_format("%s", c->job.output))) return fail(E_MEMORY, "%s: no memory for a name", c->job.output);
     }
+    TRY(file_remove_matching(path, ".tmp")); /* of a job that was killed while it wrote */
     FREE(path);
   }
   for (int i = 0; i < c->job.setting_count; i++) {
     if (!(path = mem_format("%s/solutions/%s", c->job.output, c->job.settings[i].name))) return fail(E_MEMORY, "%s: no memory for a name", c->job.output);
     TRY(file_make_folders(path));
-    TRY(file_remove_matching(path, ".tmp."));
+    TRY(file_remove_matching(path, ".tmp"));
     FREE(path);
   }
   TRY(settings_write(c->job.tree, &text));

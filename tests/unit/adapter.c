@@ -107,7 +107,7 @@ static void check_answer(const problem *p, const adapter *a, const double *spect
     if (r == 0 || r == a->rank || r == a->rank / 2) assert_near(problem_loss(p, a->b, a->a, a->rank, r), loss[r], slack);
     before = loss[r];
   }
-  for (int r = 0; r < a->rank; r++) assert_near(a->values[r], fmax(spectrum[r], 0), (1e-12 + tolerance) * total + negative);
+  for (int r = 0; r < a->rank; r++) assert_near(a->values[r], spectrum[r], (1e-12 + tolerance) * total + negative);
   for (int r = 0; r < a->rank; r++) { /* the sign rule, on the stored numbers */
     double largest = 0, at = 0;
     for (int64_t i = 0; i < p->n; i++)
