@@ -18,13 +18,13 @@ void clock_stamp(char text[32]) {
 
 void clock_duration(double seconds, char text[32]) {
   if (seconds < 0) seconds = 0;
-  if (seconds < 60) {
+  if (seconds < 59.95) {
     snprintf(text, 32, "%.1f s", seconds);
     return;
   }
-  long minutes = (long)(seconds / 60 + 0.5);
-  if (minutes < 60)
-    snprintf(text, 32, "%ld min %02ld s", (long)seconds / 60, (long)seconds % 60);
+  long whole = (long)(seconds + 0.5), minutes = (whole + 30) / 60;
+  if (whole < 3600)
+    snprintf(text, 32, "%ld min %02ld s", whole / 60, whole % 60);
   else
     snprintf(text, 32, "%ld h %02ld min", minutes / 60, minutes % 60);
 }

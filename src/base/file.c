@@ -3,7 +3,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -212,49 +211,64 @@ char *path_join(const char *folder, const char *name) {
   return mem_format("%s%s%s", folder, n && folder[n - 1] != '/' ? "/" : "", name);
 }
 
-/* "OWNER host pid": is it ours to take? */
-static bool lock_is_stale(const char *text, const char *owner) {
+/* The kernel's word on the open file: OK and *held, or not held, or no opinion (a file system without locks). */
+static bool kernel_lock(int fd, bool *held, bool *knows) {
+  struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+  int rc = fcntl(fd, F_OFD_SETLK, &whole);
+  *held = rc != 0 && (errno == EAGAIN || errno == EACCES);
+  *knows = rc == 0 || *held;
+  return rc == 0;
+}
+
+/* The file may have been removed by its last owner between open and lock: then the lock is on nothing. */
+static bool still_named(int fd, const char *path) {
+  struct stat mine, there;
+  return fstat(fd, &mine) == 0 && stat(path, &there) == 0 && mine.st_ino == there.st_ino && mine.st_dev == there.st_dev;
+}
+
+/* "OWNER host pid", left by a job whose lock the kernel does not see: of the same job, or of this host, it is over. On another host the
+ * kernel may not know (a local lock of a network file system). */
+static bool is_over(const char *text, const char *owner) {
   char host[256] = "", other[256] = "", here[256] = "";
   long pid = 0;
-  if (sscanf(text, "%255s %255s %ld", other, host, &pid) != 3) return true;
   gethostname(here, sizeof here - 1);
-  bool same_host = strcmp(host, here) == 0, alive = same_host && (kill((pid_t)pid, 0) == 0 || errno == EPERM);
-  if (same_host) return !alive;
-  return strcmp(other, owner) == 0; /* a requeue of the same job on another node */
+  return sscanf(text, "%255s %255s %ld", other, host, &pid) != 3 || strcmp(other, owner) == 0 || strcmp(host, here) == 0;
 }
 
-status file_lock(const char *path, const char *owner) {
-  char host[256] = "";
+static status take_lock(int fd, const char *path, const char *owner) {
+  char text[600] = "", host[256] = "";
+  bool held, knows;
   gethostname(host, sizeof host - 1);
-  status st = OK;
-  char *mine = mem_format("%s %s %ld\n", owner, host, (long)getpid()), *text = NULL;
-  if (!mine) return fail(E_MEMORY, "%s: no memory for the lock", path);
-  for (int attempt = 0; attempt < 2; attempt++) {
-    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (fd >= 0) {
-      st = write_all(fd, path, mine, strlen(mine));
-      close(fd);
-      goto done;
-    }
-    if (errno != EEXIST) {
-      st = fail(E_IO, "%s: cannot be made: %m", path);
-      goto done;
-    }
-    size_t bytes;
-    TRY(file_read(path, 4096, &text, &bytes));
-    if (!lock_is_stale(text, owner)) {
-      text[strcspn(text, "\n")] = 0;
-      st = fail(E_IO, "%s: expected no other job on this run directory, found one (%s)", path, text);
-      goto done;
-    }
-    FREE(text);
-    TRY(file_remove(path));
-  }
-  st = fail(E_IO, "%s: another job took it at the same moment", path);
-done:
-  FREE(text);
-  FREE(mine);
-  return st;
+  kernel_lock(fd, &held, &knows);
+  ssize_t n = pread(fd, text, sizeof text - 1, 0);
+  text[n > 0 ? strcspn(text, "\n") : 0] = 0;
+  if (held) return fail(E_IO, "%s: expected no other job on this run directory, found one (%s)", path, text);
+  if (text[0] && !(is_over(text, owner) && (knows || strncmp(text, owner, strlen(owner)) == 0)))
+    return fail(E_IO, "%s: expected no other job on this run directory, found one (%s); if that job has ended, remove the file", path, text);
+  n = snprintf(text, sizeof text, "%s %s %ld\n", owner, host, (long)getpid());
+  if (ftruncate(fd, 0) != 0 || pwrite(fd, text, (size_t)n, 0) != n) return fail(E_IO, "%s: cannot be written: %m", path);
+  return OK;
 }
 
-void file_unlock(const char *path) { unlink(path); }
+status file_lock(const char *path, const char *owner, int *lock) {
+  *lock = -1;
+  for (int attempt = 0; attempt < 8; attempt++) {
+    int fd = fault_here() ? (errno = EIO, -1) : open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (fd < 0) return fail(E_IO, "%s: cannot be made: %m", path);
+    status st = take_lock(fd, path, owner);
+    if (st == OK && still_named(fd, path)) {
+      *lock = fd;
+      return OK;
+    }
+    close(fd);
+    if (st != OK) return st;
+  }
+  return fail(E_IO, "%s: other jobs come and go on this run directory", path);
+}
+
+void file_unlock(const char *path, int *lock) {
+  if (*lock < 0) return;
+  unlink(path); /* while it is still locked: nobody takes what is about to vanish */
+  close(*lock);
+  *lock = -1;
+}

@@ -172,7 +172,7 @@ static status calibrate_layers(session *c, pass *p, int64_t begin, int64_t end, 
   for (int64_t layer = begin; layer < end; layer++) {
     if (session_should_stop(c, c->team.comm)) {
       TRY(pass_save(p, state_path, tag, layer));
-      st = fail(E_STOPPED, "calibrate: stopped on request before layer %lld of %lld; run again to go on", (long long)layer, (long long)c->model.arch.layers);
+      st = fail(E_STOPPED, "calibrate: stopped on request before layer %lld of %lld; run again to go on", (long long)layer + 1, (long long)c->model.arch.layers);
       goto done;
     }
     progress.layer = layer;
@@ -253,8 +253,10 @@ status verb_calibrate(session *c) {
   TRY(agree(c->job_comm, st));
   double seconds = clock_now() - start;
   char text[32];
+  double flops = c->team.rank == 0 ? p.flops : 0;
+  MPI_Allreduce(MPI_IN_PLACE, &flops, 1, MPI_DOUBLE, MPI_SUM, c->job_comm);
   clock_duration(seconds, text);
-  log_info("calibrate: done in %s, %.0f GFLOP/s", text, 1e-9 * p.flops / seconds);
+  log_info("calibrate: done in %s, %.0f GFLOP/s", text, 1e-9 * flops / seconds);
   unit_run_path(c, "grams/streams.state", state_path);
   if (c->rank == 0 && c->layer_begin == 0 && c->layer_end == c->model.arch.layers) st = file_remove(state_path);
   TRY(agree(c->job_comm, st));

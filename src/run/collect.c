@@ -45,24 +45,26 @@ static status collect_on_first_rank(const session *c) {
   link_list l = {0};
   attributes a = {0};
   char path[PATH_MOST], folder[200];
-  int64_t layers = c->model.arch.layers, most = layers * (SET_COUNT + c->job.setting_count);
+  int64_t there = 0, layers = c->model.arch.layers, most = layers * (SET_COUNT + c->job.setting_count);
   TRY(NEW(l.links, most, "links of the master file"));
   TRY(NEW(l.texts, most, "links of the master file"));
   TRY(run_attributes(c, &a));
   for (int64_t layer = 0; layer < layers; layer++) {
+    int before = l.count;
     for (int set = 0; set < SET_COUNT; set++)
       if (c->sets[set]) add_link(c, &l, set_folder(set), layer);
     for (int k = 0; k < c->job.setting_count; k++) {
       snprintf(folder, sizeof folder, "solutions/%s", c->job.settings[k].name);
       add_link(c, &l, folder, layer);
     }
+    if (layer >= c->layer_begin && layer < c->layer_end) there += l.count - before;
   }
-  int64_t expected = layers * ((c->sets[SET_HELDOUT] ? 2 : 1) + c->job.setting_count);
-  TRY(attr_int(&a, "units_done", l.count));
+  int64_t expected = (c->layer_end - c->layer_begin) * ((c->sets[SET_HELDOUT] ? 2 : 1) + c->job.setting_count);
+  TRY(attr_int(&a, "units_done", there));
   TRY(attr_int(&a, "units_expected", expected));
   unit_run_path(c, "run.h5", path);
   TRY(container_write_master(path, c->job_tag, &a, l.links, l.count));
-  log_info("collect: %s links %d of %lld units", path, l.count, (long long)expected);
+  log_info("collect: %s links %d of %lld units", path, (int)there, (long long)expected);
 done:
   attr_free(&a);
   FREE(l.texts);

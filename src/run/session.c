@@ -87,7 +87,7 @@ static void name_job(session *c) {
 
 status session_open(MPI_Comm comm, const arguments *a, const blas_info *blas, session *c) {
   status st = OK;
-  *c = (session){.job_comm = comm, .arguments = *a, .blas = *blas, .started = clock_now(), .opened = true};
+  *c = (session){.job_comm = comm, .arguments = *a, .blas = *blas, .started = clock_now(), .lock_file = -1, .opened = true};
   MPI_Comm_rank(comm, &c->rank);
   MPI_Comm_size(comm, &c->size);
   name_job(c);
@@ -117,7 +117,7 @@ static status begin_on_first_rank(session *c) {
     if (i == 0) { /* before anything in it is touched */
       FREE(path);
       if (!(path = path_join(c->job.output, ".lock"))) return fail(E_MEMORY, "%s: no memory for a name", c->job.output);
-      TRY(file_lock(path, c->job_tag));
+      TRY(file_lock(path, c->job_tag, &c->lock_file));
       snprintf(c->lock, sizeof c->lock, "%s", path);
       FREE(path);
       if (!(path = mem_format("%s", c->job.output))) return fail(E_MEMORY, "%s: no memory for a name", c->job.output);
@@ -155,7 +155,7 @@ void session_close(session *c) {
   for (int k = 0; k < SET_COUNT; k++) windows_free(&c->windows[k]);
   checkpoint_close(&c->model);
   job_free(&c->job);
-  if (c->lock[0]) file_unlock(c->lock);
+  file_unlock(c->lock, &c->lock_file);
   log_close();
   *c = (session){0};
 }

@@ -39,7 +39,8 @@ typedef struct session {
   grid grid;                   /* over the team */
   blas_info blas;
   char job_tag[64];            /* SLURM job id, or host and process */
-  char lock[4096];             /* path of the lock that this rank holds; "" */
+  char lock[4096];             /* path of the lock that rank 0 holds */
+  int lock_file;               /* -1: none */
   double started;
   bool opened;
 } session;

@@ -240,7 +240,7 @@ static status solve_layers(session *c, int64_t begin, int64_t end) {
   TRY(layer_solver_new(c, &s));
   for (int64_t layer = begin; layer < end; layer++) {
     if (session_should_stop(c, c->team.comm)) {
-      st = fail(E_STOPPED, "solve: stopped on request before layer %lld of %lld; run again to go on", (long long)layer, (long long)c->model.arch.layers);
+      st = fail(E_STOPPED, "solve: stopped on request before layer %lld of %lld; run again to go on", (long long)layer + 1, (long long)c->model.arch.layers);
       goto done;
     }
     TRY(solve_one_layer(&s, layer, &p));

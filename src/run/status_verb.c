@@ -12,9 +12,9 @@ typedef struct tally {
 } tally;
 
 static tally count_grams(const session *c, int set) {
-  tally t = {0, c->model.arch.layers};
+  tally t = {0, c->layer_end - c->layer_begin};
   char path[PATH_MOST];
-  for (int64_t layer = 0; layer < t.all; layer++) {
+  for (int64_t layer = c->layer_begin; layer < c->layer_end; layer++) {
     unit_gram_path(c, set, layer, path);
     t.done += file_exists(path);
   }
@@ -22,16 +22,16 @@ static tally count_grams(const session *c, int set) {
 }
 
 static tally count_solutions(const session *c, const setting *s) {
-  tally t = {0, c->model.arch.layers};
+  tally t = {0, c->layer_end - c->layer_begin};
   char path[PATH_MOST];
-  for (int64_t layer = 0; layer < t.all; layer++) {
+  for (int64_t layer = c->layer_begin; layer < c->layer_end; layer++) {
     unit_solution_path(c, s, layer, path);
     t.done += file_exists(path);
   }
   return t;
 }
 
-/* The completion record: the master file, written last, says that every unit of this job is there; and each is. */
+/* The completion record: the master file, written last, says that every unit of its job is there (of the layers that were asked for). */
 static status recorded(const session *c, bool *complete) {
   status st = OK;
   container *file = NULL;

@@ -23,15 +23,26 @@ f = open(sys.argv[1], "r+b"); n = struct.unpack("<Q", f.read(8))[0]; f.seek(8 + 
 P
 refuse 2 'model_fingerprint' --set model="$WORK/other-model"
 
-# taken by a live job
-sleep 60 &
-echo "somebody $(hostname) $!" >"$WORK/run/.lock"
-refuse 6 'another job\|no other job' --set sweep.bits=[3]
-kill %1
+# taken by a live job: whoever holds the kernel's lock
+echo "somebody $(hostname) 1" >"$WORK/run/.lock"
+python3 -c "
+import fcntl, sys, time
+f = open('$WORK/run/.lock', 'r+')
+fcntl.lockf(f, fcntl.LOCK_EX)
+open('$WORK/held', 'w')
+time.sleep(100)" &
+holder=$!
+while [ ! -e "$WORK/held" ]; do sleep 0.05; done
+refuse 6 'no other job.*somebody' --set sweep.bits=[3]
+kill $holder
 wait 2>/dev/null
-# left by a dead one
-echo "somebody $(hostname) 999999" >"$WORK/run/.lock"
+# left by a dead one of this host, even if its process number lives again; by the same job of another host; by another job of another host
 on 2 run "$WORK/job.yaml" --quiet >/dev/null || fault "a stale lock stopped the run: $?"
+echo "slurm-14 elsewhere 1" >"$WORK/run/.lock"
+SLURM_JOB_ID=14 on 1 run "$WORK/job.yaml" --quiet >/dev/null || fault "a requeued job's own lock stopped it: $?"
+echo "slurm-14 elsewhere 1" >"$WORK/run/.lock"
+refuse 6 'slurm-14 elsewhere 1); if that job has ended, remove the file'
+rm "$WORK/run/.lock"
 
 # one flipped bit in any dataset is found and named
 python3 - "$WORK/run" >"$WORK/places" <<'P'

@@ -202,35 +202,40 @@ static void test_files(void **state) {
   assert_int_equal(system("rm -r a"), 0);
 }
 
+static void leave_lock(const char *text) {
+  FILE *f = fopen("lock", "w");
+  assert_non_null(f);
+  fputs(text, f);
+  fclose(f);
+}
+
 static void test_lock(void **state) {
   (void)state;
-  char host[256] = "", line[512], stale[512];
+  char host[256] = "", line[600], text[300];
+  int lock, other;
   gethostname(host, sizeof host - 1);
-  assert_done(file_lock("lock", "job-1"));
+  assert_done(file_lock("lock", "job-1", &lock));
   snprintf(line, sizeof line, "lock: expected no other job on this run directory, found one (job-1 %s %ld)", host, (long)getpid());
-  assert_refused(file_lock("lock", "job-2"), E_IO, line);
-  file_unlock("lock");
+  assert_refused(file_lock("lock", "job-2", &other), E_IO, line);
+  assert_int_equal(other, -1);
+  file_unlock("lock", &other);
+  assert_true(file_exists("lock"));
+  file_unlock("lock", &lock);
   assert_false(file_exists("lock"));
 
-  pid_t child = fork(); /* a process that is certainly gone once it was waited for */
-  if (child == 0) _exit(0);
-  waitpid(child, NULL, 0);
-  snprintf(stale, sizeof stale, "job-1 %s %ld\n", host, (long)child);
-  assert_done(file_write_atomic("lock", stale, strlen(stale)));
-  assert_done(file_lock("lock", "job-2"));
-  snprintf(line, sizeof line, "job-2 %s %ld\n", host, (long)getpid());
-  assert_text("lock", line);
-  file_unlock("lock");
-
-  assert_done(file_write_atomic("lock", "job-1 elsewhere 1\n", 18)); /* another node: only the same job, requeued, may take it */
-  assert_refused(file_lock("lock", "job-2"), E_IO, "lock: expected no other job on this run directory, found one (job-1 elsewhere 1)");
-  assert_done(file_lock("lock", "job-1"));
-  file_unlock("lock");
-
-  assert_done(file_write_atomic("lock", "", 0)); /* killed before it wrote its name */
-  assert_done(file_lock("lock", "job-2"));
-  file_unlock("lock");
-  assert_refused(file_lock("nowhere/lock", "job"), E_IO, "nowhere/lock: cannot be made: No such file or directory");
+  snprintf(text, sizeof text, "job-1 %s 1\n", host); /* this host, a process number that lives: nobody holds it */
+  leave_lock(text);
+  assert_done(file_lock("lock", "job-2", &lock));
+  file_unlock("lock", &lock);
+  leave_lock("job-1 elsewhere 1\n");
+  assert_refused(file_lock("lock", "job-2", &lock), E_IO,
+                 "lock: expected no other job on this run directory, found one (job-1 elsewhere 1); if that job has ended, remove the file");
+  assert_done(file_lock("lock", "job-1", &lock));
+  file_unlock("lock", &lock);
+  leave_lock("");
+  assert_done(file_lock("lock", "job-2", &lock));
+  file_unlock("lock", &lock);
+  assert_refused(file_lock("nowhere/lock", "job", &lock), E_IO, "nowhere/lock: cannot be made: No such file or directory");
 }
 
 /* ---- JSON ---- */
