@@ -13,12 +13,15 @@
 #include "store/container.h"
 
 static void print_help(FILE *out) {
-  fprintf(out, "cloqwork %s: gets a large language model ready for quantized LoRA fine-tuning\n\n"
-               "usage: mpirun -n N cloqwork VERB JOB.yaml [--set key=value]... [--layers 0-9] [--settings PATTERN] [--max-hours H] [--quiet] [--json]\n\n",
+  fprintf(out,
+          "cloqwork %s: gets a large language model ready for quantized LoRA fine-tuning\n\n"
+          "usage: mpirun -n N cloqwork VERB JOB.yaml [--set key=value]... [--layers 0-9] [--settings PATTERN] [--max-hours H] [--quiet] "
+          "[--json]\n\n",
           CLOQWORK_VERSION);
   for (int i = 0; i < verb_count; i++) fprintf(out, "  %-10s %s\n", verbs[i].name, verbs[i].line);
-  fprintf(out, "\ncloqwork VERB --help says more. Exit codes: 0 done; 2 usage or job file; 3 input data; 4 memory or disk would not suffice;\n"
-               "5 numerics; 6 input/output; 70 internal; 75 stopped early on request: run again to go on.\n");
+  fprintf(out,
+          "\ncloqwork VERB --help says more. Exit codes: 0 done; 2 usage or job file; 3 input data; 4 memory or disk would not suffice;\n"
+          "5 numerics; 6 input/output; 70 internal; 75 stopped early on request: run again to go on.\n");
 }
 
 static const verb *find_verb(const char *name) {
@@ -46,8 +49,10 @@ static status parse_layers(const char *text, arguments *a) {
   char rest;
   long long first, last;
   int n = sscanf(text, "%lld-%lld%c", &first, &last, &rest);
-  if (n == 1 && sscanf(text, "%lld%c", &first, &rest) == 1) last = first;
-  else if (n != 2) first = -1;
+  if (n == 1 && sscanf(text, "%lld%c", &first, &rest) == 1)
+    last = first;
+  else if (n != 2)
+    first = -1;
   if (first < 0 || last < first) return fail(E_USAGE, "--layers: expected a range such as 0-9, found %s", text);
   a->first_layer = first;
   a->last_layer = last;
@@ -83,7 +88,8 @@ static status parse(int argc, char **argv, arguments *a, bool *help) {
     } else if (strcmp(text, "--complete") == 0) {
       a->complete = true;
     } else if (text[0] == '-' && text[1]) {
-      static const char *const known[] = {"--set", "--layers", "--settings", "--max-hours", "--quiet", "--json", "--complete", "--help", "--version"};
+      static const char *const known[] = {"--set",  "--layers",   "--settings", "--max-hours", "--quiet",
+                                          "--json", "--complete", "--help",     "--version"};
       const char *near = settings_nearest(text, known, (int)(sizeof known / sizeof *known));
       return fail(E_USAGE, "%s: unknown option%s%s", text, near ? ", did you mean " : "", near ? near : "");
     } else if (!a->verb) {
@@ -113,8 +119,9 @@ static status work(MPI_Comm comm, const verb *v, const arguments *a, const blas_
     char mpi[MPI_MAX_LIBRARY_VERSION_STRING];
     int length;
     MPI_Get_library_version(mpi, &length);
-    log_info("cloqwork %s %s %s: %d rank%s in %d team%s, grid %d x %d, %d BLAS thread%s a rank", CLOQWORK_VERSION, v->name, a->target, c.size,
-             c.size > 1 ? "s" : "", c.team.count, c.team.count > 1 ? "s" : "", c.grid.nprow, c.grid.npcol, blas->threads, blas->threads > 1 ? "s" : "");
+    log_info("cloqwork %s %s %s: %d rank%s in %d team%s, grid %d x %d, %d BLAS thread%s a rank", CLOQWORK_VERSION, v->name, a->target,
+             c.size, c.size > 1 ? "s" : "", c.team.count, c.team.count > 1 ? "s" : "", c.grid.nprow, c.grid.npcol, blas->threads,
+             blas->threads > 1 ? "s" : "");
     log_info("BLAS %s, kernel %s; LAPACK %s", blas->library, blas->kernel, blas->lapack);
     log_info("%.*s; HDF5 %s; MPI-IO %s", (int)strcspn(mpi, ","), mpi, container_hdf5_version(), io);
   }

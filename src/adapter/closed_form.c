@@ -9,9 +9,7 @@
 
 enum { BAND = 256 };
 
-static int64_t least(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* The last `rank` eigenvectors (rows of z, ascending values) as descending rows. */
 static void take_leading(int64_t n, int rank, const double *z, const double *ascending, double *rows, double *values) {

@@ -8,9 +8,7 @@
 
 enum { BAND = 256, STRIP = 288 };
 
-static int64_t least(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 HOT static double dot(int64_t n, const double *restrict x, const double *restrict y) {
   double sum = 0;

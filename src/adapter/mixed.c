@@ -120,9 +120,7 @@ static void add_tile(tile_kernel kernel, int64_t rows, int64_t columns, int64_t 
     for (int64_t j = 0; j < columns && j < TC; j++) c[i * ldc + j] += tile[i * TC + j];
 }
 
-static int64_t least(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 status mixed_gemm(bool transpose, int64_t b, int64_t k, int64_t n, double alpha, const double *x, int64_t ldx, const float *f, int64_t ldf,
                   bool add, double *c, int64_t ldc) {

@@ -14,8 +14,8 @@ extern void sgemm_(const char *, const char *, const int *, const int *, const i
                    const float *, const int *, const float *, float *, const int *);
 extern void dgemm_(const char *, const char *, const int *, const int *, const int *, const double *, const double *, const int *,
                    const double *, const int *, const double *, double *, const int *);
-extern void ssyrk_(const char *, const char *, const int *, const int *, const float *, const float *, const int *, const float *,
-                   float *, const int *);
+extern void ssyrk_(const char *, const char *, const int *, const int *, const float *, const float *, const int *, const float *, float *,
+                   const int *);
 extern void dsyrk_(const char *, const char *, const int *, const int *, const double *, const double *, const int *, const double *,
                    double *, const int *);
 extern void dtrsm_(const char *, const char *, const char *, const char *, const int *, const int *, const double *, const double *,
@@ -80,11 +80,13 @@ blas_info blas_setup(void) {
 }
 
 /* Row-major c = a b is column-major c^T = b^T a^T: operands change places, flags stay with their matrices. */
-void sgemm(bool ta, bool tb, int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc) {
+void sgemm(bool ta, bool tb, int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta, float *c,
+           int ldc) {
   sgemm_(tb ? "T" : "N", ta ? "T" : "N", &n, &m, &k, &alpha, b, &ldb, a, &lda, &beta, c, &ldc);
 }
 
-void dgemm(bool ta, bool tb, int m, int n, int k, double alpha, const double *a, int lda, const double *b, int ldb, double beta, double *c, int ldc) {
+void dgemm(bool ta, bool tb, int m, int n, int k, double alpha, const double *a, int lda, const double *b, int ldb, double beta, double *c,
+           int ldc) {
   dgemm_(tb ? "T" : "N", ta ? "T" : "N", &n, &m, &k, &alpha, b, &ldb, a, &lda, &beta, c, &ldc);
 }
 
@@ -117,11 +119,13 @@ status dcholesky(const char *where, int n, double *a, int lda) {
   if (fault_here()) return fail(E_NUMERICS, "%s: Cholesky: injected fault", where);
   int column = dcholesky_column(n, a, lda);
   if (column < 0) return OK;
-  return fail(E_NUMERICS, "%s: Cholesky: expected a positive definite matrix of order %d, found column %d dependent or not finite", where, n, column);
+  return fail(E_NUMERICS, "%s: Cholesky: expected a positive definite matrix of order %d, found column %d dependent or not finite", where,
+              n, column);
 }
 
 /* ||A z - lambda z|| and ||z|| - 1 for a handful of pairs, against a copy of A's probe products: full products would cost as much again. */
-static status eigen_check(const char *where, int n, const double *vectors, int lda, const double *values, const double *probe, const double *image) {
+static status eigen_check(const char *where, int n, const double *vectors, int lda, const double *values, const double *probe,
+                          const double *image) {
   double scale = fmax(fabs(values[0]), fabs(values[n - 1])), norm = 0, error = 0, defect = 0;
   for (int i = 0; i < n; i++) norm += probe[i] * probe[i];
   double *c;
@@ -137,8 +141,8 @@ static status eigen_check(const char *where, int n, const double *vectors, int l
   for (int i = 0; i < n; i++) defect += (back[i] - probe[i]) * (back[i] - probe[i]);
   double bound = 1e-13 * (n + 10.0);
   if (!(sqrt(error) <= bound * scale * sqrt(norm)) || !(sqrt(defect) <= bound * sqrt(norm)))
-    st = fail(E_NUMERICS, "%s: eigenvectors of order %d: expected residual and orthogonality defect below %.1e, found %.1e and %.1e", where, n, bound,
-              sqrt(error) / (scale * sqrt(norm)), sqrt(defect / norm));
+    st = fail(E_NUMERICS, "%s: eigenvectors of order %d: expected residual and orthogonality defect below %.1e, found %.1e and %.1e", where,
+              n, bound, sqrt(error) / (scale * sqrt(norm)), sqrt(defect / norm));
   FREE(c);
   return st;
 }

@@ -19,14 +19,16 @@
 typedef struct blas_info {
   char library[4096]; /* file that holds dgemm_ */
   char lapack[4096];  /* file that holds dpotrf_ */
-  char kernel[64];   /* "skx (chosen from cpuid)", … */
+  char kernel[64];    /* "skx (chosen from cpuid)", … */
   int threads;
 } blas_info;
 blas_info blas_setup(void);
 
 /* c = alpha op(a) op(b) + beta c;  op(a) is (m, k), op(b) is (k, n), c is (m, n). 2mnk flops. */
-void sgemm(bool ta, bool tb, int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc);
-void dgemm(bool ta, bool tb, int m, int n, int k, double alpha, const double *a, int lda, const double *b, int ldb, double beta, double *c, int ldc);
+void sgemm(bool ta, bool tb, int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta, float *c,
+           int ldc);
+void dgemm(bool ta, bool tb, int m, int n, int k, double alpha, const double *a, int lda, const double *b, int ldb, double beta, double *c,
+           int ldc);
 
 /* Lower triangle of c (n, n) = alpha a^T a + beta c with a (k, n): the Gram update. n^2 k flops. The strict upper triangle is not touched. */
 void ssyrk_gram(int n, int k, float alpha, const float *a, int lda, float beta, float *c, int ldc);

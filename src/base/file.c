@@ -244,7 +244,8 @@ static status take_lock(int fd, const char *path, const char *owner) {
   text[n > 0 ? strcspn(text, "\n") : 0] = 0;
   if (held) return fail(E_IO, "%s: expected no other job on this run directory, found one (%s)", path, text);
   if (text[0] && !(is_over(text, owner) && (knows || strncmp(text, owner, strlen(owner)) == 0)))
-    return fail(E_IO, "%s: expected no other job on this run directory, found one (%s); if that job has ended, remove the file", path, text);
+    return fail(E_IO, "%s: expected no other job on this run directory, found one (%s); if that job has ended, remove the file", path,
+                text);
   n = snprintf(text, sizeof text, "%s %s %ld\n", owner, host, (long)getpid());
   if (ftruncate(fd, 0) != 0 || pwrite(fd, text, (size_t)n, 0) != n) return fail(E_IO, "%s: cannot be written: %m", path);
   return OK;

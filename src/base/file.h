@@ -23,7 +23,8 @@ status file_append_line(const char *path, const char *line);                  /*
 status file_publish(const char *temporary, const char *path);                 /* fsync, rename, fsync of the folder */
 status file_make_folders(const char *path);                                   /* like mkdir -p; modes follow umask */
 status file_remove(const char *path);                                         /* missing is fine */
-status file_remove_matching(const char *folder, const char *infix); /* regular files of the folder whose name holds infix: stale temporaries */
+status file_remove_matching(const char *folder,
+                            const char *infix); /* regular files of the folder whose name holds infix: stale temporaries */
 bool file_exists(const char *path);
 status file_free_space(const char *path, uint64_t *bytes);
 char *path_join(const char *folder, const char *name); /* owned; NULL when memory is out */

@@ -336,8 +336,11 @@ status settings_set(json_t *tree, const char *assignment) {
       goto done;
     }
     if (s.word[0] ? !json_is_object(at) : !json_is_array(at)) {
-      st = fail(E_USAGE, "%s: expected a %s that holds %s, found a %s", where, s.word[0] ? "mapping" : "list", s.word[0] ? s.word : "this index",
-                json_is_object(at) ? "mapping" : json_is_array(at) ? "list" : "single value");
+      st = fail(E_USAGE, "%s: expected a %s that holds %s, found a %s", where, s.word[0] ? "mapping" : "list",
+                s.word[0] ? s.word : "this index",
+                json_is_object(at)  ? "mapping"
+                : json_is_array(at) ? "list"
+                                    : "single value");
       goto done;
     }
     if (!s.word[0] && s.index > json_array_size(at)) {

@@ -8,14 +8,14 @@
 #define CLOQWORK_BASE_STATUS_H
 
 /* name, exit code, sentence */
-#define STATUS_LIST(X)                                           \
-  X(OK, 0, "done")                                               \
-  X(E_USAGE, 2, "usage or job file")                             \
-  X(E_DATA, 3, "input data")                                     \
-  X(E_MEMORY, 4, "memory or disk would not suffice")             \
-  X(E_NUMERICS, 5, "numerics")                                   \
-  X(E_IO, 6, "input/output")                                     \
-  X(E_INTERNAL, 70, "internal")                                  \
+#define STATUS_LIST(X)                               \
+  X(OK, 0, "done")                                   \
+  X(E_USAGE, 2, "usage or job file")                 \
+  X(E_DATA, 3, "input data")                         \
+  X(E_MEMORY, 4, "memory or disk would not suffice") \
+  X(E_NUMERICS, 5, "numerics")                       \
+  X(E_IO, 6, "input/output")                         \
+  X(E_INTERNAL, 70, "internal")                      \
   X(E_STOPPED, 75, "stopped early on request: run again to go on")
 
 typedef enum status {
@@ -26,18 +26,17 @@ typedef enum status {
 
 /* Local. Records the message unless one is already kept; returns code. */
 #define fail(code, ...) status_fail(__FILE__, __LINE__, (code), __VA_ARGS__)
-status status_fail(const char *file, int line, status code, const char *format, ...)
-    __attribute__((format(printf, 4, 5)));
+status status_fail(const char *file, int line, status code, const char *format, ...) __attribute__((format(printf, 4, 5)));
 
 /* Local. Go to `done` with st set unless the call succeeded. One label, one variable, everywhere. */
-#define TRY(call)                  \
-  do {                             \
+#define TRY(call)                       \
+  do {                                  \
     if ((st = (call)) != OK) goto done; \
   } while (0)
 
 int status_exit_code(status st);
-const char *status_sentence(status st); /* borrowed, static */
-const char *status_message(void);       /* borrowed; "" when nothing failed; ends with [file:line] for E_NUMERICS, E_INTERNAL */
+const char *status_sentence(status st);       /* borrowed, static */
+const char *status_message(void);             /* borrowed; "" when nothing failed; ends with [file:line] for E_NUMERICS, E_INTERNAL */
 void status_set_message(const char *message); /* replaces the kept text (agree: another rank's) */
 void status_clear(void);
 

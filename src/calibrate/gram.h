@@ -19,14 +19,14 @@ typedef struct gram_unit {
 } gram_unit;
 
 typedef struct gram {
-  const team *t;     /* borrowed */
+  const team *t; /* borrowed */
   int n;
-  shared sums;       /* doubles: [tiles][GRAM_TILE][GRAM_TILE], lower triangle of tiles, tile (i, j) at i (i + 1) / 2 + j */
-  shared abs_sums;   /* doubles: [n] */
+  shared sums;     /* doubles: [tiles][GRAM_TILE][GRAM_TILE], lower triangle of tiles, tile (i, j) at i (i + 1) / 2 + j */
+  shared abs_sums; /* doubles: [n] */
   int64_t tokens;
-  gram_unit *mine;   /* units of this rank */
+  gram_unit *mine; /* units of this rank */
   int unit_count;
-  float *product;    /* one unit's product */
+  float *product; /* one unit's product */
 } gram;
 
 uint64_t gram_shared_bytes(int64_t n);  /* of sums and abs_sums: for plan */

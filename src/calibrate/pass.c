@@ -103,8 +103,9 @@ status pass_new(const team *t, const checkpoint *model, const windows *const set
   status st = OK;
   *p = (pass){.t = t, .model = model, .step = step_chunks(sets, t->size), .chunk_rows = (int)most_rows(sets)};
   if (p->step > STEP_MOST)
-    return fail(E_USAGE, "calibrate: a team of %d ranks: expected at most %d chunks side by side, found %d: choose smaller teams (parallel.team)", t->size,
-                STEP_MOST, p->step);
+    return fail(E_USAGE,
+                "calibrate: a team of %d ranks: expected at most %d chunks side by side, found %d: choose smaller teams (parallel.team)",
+                t->size, STEP_MOST, p->step);
   for (int k = 0; k < SET_COUNT; k++) {
     pass_set *s = &p->sets[k];
     s->w = sets[k];
@@ -122,7 +123,8 @@ status pass_new(const team *t, const checkpoint *model, const windows *const set
     for (int i = 0; i < IN_COUNT; i++)
       if (sets[k] && wanted[i]) TRY(gram_new(t, input_width(a, i), &p->sets[k].grams[i]));
   for (int k = 0; k < 2; k++)
-    TRY(shared_new(t, (size_t)(p->step * (int64_t)p->chunk_rows * panel_width(a, k)) * sizeof(float), "panel of activations", &p->panels[k]));
+    TRY(shared_new(t, (size_t)(p->step * (int64_t)p->chunk_rows * panel_width(a, k)) * sizeof(float), "panel of activations",
+                   &p->panels[k]));
   TRY(shared_new(t, layer_weights_floats(a) * sizeof(float), "weights of a layer", &p->weights));
   layer_weights_place(a, p->weights.base, &p->layer);
 done:
@@ -148,7 +150,8 @@ status pass_embed(pass *p) {
     pass_set *s = &p->sets[k];
     if (!s->w) continue;
     for (int c = p->t->rank; c < s->chunks && st == OK; c += p->t->size)
-      st = embed_tokens(p->model, chunk_windows(s, c) * s->w->length, s->w->ids + (int64_t)c * s->per_chunk * s->w->length, stream(p, s, c));
+      st =
+          embed_tokens(p->model, chunk_windows(s, c) * s->w->length, s->w->ids + (int64_t)c * s->per_chunk * s->w->length, stream(p, s, c));
   }
   return agree(p->t->comm, st);
 }
@@ -183,16 +186,15 @@ static void run_step(step_work *w) {
   int64_t length = w->s->w->length;
   int mine = w->first + p->t->rank; /* steps start at multiples of the ranks */
 #define EACH_OF_MINE(c) for (int c = mine; c < w->first + w->count; c += p->t->size)
-  EACH_OF_MINE(c) block_attn_in(a, &p->layer, w->rows[c - w->first], stream(p, w->s, c), slot(w, 0, c));
+  EACH_OF_MINE (c) block_attn_in(a, &p->layer, w->rows[c - w->first], stream(p, w->s, c), slot(w, 0, c));
   tap(w, IN_ATTN, 0);
-  EACH_OF_MINE(c)
-  block_attention(a, &p->layer, w->layer, &p->scratch, chunk_windows(w->s, c), length, slot(w, 0, c), slot(w, 1, c));
+  EACH_OF_MINE (c) block_attention(a, &p->layer, w->layer, &p->scratch, chunk_windows(w->s, c), length, slot(w, 0, c), slot(w, 1, c));
   tap(w, IN_ATTN_OUT, 1);
-  EACH_OF_MINE(c) block_attn_out(a, &p->layer, w->rows[c - w->first], slot(w, 1, c), stream(p, w->s, c), slot(w, 0, c));
+  EACH_OF_MINE (c) block_attn_out(a, &p->layer, w->rows[c - w->first], slot(w, 1, c), stream(p, w->s, c), slot(w, 0, c));
   tap(w, IN_MLP, 0);
-  EACH_OF_MINE(c) block_mlp(a, &p->layer, &p->scratch, w->rows[c - w->first], slot(w, 0, c), slot(w, 1, c));
+  EACH_OF_MINE (c) block_mlp(a, &p->layer, &p->scratch, w->rows[c - w->first], slot(w, 0, c), slot(w, 1, c));
   tap(w, IN_MLP_OUT, 1);
-  EACH_OF_MINE(c) block_mlp_out(a, &p->layer, w->rows[c - w->first], slot(w, 1, c), stream(p, w->s, c));
+  EACH_OF_MINE (c) block_mlp_out(a, &p->layer, w->rows[c - w->first], slot(w, 1, c), stream(p, w->s, c));
 #undef EACH_OF_MINE
 }
 

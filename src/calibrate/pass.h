@@ -18,24 +18,24 @@ enum { SET_CALIBRATION, SET_HELDOUT, SET_COUNT };
 const char *set_folder(int set); /* "grams", "heldout" */
 
 typedef struct pass_set {
-  const windows *w;    /* borrowed; NULL: this set is absent */
-  int per_chunk;       /* windows per chunk */
-  int chunks, mine;    /* in all; of this rank */
-  float *x;            /* residual streams of my chunks, each (rows, d), in order; owned */
-  gram grams[IN_COUNT];/* empty where the input is not wanted */
+  const windows *w;     /* borrowed; NULL: this set is absent */
+  int per_chunk;        /* windows per chunk */
+  int chunks, mine;     /* in all; of this rank */
+  float *x;             /* residual streams of my chunks, each (rows, d), in order; owned */
+  gram grams[IN_COUNT]; /* empty where the input is not wanted */
 } pass_set;
 
 typedef struct pass {
-  const team *t;       /* borrowed */
+  const team *t; /* borrowed */
   const checkpoint *model;
   pass_set sets[SET_COUNT];
-  int step;            /* chunks per step: a multiple of the ranks and of a product's chunks */
-  int chunk_rows;      /* the most rows of a chunk */
+  int step;       /* chunks per step: a multiple of the ranks and of a product's chunks */
+  int chunk_rows; /* the most rows of a chunk */
   shared panels[2];
   shared weights;
   layer_weights layer;
   block_scratch scratch;
-  double flops;        /* forward (2 params tokens) and Grams (n^2 tokens) of the team so far */
+  double flops; /* forward (2 params tokens) and Grams (n^2 tokens) of the team so far */
   double load_seconds;
 } pass;
 
@@ -44,10 +44,12 @@ typedef struct pass_bytes {
   uint64_t shared, private_most, panels, weights, sums, streams;
 } pass_bytes;
 pass_bytes pass_memory(const arch *a, const windows *const sets[SET_COUNT], const bool wanted[IN_COUNT], int ranks);
-double pass_layer_flops(const arch *a, const windows *const sets[SET_COUNT], const bool wanted[IN_COUNT]); /* one layer, all sets, with Grams */
+double pass_layer_flops(const arch *a, const windows *const sets[SET_COUNT],
+                        const bool wanted[IN_COUNT]); /* one layer, all sets, with Grams */
 
-status pass_new(const team *t, const checkpoint *model, const windows *const sets[SET_COUNT], const bool wanted[IN_COUNT], pass *p); /* Collective */
-void pass_free(pass *p);                                                                                                    /* Collective */
+status pass_new(const team *t, const checkpoint *model, const windows *const sets[SET_COUNT], const bool wanted[IN_COUNT],
+                pass *p); /* Collective */
+void pass_free(pass *p);  /* Collective */
 
 status pass_embed(pass *p); /* Collective: streams = embeddings */
 

@@ -37,9 +37,7 @@ void pxerbla_(const int *context, const char *routine, const int *info, size_t l
 }
 
 void xerbla_(const char *routine, const int *info, size_t length);
-void xerbla_(const char *routine, const int *info, size_t length) {
-  abort_job(routine, length, *info);
-}
+void xerbla_(const char *routine, const int *info, size_t length) { abort_job(routine, length, *info); }
 
 /* ---- Fences --------------------------------------------------------------------------------------------------------------------- */
 
@@ -123,9 +121,7 @@ static double size_of(const dmat *d) {
   return sqrt(all);
 }
 
-static double norm(const double *x, int64_t n) {
-  return sqrt(probe_dot(x, x, (int)n));
-}
+static double norm(const double *x, int64_t n) { return sqrt(probe_dot(x, x, (int)n)); }
 
 /* Collective. ||x - y|| <= bound * scale, or E_NUMERICS with the size and both. (MPI does not promise that a sum has the same last bits on
  * every rank, so the verdict is agreed on.) */

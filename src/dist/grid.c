@@ -102,15 +102,9 @@ void dmat_free(dmat *d) {
   *d = (dmat){0};
 }
 
-int64_t dmat_row(const dmat *d, int l) {
-  return ((int64_t)(l / d->nb) * d->g->nprow + d->g->myrow) * d->nb + l % d->nb;
-}
-int64_t dmat_col(const dmat *d, int l) {
-  return ((int64_t)(l / d->nb) * d->g->npcol + d->g->mycol) * d->nb + l % d->nb;
-}
-int dmat_rows_below(const dmat *d, int64_t i) {
-  return (int)dealt(i, d->nb, d->g->myrow, d->g->nprow);
-}
+int64_t dmat_row(const dmat *d, int l) { return ((int64_t)(l / d->nb) * d->g->nprow + d->g->myrow) * d->nb + l % d->nb; }
+int64_t dmat_col(const dmat *d, int l) { return ((int64_t)(l / d->nb) * d->g->npcol + d->g->mycol) * d->nb + l % d->nb; }
+int dmat_rows_below(const dmat *d, int64_t i) { return (int)dealt(i, d->nb, d->g->myrow, d->g->nprow); }
 
 void dmat_fill(dmat *d, dmat_entry entry, const void *context) {
   for (int l = 0; l < d->nloc; l++)
@@ -133,24 +127,18 @@ static block block_at(const dmat *d, int k, int l) {
 }
 
 /* Block by block: one of the two sides is always read across its stride, and a block of it stays in the cache. */
-#define COPY_BLOCKS(d, STATEMENT)                                                                                                          \
-  for (int bl = 0; bl < (d)->nloc; bl += (d)->nb)                                                                                          \
-    for (int bk = 0; bk < (d)->mloc; bk += (d)->nb) {                                                                                      \
-      block b = block_at((d), bk, bl);                                                                                                     \
-      size_t lld = (size_t)(d)->lld, ld = (size_t)ldx;                                                                                     \
-      for (size_t l = 0; l < (size_t)b.n; l++)                                                                                             \
-        for (size_t k = 0; k < (size_t)b.m; k++) {                                                                                         \
-          size_t at = transpose ? (b.col + l) * ld + b.row + k : (b.row + k) * ld + b.col + l;                                             \
-          STATEMENT;                                                                                                                       \
-        }                                                                                                                                  \
+#define COPY_BLOCKS(d, STATEMENT)                                                              \
+  for (int bl = 0; bl < (d)->nloc; bl += (d)->nb)                                              \
+    for (int bk = 0; bk < (d)->mloc; bk += (d)->nb) {                                          \
+      block b = block_at((d), bk, bl);                                                         \
+      size_t lld = (size_t)(d)->lld, ld = (size_t)ldx;                                         \
+      for (size_t l = 0; l < (size_t)b.n; l++)                                                 \
+        for (size_t k = 0; k < (size_t)b.m; k++) {                                             \
+          size_t at = transpose ? (b.col + l) * ld + b.row + k : (b.row + k) * ld + b.col + l; \
+          STATEMENT;                                                                           \
+        }                                                                                      \
     }
 
-void dmat_from_rows(dmat *d, const double *x, int64_t ldx, bool transpose) {
-  COPY_BLOCKS(d, b.a[l * lld + k] = x[at])
-}
-void dmat_from_rows_float(dmat *d, const float *x, int64_t ldx, bool transpose) {
-  COPY_BLOCKS(d, b.a[l * lld + k] = (double)x[at])
-}
-void dmat_to_rows(const dmat *d, double *x, int64_t ldx, bool transpose) {
-  COPY_BLOCKS(d, x[at] = b.a[l * lld + k])
-}
+void dmat_from_rows(dmat *d, const double *x, int64_t ldx, bool transpose) { COPY_BLOCKS(d, b.a[l * lld + k] = x[at]) }
+void dmat_from_rows_float(dmat *d, const float *x, int64_t ldx, bool transpose) { COPY_BLOCKS(d, b.a[l * lld + k] = (double)x[at]) }
+void dmat_to_rows(const dmat *d, double *x, int64_t ldx, bool transpose) { COPY_BLOCKS(d, x[at] = b.a[l * lld + k]) }

@@ -34,15 +34,9 @@ typedef struct work {
   board *b;
 } work;
 
-static double *at(const work *w, int i, int j) {
-  return w->u + (size_t)i * (size_t)w->n + (size_t)j;
-}
-static int take(ticket *k) {
-  return atomic_fetch_add(&k->next, 1);
-}
-static int smaller(int a, int b) {
-  return a < b ? a : b;
-}
+static double *at(const work *w, int i, int j) { return w->u + (size_t)i * (size_t)w->n + (size_t)j; }
+static int take(ticket *k) { return atomic_fetch_add(&k->next, 1); }
+static int smaller(int a, int b) { return a < b ? a : b; }
 
 /* The matrix to be factored: (h + ridge I)[order, order], dead columns with 1 on the diagonal. */
 typedef struct source {
@@ -52,9 +46,7 @@ typedef struct source {
   const int32_t *order;
 } source;
 
-static int source_column(const source *s, int position) {
-  return s->order ? s->order[position] : position;
-}
+static int source_column(const source *s, int position) { return s->order ? s->order[position] : position; }
 static double source_diagonal(const source *s, int position) {
   size_t c = (size_t)source_column(s, position);
   double v = (double)s->h[c * (size_t)s->n + c];

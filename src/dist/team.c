@@ -37,9 +37,7 @@ typedef struct knock {
   int rank;
 } knock;
 
-static status socket_error(const char *what) {
-  return fail(E_IO, "team: shared memory of a node: %s: %s", what, strerror(errno));
-}
+static status socket_error(const char *what) { return fail(E_IO, "team: shared memory of a node: %s: %s", what, strerror(errno)); }
 
 static socklen_t door_address(const door *d, struct sockaddr_un *address) {
   *address = (struct sockaddr_un){.sun_family = AF_UNIX}; /* a name that starts with zero lives in no folder and dies with its socket */
@@ -193,12 +191,8 @@ void team_free(team *t) {
 /* ---- Shared memory -------------------------------------------------------------------------------------------------------------- */
 
 static uint64_t now, peak;
-uint64_t shared_now(void) {
-  return now;
-}
-uint64_t shared_peak(void) {
-  return peak;
-}
+uint64_t shared_now(void) { return now; }
+uint64_t shared_peak(void) { return peak; }
 
 /* Bytes this node can still give, as the kernel estimates it; UINT64_MAX when it does not say. */
 static uint64_t memory_left(void) {

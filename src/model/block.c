@@ -14,9 +14,7 @@ enum {
   ALIGN = 16                /* floats in a cache line */
 };
 
-static size_t padded(size_t floats) {
-  return (floats + ALIGN - 1) / ALIGN * ALIGN;
-}
+static size_t padded(size_t floats) { return (floats + ALIGN - 1) / ALIGN * ALIGN; }
 
 /* ---- a layer's weights in one allocation ---- */
 
@@ -85,9 +83,7 @@ done:
 
 /* ---- scratch ---- */
 
-static int64_t kv_width(const arch *a) {
-  return (int64_t)a->kv_heads * a->head_dim;
-}
+static int64_t kv_width(const arch *a) { return (int64_t)a->kv_heads * a->head_dim; }
 
 /* Strips of equal width, so that none is too thin for sgemm. */
 static int64_t mlp_strip(const arch *a) {
@@ -96,9 +92,7 @@ static int64_t mlp_strip(const arch *a) {
 }
 
 /* Row stride of transposed keys: off the powers of two, whose rows would share one cache set. */
-static size_t key_stride(int64_t length) {
-  return padded((size_t)length) + ALIGN;
-}
+static size_t key_stride(int64_t length) { return padded((size_t)length) + ALIGN; }
 
 /* Attention needs k and v of all rows; of one head the transposed keys, of a block its transposed queries and its scores.
  * The MLP needs a strip of up. Never both at once. */
@@ -109,9 +103,7 @@ static size_t work_floats(const arch *a, int64_t length, int64_t max_rows) {
   return attention > mlp ? attention : mlp;
 }
 
-static size_t table_floats(const arch *a, int64_t length) {
-  return (size_t)length * (size_t)(a->head_dim / 2);
-}
+static size_t table_floats(const arch *a, int64_t length) { return (size_t)length * (size_t)(a->head_dim / 2); }
 
 size_t block_scratch_bytes(const arch *a, int64_t length, int64_t max_rows) {
   return (2 * table_floats(a, length) + work_floats(a, length, max_rows)) * sizeof(float);
@@ -265,9 +257,7 @@ void head_logits(const arch *a, const float *norm, const float *head, int64_t ro
   sgemm(false, true, (int)rows, V, d, 1, n, d, head, d, 0, logits, V);
 }
 
-double block_flops_per_token(const arch *a) {
-  return 2.0 * (double)arch_layer_params(a);
-}
+double block_flops_per_token(const arch *a) { return 2.0 * (double)arch_layer_params(a); }
 
 double block_attention_flops(const arch *a, int64_t layer, int64_t sequences, int64_t length) {
   double T = (double)length, W = a->layer_slides[layer] ? fmin(T, (double)a->sliding_window) : T;

@@ -19,15 +19,9 @@ static const struct {
     {"mlp.down_proj", "down_proj", IN_MLP_OUT},
 };
 
-const char *linear_path(linear_id l) {
-  return linears[l].path;
-}
-const char *linear_short(linear_id l) {
-  return linears[l].name;
-}
-input_id linear_input(linear_id l) {
-  return linears[l].input;
-}
+const char *linear_path(linear_id l) { return linears[l].path; }
+const char *linear_short(linear_id l) { return linears[l].name; }
+input_id linear_input(linear_id l) { return linears[l].input; }
 
 const char *input_name(input_id i) {
   static const char *const names[IN_COUNT] = {"attn_in", "attn_out", "mlp_in", "mlp_out"};
@@ -96,9 +90,7 @@ static void expect_layer(const arch *a, int64_t layer, expected *list, size_t *n
 #undef LAYER
 }
 
-static int by_expected_name(const void *a, const void *b) {
-  return strcmp(((const expected *)a)->name, ((const expected *)b)->name);
-}
+static int by_expected_name(const void *a, const void *b) { return strcmp(((const expected *)a)->name, ((const expected *)b)->name); }
 
 /* ---- where they are ---- */
 
@@ -107,12 +99,8 @@ typedef struct place {
   size_t file;
 } place;
 
-static int by_place_name(const void *a, const void *b) {
-  return strcmp(((const place *)a)->name, ((const place *)b)->name);
-}
-static int by_text(const void *a, const void *b) {
-  return strcmp(*(char *const *)a, *(char *const *)b);
-}
+static int by_place_name(const void *a, const void *b) { return strcmp(((const place *)a)->name, ((const place *)b)->name); }
+static int by_text(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
 
 /* A relative path without "..": hub caches hold symbolic links out of the folder, so names are judged, not where links lead. */
 static bool stays_inside(const char *path) {
@@ -374,9 +362,7 @@ void checkpoint_close(checkpoint *c) {
 
 /* ---- tensors ---- */
 
-static int by_ref_name(const void *name, const void *ref) {
-  return strcmp(name, ((const tensor_ref *)ref)->tensor->name);
-}
+static int by_ref_name(const void *name, const void *ref) { return strcmp(name, ((const tensor_ref *)ref)->tensor->name); }
 
 static tensor_ref find(const checkpoint *c, const char *name) {
   const tensor_ref *r = c->tensor_count ? bsearch(name, c->tensors, c->tensor_count, sizeof *c->tensors, by_ref_name) : NULL;
@@ -395,21 +381,11 @@ static tensor_ref linear_tensor(const checkpoint *c, int64_t layer, linear_id l,
   return find(c, name);
 }
 
-tensor_ref checkpoint_linear(const checkpoint *c, int64_t layer, linear_id l) {
-  return linear_tensor(c, layer, l, "weight");
-}
-tensor_ref checkpoint_bias(const checkpoint *c, int64_t layer, linear_id l) {
-  return linear_tensor(c, layer, l, "bias");
-}
-tensor_ref checkpoint_embedding(const checkpoint *c) {
-  return find(c, "model.embed_tokens.weight");
-}
-tensor_ref checkpoint_final_norm(const checkpoint *c) {
-  return find(c, "model.norm.weight");
-}
-tensor_ref checkpoint_head(const checkpoint *c) {
-  return c->arch.tied_head ? checkpoint_embedding(c) : find(c, "lm_head.weight");
-}
+tensor_ref checkpoint_linear(const checkpoint *c, int64_t layer, linear_id l) { return linear_tensor(c, layer, l, "weight"); }
+tensor_ref checkpoint_bias(const checkpoint *c, int64_t layer, linear_id l) { return linear_tensor(c, layer, l, "bias"); }
+tensor_ref checkpoint_embedding(const checkpoint *c) { return find(c, "model.embed_tokens.weight"); }
+tensor_ref checkpoint_final_norm(const checkpoint *c) { return find(c, "model.norm.weight"); }
+tensor_ref checkpoint_head(const checkpoint *c) { return c->arch.tied_head ? checkpoint_embedding(c) : find(c, "lm_head.weight"); }
 
 /* A block that stays in the first-level cache: converted and looked at before it leaves. Files promise no alignment. */
 enum { BLOCK = 4096 };

@@ -19,9 +19,7 @@ static const struct {
     {ARCH_QWEN3, "qwen3", "Qwen3ForCausalLM"},
 };
 
-const char *arch_family_name(arch_family f) {
-  return families[f].model_type;
-}
+const char *arch_family_name(arch_family f) { return families[f].model_type; }
 
 /* Keys that change the arithmetic when they are there and neither null, false nor 0. */
 static const char *const refused[][2] = {

@@ -102,9 +102,7 @@ done:
   return st;
 }
 
-static int by_name(const void *a, const void *b) {
-  return strcmp(((const st_tensor *)a)->name, ((const st_tensor *)b)->name);
-}
+static int by_name(const void *a, const void *b) { return strcmp(((const st_tensor *)a)->name, ((const st_tensor *)b)->name); }
 
 static int by_offset(const void *a, const void *b) {
   const st_tensor *s = *(st_tensor *const *)a, *t = *(st_tensor *const *)b;
@@ -201,9 +199,7 @@ const st_tensor *st_find(const st_file *f, const char *name) {
   return f->count ? bsearch(&key, f->tensors, f->count, sizeof *f->tensors, by_name) : NULL;
 }
 
-const unsigned char *st_data(const st_file *f, const st_tensor *t) {
-  return f->map.data + f->data_offset + t->begin;
-}
+const unsigned char *st_data(const st_file *f, const st_tensor *t) { return f->map.data + f->data_offset + t->begin; }
 
 void st_shape_text(const st_tensor *t, char text[192]) {
   int at = snprintf(text, 192, "(");

@@ -7,9 +7,7 @@
 
 #include "quant/grid.h"
 
-static inline int64_t codes_words(int64_t width, int bits) {
-  return (width * bits + 31) / 32;
-}
+static inline int64_t codes_words(int64_t width, int bits) { return (width * bits + 31) / 32; }
 
 /* codes (rows, width), one byte each, below 2^bits <-> words (rows, codes_words). No overlap. */
 void codes_pack(int bits, int rows, int64_t width, const uint8_t *codes, uint32_t *words);

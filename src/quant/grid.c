@@ -37,9 +37,7 @@ static uint16_t storable(double s, int64_t *replaced) {
   return h == 0 ? HALF_TINY : HALF_LARGEST;
 }
 
-static double clamp(double x, double top) {
-  return x > 0 ? (x < top ? x : top) : 0;
-}
+static double clamp(double x, double top) { return x > 0 ? (x < top ? x : top) : 0; }
 
 static void fit_group(const grid_rule *r, double lo, double hi, uint16_t *scale, uint8_t *zero, int64_t *replaced) {
   double top = (1 << r->bits) - 1;
@@ -72,9 +70,7 @@ int64_t grid_fit(const grid_rule *r, int rows, int width, const float *w, int64_
   return replaced;
 }
 
-uint8_t grid_code(double w, double scale, int zero, int bits) {
-  return (uint8_t)clamp(rint(w / scale) + zero, (1 << bits) - 1);
-}
+uint8_t grid_code(double w, double scale, int zero, int bits) { return (uint8_t)clamp(rint(w / scale) + zero, (1 << bits) - 1); }
 
 static HOT void round_row(int groups, int columns, double top, const float *restrict w, const float *restrict scales,
                           const uint8_t *restrict zeros, uint8_t *restrict codes) {

@@ -17,9 +17,7 @@ typedef struct grid_rule {
   bool anchor_zero; /* beta shrinks both ends (zero from the unshrunk scale) instead of the published quirk: low end kept, top cut */
 } grid_rule;
 
-static inline int grid_groups(const grid_rule *r, int width) {
-  return r->group ? width / r->group : 1;
-}
+static inline int grid_groups(const grid_rule *r, int width) { return r->group ? width / r->group : 1; }
 
 /* scales (fp16), zeros (rows, groups) of w (rows, width), row stride ldw. Every scale is finite and positive: one that rounds to 0
  * becomes 2^-14, one beyond fp16 becomes 65504 (the weights past its reach are clipped). Returns how many were replaced so.

@@ -144,9 +144,7 @@ static HOT void step_rows(const shape *restrict s, int ld, const float *restrict
 
 /* ---- the solver ---- */
 
-int magr_slab(int64_t width) {
-  return width < 2048 ? 64 : 256;
-}
+int magr_slab(int64_t width) { return width < 2048 ? 64 : 256; }
 
 static shape shape_of(const magr_request *q) {
   int length = q->group ? q->group : q->width;
@@ -181,9 +179,7 @@ done:
   return st;
 }
 
-static void slab_free(slab *b) {
-  FREE(b->w), FREE(b->v), FREE(b->d), FREE(b->g), FREE(b->z), FREE(b->level), FREE(b->t);
-}
+static void slab_free(slab *b) { FREE(b->w), FREE(b->v), FREE(b->d), FREE(b->g), FREE(b->z), FREE(b->level), FREE(b->t); }
 
 enum { AT_ONCE = 16 }; /* columns of a transposition that stay in the first cache */
 

@@ -140,9 +140,7 @@ static void write_codes(const optq_request *q, const panel *p, int columns, int 
   }
 }
 
-static int padded(const slab *b) {
-  return (b->rows + b->chunk - 1) / b->chunk * b->chunk;
-}
+static int padded(const slab *b) { return (b->rows + b->chunk - 1) / b->chunk * b->chunk; }
 
 /* Rows of padding get the grid of integers, on which the weight 0 has no error. */
 static void read_grid(const optq_request *q, slab *b) {
@@ -192,9 +190,7 @@ static void round_dead(const optq_request *q, uint8_t *codes) {
   }
 }
 
-int optq_slab(int64_t width) {
-  return width < 2048 ? 64 : 256;
-}
+int optq_slab(int64_t width) { return width < 2048 ? 64 : 256; }
 
 status optq(const optq_request *q, uint8_t *codes, double *loss) {
   status st = OK;
@@ -227,9 +223,7 @@ done:
   return st;
 }
 
-double optq_flops(int64_t rows, int64_t width) {
-  return (double)rows * (double)width * (double)width;
-}
+double optq_flops(int64_t rows, int64_t width) { return (double)rows * (double)width * (double)width; }
 
 uint64_t optq_bytes(const grid_rule *r, int64_t width) {
   uint64_t ld = PASS + SKEW, groups = (uint64_t)grid_groups(r, (int)width);

@@ -51,17 +51,6 @@ done:
   return st;
 }
 
-typedef struct layer_progress {
-  int64_t layer, layers, done, todo;
-} layer_progress;
-
-static void show(void *context, double fraction, double gflops) {
-  const layer_progress *l = context;
-  char what[96];
-  snprintf(what, sizeof what, "calibrate layer %lld of %lld", (long long)l->layer + 1, (long long)l->layers);
-  log_progress(what, ((double)l->done + fraction) / (double)l->todo, gflops);
-}
-
 /* Everything of one input of one set that goes into its group of the file. */
 typedef struct gram_group {
   char tiles_path[32], mean_path[32];
@@ -135,16 +124,18 @@ done:
   return st;
 }
 
-static status report_layer(const session *c, const pass *p, int64_t layer, double seconds, double write_seconds, double flops, uint8_t sets) {
+static status report_layer(const session *c, const pass *p, int64_t layer, double seconds, double write_seconds, double flops,
+                           uint8_t sets) {
   if (c->team.rank != 0) return OK;
   char unit[32];
   snprintf(unit, sizeof unit, "grams/layer-%03lld", (long long)layer);
   int64_t tokens = 0;
   for (int k = 0; k < SET_COUNT; k++)
     if (c->sets[k]) tokens += c->sets[k]->count * c->sets[k]->length;
-  json_t *o = json_pack("{s:s, s:I, s:I, s:i, s:{s:f, s:f}, s:f, s:I, s:I}", "unit", unit, "layer", (json_int_t)layer, "tokens", (json_int_t)tokens, "sets",
-                        (int)sets, "seconds", "forward_and_grams", seconds, "write", write_seconds, "gflops", 1e-9 * flops / seconds, "private_bytes_peak",
-                        (json_int_t)memory_watch_private(), "shared_bytes_peak", (json_int_t)memory_watch_shared());
+  json_t *o =
+      json_pack("{s:s, s:I, s:I, s:i, s:{s:f, s:f}, s:f, s:I, s:I}", "unit", unit, "layer", (json_int_t)layer, "tokens", (json_int_t)tokens,
+                "sets", (int)sets, "seconds", "forward_and_grams", seconds, "write", write_seconds, "gflops", 1e-9 * flops / seconds,
+                "private_bytes_peak", (json_int_t)memory_watch_private(), "shared_bytes_peak", (json_int_t)memory_watch_shared());
   (void)p;
   return o ? unit_metrics(c, o) : fail(E_MEMORY, "metrics.jsonl: no memory for a line");
 }
@@ -156,11 +147,12 @@ static void state_tag(const session *c, char tag[80]) {
 }
 
 /* The team's layers [begin, end), from streams that are inputs of `begin`. Stops at a layer boundary when asked, with the streams saved. */
-static status calibrate_layers(session *c, pass *p, int64_t begin, int64_t end, const uint8_t *missing, int64_t todo, const char *state_path) {
+static status calibrate_layers(session *c, pass *p, int64_t begin, int64_t end, const uint8_t *missing, int64_t todo,
+                               const char *state_path) {
   status st = OK;
   shared tiles = {0};
   size_t offset[IN_COUNT], floats = 0;
-  layer_progress progress = {0, c->model.arch.layers, 0, todo ? todo : 1};
+  layer_progress progress = {"calibrate", 0, c->model.arch.layers, 0, todo ? todo : 1};
   double saved = clock_now();
   char tag[80];
   state_tag(c, tag);
@@ -172,12 +164,13 @@ static status calibrate_layers(session *c, pass *p, int64_t begin, int64_t end, 
   for (int64_t layer = begin; layer < end; layer++) {
     if (session_should_stop(c, c->team.comm)) {
       TRY(pass_save(p, state_path, tag, layer));
-      st = fail(E_STOPPED, "calibrate: stopped on request before layer %lld of %lld; run again to go on", (long long)layer + 1, (long long)c->model.arch.layers);
+      st = fail(E_STOPPED, "calibrate: stopped on request before layer %lld of %lld; run again to go on", (long long)layer + 1,
+                (long long)c->model.arch.layers);
       goto done;
     }
     progress.layer = layer;
     double start = clock_now(), flops = p->flops;
-    TRY(pass_layer(p, layer, missing[layer] != 0, show, &progress));
+    TRY(pass_layer(p, layer, missing[layer] != 0, layer_progress_show, &progress));
     double seconds = clock_now() - start, write_start = clock_now();
     flops = p->flops - flops;
     memory_watch(&c->team);
@@ -242,8 +235,8 @@ status verb_calibrate(session *c) {
     log_info("calibrate: all %lld layers are done", (long long)(c->layer_end - c->layer_begin));
     goto done;
   }
-  log_info("calibrate: %lld of %lld layers to do, %d team%s of %d rank%s", (long long)todo, (long long)(c->layer_end - c->layer_begin), c->team.count,
-           c->team.count > 1 ? "s" : "", c->team.size, c->team.size > 1 ? "s" : "");
+  log_info("calibrate: %lld of %lld layers to do, %d team%s of %d rank%s", (long long)todo, (long long)(c->layer_end - c->layer_begin),
+           c->team.count, c->team.count > 1 ? "s" : "", c->team.size, c->team.size > 1 ? "s" : "");
   double start = clock_now();
   st = scan_weights(c);
   TRY(agree(c->job_comm, st));

@@ -14,9 +14,9 @@ enum { PREFIX = 1024, MOST_SETTINGS = 4096, MOST_BITS = 8 };
 
 /* A mapping of the job file while it is read. Every getter checks one key and records the resolved value, defaults included, in out. */
 typedef struct section {
-  char prefix[PREFIX];  /* "job.yaml: calibration." : what a message puts before the key */
-  const json_t *given;  /* borrowed; NULL or null: nothing was given */
-  json_t *out;          /* owned by the tree that is being made */
+  char prefix[PREFIX]; /* "job.yaml: calibration." : what a message puts before the key */
+  const json_t *given; /* borrowed; NULL or null: nothing was given */
+  json_t *out;         /* owned by the tree that is being made */
 } section;
 
 static void compose(char prefix[PREFIX], const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -77,7 +77,8 @@ static status get_text(section *s, const char *key, const char *what, char **tex
 }
 
 /* word: an accepted text that stands for 0 ("auto", "node"), or NULL. */
-static status get_int(section *s, const char *key, const char *what, int64_t lo, int64_t hi, const char *word, int64_t missing, int64_t *value) {
+static status get_int(section *s, const char *key, const char *what, int64_t lo, int64_t hi, const char *word, int64_t missing,
+                      int64_t *value) {
   const json_t *v = lookup(s, key);
   if (word && (!v || (json_is_string(v) && strcmp(json_string_value(v), word) == 0))) {
     *value = 0;
@@ -88,7 +89,8 @@ static status get_int(section *s, const char *key, const char *what, int64_t lo,
   return keep(s, key, json_integer(*value));
 }
 
-static status get_real(section *s, const char *key, const char *what, double lo, double hi, const char *word, double missing, double *value) {
+static status get_real(section *s, const char *key, const char *what, double lo, double hi, const char *word, double missing,
+                       double *value) {
   const json_t *v = lookup(s, key);
   if (word && (!v || (json_is_string(v) && strcmp(json_string_value(v), word) == 0))) {
     *value = 0;
@@ -189,8 +191,8 @@ static status read_axis_int(section *s, const char *key, const char *what, int l
   size_t i;
   json_t *v;
   TRY(read_axis(s, key, what, missing, list));
-  json_array_foreach(*list, i, v) if (!json_is_integer(v) || json_integer_value(v) < lo || json_integer_value(v) > hi)
-    return expected(s, key, what, v);
+  json_array_foreach(*list, i, v) if (!json_is_integer(v) || json_integer_value(v) < lo ||
+                                      json_integer_value(v) > hi) return expected(s, key, what, v);
 done:
   return st;
 }
@@ -232,7 +234,8 @@ static status make_setting(const combination *c, const json_t *option_lists, con
     option_text(i, &s->options, text);
     option_text(i, &standard, usual);
     if (strcmp(text, usual) != 0) used += (size_t)snprintf(s->name + used, sizeof s->name - used, "-%s_%s", option_name(i), text);
-    if (used >= sizeof s->name) return fail(E_USAGE, "%s: the setting's name %s… is too long: expected fewer options off their default", c->where, s->name);
+    if (used >= sizeof s->name)
+      return fail(E_USAGE, "%s: the setting's name %s… is too long: expected fewer options off their default", c->where, s->name);
   }
   s->rule = (grid_rule){c->bits, c->group, s->options.grid_symmetric, s->options.grid_beta, s->options.grid_beta_anchor_zero};
   return OK;
@@ -463,10 +466,12 @@ status job_check_model(const job *j, const arch *a) {
       linear_shape(a, (linear_id)l, &out, &in);
       const char *name = linear_short((linear_id)l);
       if (s->rule.group && in % s->rule.group != 0)
-        return fail(E_USAGE, "%s: sweep.group: expected a divisor of %lld, the input width of %s, found %d", j->path, (long long)in, name, s->rule.group);
+        return fail(E_USAGE, "%s: sweep.group: expected a divisor of %lld, the input width of %s, found %d", j->path, (long long)in, name,
+                    s->rule.group);
       int64_t most = out < in ? out : in;
       if (s->rank_max > most)
-        return fail(E_USAGE, "%s: sweep.rank: expected at most %lld, the smaller side of %s, found %d", j->path, (long long)most, name, s->rank_max);
+        return fail(E_USAGE, "%s: sweep.rank: expected at most %lld, the smaller side of %s, found %d", j->path, (long long)most, name,
+                    s->rank_max);
     }
   }
   return OK;

@@ -16,47 +16,47 @@
 
 /* The names of spec methods.md section 15; "auto" is resolved per setting before anything runs, the resolved value is recorded. */
 typedef struct options {
-  double damping;            /* relative to mean(diag H), for OPTQ: 0.01 */
-  int damping_escalate;      /* how often a failed Cholesky may be tried again with ten times the damping: 0 */
-  bool residual_magr;        /* residual: original (default) | magr: the adapter fits MagR's weights minus Q */
-  double adapter_damping;    /* relative, added to H for the adapter: 0 */
-  double adapter_tolerance;  /* excess of the adapter's loss over the optimum, relative: 1e-6 */
+  double damping;           /* relative to mean(diag H), for OPTQ: 0.01 */
+  int damping_escalate;     /* how often a failed Cholesky may be tried again with ten times the damping: 0 */
+  bool residual_magr;       /* residual: original (default) | magr: the adapter fits MagR's weights minus Q */
+  double adapter_damping;   /* relative, added to H for the adapter: 0 */
+  double adapter_tolerance; /* excess of the adapter's loss over the optimum, relative: 1e-6 */
   enum { SOLVER_AUTO, SOLVER_DENSE, SOLVER_KRYLOV, SOLVER_GRID } adapter_solver; /* auto | dense | krylov | grid */
-  double magr_alpha;         /* auto: 1e-3 per channel, 1e-4 per group */
-  magr_solver magr_solver;   /* fista | pg */
-  int magr_K;                /* auto: 60 fista, 150 pg */
-  bool grid_symmetric;       /* grid_type: asym | sym */
-  double grid_beta;          /* auto: 1 in groups (0.95 at 128); per channel with MagR 0.8, 0.9, 1 at 2, 3, 4 bits; 1 without MagR */
-  bool grid_beta_anchor_zero;/* grid_beta_anchor: low | zero */
-  bool optq_order_act;       /* optq_order: natural | act */
-  bool optq_dead_rtn;        /* optq_dead: zero | rtn */
+  double magr_alpha;                                                             /* auto: 1e-3 per channel, 1e-4 per group */
+  magr_solver magr_solver;                                                       /* fista | pg */
+  int magr_K;                                                                    /* auto: 60 fista, 150 pg */
+  bool grid_symmetric;                                                           /* grid_type: asym | sym */
+  double grid_beta;           /* auto: 1 in groups (0.95 at 128); per channel with MagR 0.8, 0.9, 1 at 2, 3, 4 bits; 1 without MagR */
+  bool grid_beta_anchor_zero; /* grid_beta_anchor: low | zero */
+  bool optq_order_act;        /* optq_order: natural | act */
+  bool optq_dead_rtn;         /* optq_dead: zero | rtn */
 } options;
 
 typedef struct setting {
-  char name[160];     /* method-b<bits>-g<group>, and -<key>_<value> for every option that is not its default */
+  char name[160]; /* method-b<bits>-g<group>, and -<key>_<value> for every option that is not its default */
   const method *method;
-  grid_rule rule;     /* bits, group, symmetric, beta, anchor */
+  grid_rule rule; /* bits, group, symmetric, beta, anchor */
   options options;
-  int *ranks;         /* ascending, distinct; owned */
+  int *ranks; /* ascending, distinct; owned */
   int rank_count;
   int rank_max;
 } setting;
 
 typedef struct job {
-  char *path;         /* the job file */
+  char *path; /* the job file */
   char *model, *output;
   window_request calibration, heldout; /* .path owned here */
   bool has_heldout;
   bool target[LIN_COUNT];
-  setting *settings;  /* every combination of the sweep, distinct; settings that differ in ranks alone are one with all ranks */
+  setting *settings; /* every combination of the sweep, distinct; settings that differ in ranks alone are one with all ranks */
   int setting_count;
   struct {
-    int team;                 /* ranks per team; 0 = node */
-    int teams;                /* 0 = auto */
-    double memory_per_node;   /* GiB; 0 = auto (asked from the system) */
-    double checkpoint_minutes;/* calibration saves its state at least this often: 10 */
+    int team;                  /* ranks per team; 0 = node */
+    int teams;                 /* 0 = auto */
+    double memory_per_node;    /* GiB; 0 = auto (asked from the system) */
+    double checkpoint_minutes; /* calibration saves its state at least this often: 10 */
   } parallel;
-  json_t *tree;       /* the resolved job, defaults included: what RUN/job.yaml says; owned */
+  json_t *tree; /* the resolved job, defaults included: what RUN/job.yaml says; owned */
 } job;
 
 /* overrides: the texts after --set, in order. pattern: --settings (a shell pattern on names), NULL: all. E_USAGE. */

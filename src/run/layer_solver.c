@@ -37,7 +37,7 @@ typedef struct input_work {
   int64_t weight_at[3]; /* offset of each linear in w and v, in floats */
   int linear_count;
   gram_facts *facts;
-  uint8_t *dead;  /* [m] private */
+  uint8_t *dead; /* [m] private */
   bool any_dead;
   const bool *pending;
   bool heldout;
@@ -54,7 +54,8 @@ static size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
 size_t result_place(const arch *a, const setting *s, linear_id l, char *at, result *r) {
   int64_t out, in;
   linear_shape(a, l, &out, &in);
-  *r = (result){.setting = s, .linear = l, .out = out, .in = in, .groups = grid_groups(&s->rule, (int)in), .words = codes_words(in, s->rule.bits)};
+  *r = (result){
+      .setting = s, .linear = l, .out = out, .in = in, .groups = grid_groups(&s->rule, (int)in), .words = codes_words(in, s->rule.bits)};
   size_t used = 0;
 #define PLACE(field, count)                               \
   do {                                                    \
@@ -78,7 +79,8 @@ typedef struct sizes {
   size_t h, w, arrays, rows, slab, residual, start, private_most;
 } sizes;
 
-static const adapter_path solver_path[] = {[SOLVER_AUTO] = ADAPTER_AUTO, [SOLVER_DENSE] = ADAPTER_DENSE, [SOLVER_KRYLOV] = ADAPTER_KRYLOV, [SOLVER_GRID] = ADAPTER_DENSE};
+static const adapter_path solver_path[] = {
+    [SOLVER_AUTO] = ADAPTER_AUTO, [SOLVER_DENSE] = ADAPTER_DENSE, [SOLVER_KRYLOV] = ADAPTER_KRYLOV, [SOLVER_GRID] = ADAPTER_DENSE};
 
 /* The adapter of a linear as a question of cost: no numbers, but a Gram. */
 static adapter_request adapter_shape(const setting *s, int64_t out, int64_t in) {
@@ -124,7 +126,8 @@ static sizes measure(const job *j, const arch *a, int ranks) {
       size_t codes = (size_t)((out + ranks - 1) / ranks) * (size_t)in;
       for (int k = 0; k < j->setting_count; k++) {
         const setting *s = &j->settings[k];
-        size_t mine[] = {adapter_private(s, out, in), codes + (size_t)optq_bytes(&s->rule, (int)in), (size_t)magr_bytes((int)in, s->rule.group)};
+        size_t mine[] = {adapter_private(s, out, in), codes + (size_t)optq_bytes(&s->rule, (int)in),
+                         (size_t)magr_bytes((int)in, s->rule.group)};
         for (int e = 0; e < 3; e++)
           if (mine[e] > z.private_most) z.private_most = mine[e];
       }
@@ -146,8 +149,8 @@ static sizes measure(const job *j, const arch *a, int ranks) {
 solver_bytes layer_solver_memory(const job *j, const arch *a, int ranks, bool heldout) {
   sizes z = measure(j, a, ranks);
   solver_bytes b = {.private_most = z.private_most};
-  b.shared = z.h * (heldout ? 2 : 1) * sizeof(float) + z.h * sizeof(double) + 2 * z.w * sizeof(float) + z.arrays + z.rows * 2 * sizeof(double) +
-             z.residual * sizeof(float) + z.start * sizeof(double);
+  b.shared = z.h * (heldout ? 2 : 1) * sizeof(float) + z.h * sizeof(double) + 2 * z.w * sizeof(float) + z.arrays +
+             z.rows * 2 * sizeof(double) + z.residual * sizeof(float) + z.start * sizeof(double);
   return b;
 }
 
@@ -163,7 +166,8 @@ double layer_solver_flops(const job *j, const arch *a) {
       const setting *s = &j->settings[k];
       bool repeated = false; /* MagR of an earlier setting serves this one too */
       for (int e = 0; e < k; e++)
-        repeated |= j->settings[e].method->magr && j->settings[e].rule.group == s->rule.group && j->settings[e].options.magr_alpha == s->options.magr_alpha;
+        repeated |= j->settings[e].method->magr && j->settings[e].rule.group == s->rule.group &&
+                    j->settings[e].options.magr_alpha == s->options.magr_alpha;
       if (s->method->magr && !repeated) flops += 2 * product * s->options.magr_K;
       if (s->method->quantizer == QUANT_OPTQ) flops += product;
       adapter_request q = adapter_shape(s, out, in);
@@ -315,8 +319,15 @@ static status run_magr(input_work *w, const setting *s) {
     int64_t out, in, begin, end;
     linear_shape(&c->model.arch, w->linears[k], &out, &in);
     my_rows(c, out, in, &begin, &end);
-    magr_request q = {.solver = s->options.magr_solver, .steps = s->options.magr_K, .alpha = s->options.magr_alpha, .group = s->rule.group,
-                      .rows = (int)(end - begin), .width = (int)in, .w = weights_of(w, k) + begin * in, .h = w->s->h.base, .lambda_max = w->facts->lambda_max};
+    magr_request q = {.solver = s->options.magr_solver,
+                      .steps = s->options.magr_K,
+                      .alpha = s->options.magr_alpha,
+                      .group = s->rule.group,
+                      .rows = (int)(end - begin),
+                      .width = (int)in,
+                      .w = weights_of(w, k) + begin * in,
+                      .h = w->s->h.base,
+                      .lambda_max = w->facts->lambda_max};
     if (end > begin) st = magr(&q, (float *)w->s->v.base + w->weight_at[k] + begin * in, NULL);
     w->s->spent.flops += 2.0 * (double)out * (double)in * (double)in * s->options.magr_K;
   }
@@ -345,6 +356,25 @@ static status factor(input_work *w, const setting *s, const int32_t *order, doub
   return st;
 }
 
+#ifdef CLOQWORK_DEBUG_CHECKS
+/* The identity of OPTQ on my rows: tr(E Hd E^T) = sum (v - q)^2 U_jj^2, E against what was quantized. Dead columns count nowhere in the sum. */
+static status check_optq(const input_work *w, const result *r, const float *x, int64_t begin, int64_t end, double ridge, double loss) {
+  status st = OK;
+  float *e = NULL;
+  double sum;
+  TRY(NEW(e, (end - begin) * r->in, "residual of the identity"));
+  result_residual(r, x, begin, end, e);
+  TRY(adapter_trace(r->in, e, w->s->h.base, 0, end - begin, NULL, &sum));
+  for (int64_t k = 0; k < (end - begin) * r->in; k++)
+    if (!w->dead[k % r->in]) sum += ridge * (double)e[k] * (double)e[k];
+  if (!(fabs(sum - loss) <= 1e-5 * fabs(loss)))
+    st = fail(E_NUMERICS, "%s: identity of OPTQ: expected %.12g, found %.12g", r->setting->name, loss, sum);
+done:
+  FREE(e);
+  return st;
+}
+#endif
+
 /* My rows of one (setting, linear): grid, codes, packed. */
 static status quantize_rows(input_work *w, const setting *s, int k, result *r, const int32_t *order, double ridge) {
   session *c = w->s->c;
@@ -356,19 +386,31 @@ static status quantize_rows(input_work *w, const setting *s, int k, result *r, c
   const float *x = w->base + w->weight_at[k] + begin * in;
   uint16_t *scales = r->scales + begin * r->groups;
   uint8_t *zeros = r->zeros + begin * r->groups;
-  double start = clock_now();
+  double start = clock_now(), loss = 0;
   if (rows == 0) return OK;
   TRY(NEW(codes, (size_t)rows * (size_t)in, "codes of my rows"));
   int64_t tiny = grid_fit(&s->rule, rows, in, x, in, scales, zeros);
   __atomic_add_fetch(&r->facts->tiny_scales, tiny, __ATOMIC_RELAXED);
   if (s->method->quantizer == QUANT_OPTQ) {
-    optq_request q = {.rule = s->rule, .rows = rows, .width = in, .w = x, .ldw = in, .u = w->s->u.base, .order = order,
-                      .dead = w->any_dead ? w->dead : NULL, .dead_rtn = s->options.optq_dead_rtn, .scales = scales, .zeros = zeros};
-    TRY(optq(&q, codes, NULL));
+    optq_request q = {.rule = s->rule,
+                      .rows = rows,
+                      .width = in,
+                      .w = x,
+                      .ldw = in,
+                      .u = w->s->u.base,
+                      .order = order,
+                      .dead = w->any_dead ? w->dead : NULL,
+                      .dead_rtn = s->options.optq_dead_rtn,
+                      .scales = scales,
+                      .zeros = zeros};
+    TRY(optq(&q, codes, &loss));
   } else {
     grid_round(&s->rule, rows, in, x, in, scales, zeros, codes);
   }
   codes_pack(s->rule.bits, rows, in, codes, r->codes + begin * r->words);
+#ifdef CLOQWORK_DEBUG_CHECKS
+  if (s->method->quantizer == QUANT_OPTQ) TRY(check_optq(w, r, w->base + w->weight_at[k], begin, end, ridge, loss));
+#endif
   if (c->team.rank == 0) {
     r->facts->quantize_seconds = clock_now() - start;
     r->facts->damping_used = s->method->quantizer == QUANT_OPTQ ? ridge : 0;
@@ -430,7 +472,8 @@ done:
 /* ---- losses of residuals ---- */
 
 void result_residual(const result *r, const float *x, int64_t begin, int64_t end, float *e) {
-  codes_values(&r->setting->rule, (int)(end - begin), (int)r->in, r->codes + begin * r->words, r->scales + begin * r->groups, r->zeros + begin * r->groups, e);
+  codes_values(&r->setting->rule, (int)(end - begin), (int)r->in, r->codes + begin * r->words, r->scales + begin * r->groups,
+               r->zeros + begin * r->groups, e);
   const float *from = x + begin * r->in;
   for (int64_t k = 0; k < (end - begin) * r->in; k++) e[k] = from[k] - e[k];
 }
@@ -496,9 +539,17 @@ static void request_of(const input_work *w, const result *r, const char *where, 
   const options *o = &r->setting->options;
   bool plain = !o->residual_magr && o->adapter_damping == 0;
   int rows = adapter_start_rows(r->out, r->in, r->setting->rank_max);
-  *q = (adapter_request){.where = where, .n = r->out, .m = r->in, .e = e, .h = w->s->h.base, .rank = r->setting->rank_max,
-                         .trace = plain ? r->facts->trace : NAN, .tolerance = o->adapter_tolerance, .path = solver_path[o->adapter_solver],
-                         .start = rows ? w->s->start.base : NULL, .start_rows = rows < w->start_rows ? rows : w->start_rows};
+  *q = (adapter_request){.where = where,
+                         .n = r->out,
+                         .m = r->in,
+                         .e = e,
+                         .h = w->s->h.base,
+                         .rank = r->setting->rank_max,
+                         .trace = plain ? r->facts->trace : NAN,
+                         .tolerance = o->adapter_tolerance,
+                         .path = solver_path[o->adapter_solver],
+                         .start = rows ? w->s->start.base : NULL,
+                         .start_rows = rows < w->start_rows ? rows : w->start_rows};
 }
 
 /* Factors and values to their place; the last value is what all eigenvalues beyond rank_max sum to, so that the tail at r is the sum from r on. */
@@ -521,7 +572,9 @@ static status solve_locally(input_work *w, result *r) {
   double start = clock_now();
   name_result(w, r, where);
   TRY(NEW(e, r->out * r->in, "a residual"));
-  result_residual(r, r->setting->options.residual_magr ? w->base + w->weight_at[index_of(w, r->linear)] : weights_of(w, index_of(w, r->linear)), 0, r->out, e);
+  result_residual(
+      r, r->setting->options.residual_magr ? w->base + w->weight_at[index_of(w, r->linear)] : weights_of(w, index_of(w, r->linear)), 0,
+      r->out, e);
   request_of(w, r, where, e, &q);
   TRY(adapter_local(&q, &a));
   keep_adapter(r, &a);
@@ -543,7 +596,8 @@ static status solve_on_grid(input_work *w, result *r) {
   int k = index_of(w, r->linear);
   name_result(w, r, where);
   deal_range(r->out, c->team.size, c->team.rank, 1, &begin, &end);
-  result_residual(r, r->setting->options.residual_magr ? w->base + w->weight_at[k] : weights_of(w, k), begin, end, (float *)w->s->residual.base + begin * r->in);
+  result_residual(r, r->setting->options.residual_magr ? w->base + w->weight_at[k] : weights_of(w, k), begin, end,
+                  (float *)w->s->residual.base + begin * r->in);
   team_barrier(&c->team);
   request_of(w, r, where, w->s->residual.base, &q);
   TRY(adapter_grid(&q, &c->grid, &a));
@@ -557,22 +611,30 @@ done:
   return st;
 }
 
-static status finish_result(input_work *w, result *r) {
+status result_fingerprint(const result *r, char hex[HASH_HEX]) {
   status st = OK;
-  float *e = NULL;
   hash *h = NULL;
-  TRY(NEW(e, r->out * r->in, "a residual"));
-  result_residual(r, weights_of(w, index_of(w, r->linear)), 0, r->out, e);
-  TRY(adapter_losses(r->out, r->in, e, w->s->h.base, r->lora_b, r->lora_a, r->setting->rank_max, r->facts->trace, r->loss));
-  if (w->heldout)
-    TRY(adapter_losses(r->out, r->in, e, w->s->h_heldout.base, r->lora_b, r->lora_a, r->setting->rank_max, r->facts->trace_heldout, r->loss_heldout));
   TRY(hash_new(&h));
   TRY(hash_add(h, r->codes, (size_t)(r->out * r->words) * sizeof *r->codes));
   TRY(hash_add(h, r->scales, (size_t)(r->out * r->groups) * sizeof *r->scales));
   TRY(hash_add(h, r->zeros, (size_t)(r->out * r->groups) * sizeof *r->zeros));
-  TRY(hash_end(&h, r->facts->base_fingerprint));
+  TRY(hash_end(&h, hex));
 done:
   hash_free(&h);
+  return st;
+}
+
+static status finish_result(input_work *w, result *r) {
+  status st = OK;
+  float *e = NULL;
+  TRY(NEW(e, r->out * r->in, "a residual"));
+  result_residual(r, weights_of(w, index_of(w, r->linear)), 0, r->out, e);
+  TRY(adapter_losses(r->out, r->in, e, w->s->h.base, r->lora_b, r->lora_a, r->setting->rank_max, r->facts->trace, r->loss));
+  if (w->heldout)
+    TRY(adapter_losses(r->out, r->in, e, w->s->h_heldout.base, r->lora_b, r->lora_a, r->setting->rank_max, r->facts->trace_heldout,
+                       r->loss_heldout));
+  TRY(result_fingerprint(r, r->facts->base_fingerprint));
+done:
   FREE(e);
   return st;
 }
@@ -611,7 +673,9 @@ static bool any_setting(const setting *s, double ridge) {
   return true;
 }
 
-static bool local_with_ridge(const setting *s, double ridge) { return s->options.adapter_solver != SOLVER_GRID && s->options.adapter_damping == ridge; }
+static bool local_with_ridge(const setting *s, double ridge) {
+  return s->options.adapter_solver != SOLVER_GRID && s->options.adapter_damping == ridge;
+}
 
 /* The adapter's metric may be damped: the ridge stands on the shared diagonal while those settings are solved. */
 static void put_diagonal(const input_work *w, const float *diagonal, double ridge) {
@@ -748,6 +812,10 @@ status layer_solve(layer_solver *s, int64_t layer, const bool *pending, pass_pro
   status st = OK;
   s->spent = (stage_seconds){0};
   double start = clock_now();
+#ifdef CLOQWORK_DEBUG_CHECKS
+  TRY(agree_same(c->team.comm, "the layer to solve", &layer, sizeof layer));
+  TRY(agree_same(c->team.comm, "the settings to solve", pending, (size_t)c->job.setting_count * sizeof *pending));
+#endif
   team_barrier(&c->team);
   if (c->team.rank == 0)
     for (int k = 0; k < c->job.setting_count; k++)

@@ -27,11 +27,11 @@ typedef struct result {
   const setting *setting;
   linear_id linear;
   int64_t out, in, groups, words;
-  uint32_t *codes;  /* (out, words) */
-  uint16_t *scales; /* (out, groups) half */
-  uint8_t *zeros;   /* (out, groups) */
-  float *lora_a;    /* (rank_max, in) */
-  float *lora_b;    /* (out, rank_max) */
+  uint32_t *codes;                      /* (out, words) */
+  uint16_t *scales;                     /* (out, groups) half */
+  uint8_t *zeros;                       /* (out, groups) */
+  float *lora_a;                        /* (rank_max, in) */
+  float *lora_b;                        /* (out, rank_max) */
   double *loss, *loss_heldout, *values; /* [rank_max + 1]; values: leading eigenvalues, last the sum of all others */
   result_facts *facts;
 } result;
@@ -42,10 +42,10 @@ typedef struct stage_seconds {
 } stage_seconds;
 
 typedef struct layer_solver {
-  session *c;                      /* borrowed */
+  session *c; /* borrowed */
   shared h, h_heldout, u, w, v, residual, arrays, facts, rows, start;
-  float *slab;                     /* private: rows of a residual */
-  result *results;                 /* [settings][LIN_COUNT]; those of untargeted linears empty */
+  float *slab;     /* private: rows of a residual */
+  result *results; /* [settings][LIN_COUNT]; those of untargeted linears empty */
   stage_seconds spent;
 } layer_solver;
 
@@ -64,9 +64,14 @@ status layer_solve(layer_solver *s, int64_t layer, const bool *pending, pass_pro
 /* Local. e (end - begin, in) = x - Q in float, rows [begin, end) of x (out, in). */
 void result_residual(const result *r, const float *x, int64_t begin, int64_t end, float *e);
 
+/* Local. SHA-256 of codes, scales and zeros: what an adapter belongs to. */
+status result_fingerprint(const result *r, char hex[HASH_HEX]);
+
 /* Local. Where the arrays of a result stand in memory at `at` (NULL: only measures); returns the bytes. */
 size_t result_place(const arch *a, const setting *s, linear_id l, char *at, result *r);
 
-static inline result *layer_result(const layer_solver *s, int setting_index, linear_id l) { return &s->results[setting_index * LIN_COUNT + l]; }
+static inline result *layer_result(const layer_solver *s, int setting_index, linear_id l) {
+  return &s->results[setting_index * LIN_COUNT + l];
+}
 
 #endif

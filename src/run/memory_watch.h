@@ -4,8 +4,8 @@
 
 #include "dist/team.h"
 
-void memory_watch(const team *t);        /* samples now: call while a stage still holds its arrays */
-uint64_t memory_watch_private(void);     /* most private bytes of this rank so far */
-uint64_t memory_watch_shared(void);      /* most shared bytes of this team so far, counted once */
+void memory_watch(const team *t);    /* samples now: call while a stage still holds its arrays */
+uint64_t memory_watch_private(void); /* most private bytes of this rank so far */
+uint64_t memory_watch_shared(void);  /* most shared bytes of this team so far, counted once */
 
 #endif

@@ -13,9 +13,10 @@ typedef struct option_row {
   const char *name;
   option_kind kind;
   option_reach reach;
-  size_t offset, size;                /* the member of struct options; FIXED: none */
-  double standard, lo, hi;            /* REAL, COUNT */
-  const char *const *offered, *const *later; /* CHOICE, FIXED: ended by NULL, the default first; later: FIXED: known, but not in this version */
+  size_t offset, size;     /* the member of struct options; FIXED: none */
+  double standard, lo, hi; /* REAL, COUNT */
+  const char *const *offered,
+      *const *later; /* CHOICE, FIXED: ended by NULL, the default first; later: FIXED: known, but not in this version */
   double (*automatic)(const method *m, int bits, int group, const options *o); /* "auto" is the default */
 } option_row;
 
@@ -37,12 +38,17 @@ static double auto_grid_beta(const method *m, int bits, int group, const options
   return bits <= 2 ? 0.8 : bits == 3 ? 0.9 : 1;
 }
 
-#define WORDS(...) (const char *const[]){__VA_ARGS__, NULL}
+#define WORDS(...) \
+  (const char *const[]) { __VA_ARGS__, NULL }
 #define MEMBER(field) offsetof(options, field), sizeof(((options *)0)->field)
-#define REAL(name, reach, standard, lo, hi, automatic) {#name, OPT_REAL, reach, MEMBER(name), standard, lo, hi, NULL, NULL, automatic}
-#define COUNT(name, reach, standard, lo, hi, automatic) {#name, OPT_COUNT, reach, MEMBER(name), standard, lo, hi, NULL, NULL, automatic}
-#define CHOICE(name, reach, field, ...) {#name, OPT_CHOICE, reach, MEMBER(field), 0, 0, 0, WORDS(__VA_ARGS__), NULL, NULL}
-#define FIXED(name, offered, ...) {#name, OPT_FIXED, ALL, 0, 0, 0, 0, 0, WORDS(#offered), WORDS(__VA_ARGS__), NULL}
+#define REAL(name, reach, standard, lo, hi, automatic) \
+  { #name, OPT_REAL, reach, MEMBER(name), standard, lo, hi, NULL, NULL, automatic }
+#define COUNT(name, reach, standard, lo, hi, automatic) \
+  { #name, OPT_COUNT, reach, MEMBER(name), standard, lo, hi, NULL, NULL, automatic }
+#define CHOICE(name, reach, field, ...) \
+  { #name, OPT_CHOICE, reach, MEMBER(field), 0, 0, 0, WORDS(__VA_ARGS__), NULL, NULL }
+#define FIXED(name, offered, ...) \
+  { #name, OPT_FIXED, ALL, 0, 0, 0, 0, 0, WORDS(#offered), WORDS(__VA_ARGS__), NULL }
 
 static const option_row rows[] = {
     REAL(damping, WITH_OPTQ, 0.01, 0, 10, NULL),
@@ -75,9 +81,9 @@ const int option_count = ROWS;
 _Static_assert((int)ROWS <= (int)OPTION_MOST, "the sweep counts through the options in an array of OPTION_MOST");
 
 /* Options of methods that this version does not have. */
-static const char *const later_names[] = {"grid_weight", "nf_double", "loftq_T", "loftq_parity_scale", "lasq_variant",
-                                          "lasq_base", "lqer_stat", "eora_gram", "slim_salience", "slim_score",
-                                          "joint_rounds", "joint_damp", "xgram_alpha", "xgram_damp", "lr_solver", NULL};
+static const char *const later_names[] = {
+    "grid_weight",   "nf_double",  "loftq_T",      "loftq_parity_scale", "lasq_variant", "lasq_base",  "lqer_stat", "eora_gram",
+    "slim_salience", "slim_score", "joint_rounds", "joint_damp",         "xgram_alpha",  "xgram_damp", "lr_solver", NULL};
 
 const char *option_name(int i) { return rows[i].name; }
 
@@ -120,7 +126,8 @@ static status check_value(const char *where, const option_row *r, const json_t *
     const char *word = json_is_string(v) ? json_string_value(v) : "";
     char offered[96];
     list_words(r->offered, offered, sizeof offered);
-    if (word_index(r->later, word) >= 0) return fail(E_USAGE, "%s: %s is not offered by this version yet, expected %s", where, word, offered);
+    if (word_index(r->later, word) >= 0)
+      return fail(E_USAGE, "%s: %s is not offered by this version yet, expected %s", where, word, offered);
     if (word_index(r->offered, word) < 0)
       return fail(E_USAGE, "%s: expected %s%s, found %s", where, r->offered[1] ? "one of " : "", offered, found);
     *kept = json_string(word);

@@ -17,10 +17,10 @@ typedef struct plan {
   uint64_t base;                       /* of a rank before any work: program and libraries */
   pass_bytes calibrate;
   solver_bytes solve;
-  uint64_t tiles;                      /* shared buffer of a layer's tiles */
+  uint64_t tiles; /* shared buffer of a layer's tiles */
   uint64_t rank_calibrate, rank_solve, rank_peak, node_peak, node_memory;
   uint64_t gram_file, solution_files, disk_missing, disk_free;
-  double gemm_rate;                    /* flops/s of all ranks, measured now */
+  double gemm_rate; /* flops/s of all ranks, measured now */
   double calibrate_seconds, solve_seconds;
 } plan;
 
@@ -85,7 +85,8 @@ static void count_bytes(const session *c, plan *p) {
       result r;
       if (c->job.target[l]) p->solution_files += result_place(a, &c->job.settings[k], l, NULL, &r);
     }
-  p->disk_missing = p->gram_file * (uint64_t)p->gram_missing + p->solution_files / (uint64_t)c->job.setting_count * (uint64_t)p->solution_missing;
+  p->disk_missing =
+      p->gram_file * (uint64_t)p->gram_missing + p->solution_files / (uint64_t)c->job.setting_count * (uint64_t)p->solution_missing;
 }
 
 /* The nearest folder on the way to the output that exists already. */
@@ -130,30 +131,32 @@ static void print_table(const session *c, const plan *p, FILE *out) {
   char one[32], two[32];
   clock_duration(p->calibrate_seconds, one);
   clock_duration(p->solve_seconds, two);
-  fprintf(out, "model       %s: %lld layers, hidden %lld, intermediate %lld, %d/%d heads of %d, vocabulary %lld\n", c->job.model, (long long)a->layers,
-          (long long)a->hidden, (long long)a->intermediate, a->heads, a->kv_heads, a->head_dim, (long long)a->vocab);
+  fprintf(out, "model       %s: %lld layers, hidden %lld, intermediate %lld, %d/%d heads of %d, vocabulary %lld\n", c->job.model,
+          (long long)a->layers, (long long)a->hidden, (long long)a->intermediate, a->heads, a->kv_heads, a->head_dim, (long long)a->vocab);
   fprintf(out, "tokens      %lld x %lld calibration", (long long)c->windows[0].count, (long long)c->windows[0].length);
   if (c->sets[SET_HELDOUT]) fprintf(out, ", %lld x %lld held-out", (long long)c->windows[1].count, (long long)c->windows[1].length);
   fprintf(out, "\nsettings    %d:", c->job.setting_count);
   for (int k = 0; k < c->job.setting_count; k++) fprintf(out, " %s", c->job.settings[k].name);
   fprintf(out, "\n\n%-12s %12s %12s %14s %18s %14s\n", "stage", "units", "to do", "TFLOP to do", "GiB a rank, peak", "about");
-  fprintf(out, "%-12s %12lld %12lld %14.3f %18.3f %14s\n", "calibrate", (long long)p->gram_units, (long long)p->gram_missing, 1e-12 * p->calibrate_flops,
-          gib(p->rank_calibrate), one);
-  fprintf(out, "%-12s %12lld %12lld %14.3f %18.3f %14s\n\n", "solve", (long long)p->solution_units, (long long)p->solution_missing, 1e-12 * p->solve_flops,
-          gib(p->rank_solve), two);
-  fprintf(out, "memory      %.3f GiB a rank, %.3f GiB a team of %d; a node has %.1f GiB\n", gib(p->rank_peak), gib(p->node_peak), c->team.size, gib(p->node_memory));
+  fprintf(out, "%-12s %12lld %12lld %14.3f %18.3f %14s\n", "calibrate", (long long)p->gram_units, (long long)p->gram_missing,
+          1e-12 * p->calibrate_flops, gib(p->rank_calibrate), one);
+  fprintf(out, "%-12s %12lld %12lld %14.3f %18.3f %14s\n\n", "solve", (long long)p->solution_units, (long long)p->solution_missing,
+          1e-12 * p->solve_flops, gib(p->rank_solve), two);
+  fprintf(out, "memory      %.3f GiB a rank, %.3f GiB a team of %d; a node has %.1f GiB\n", gib(p->rank_peak), gib(p->node_peak),
+          c->team.size, gib(p->node_memory));
   fprintf(out, "disk        %.3f GiB to write, %.1f GiB free\n", gib(p->disk_missing), gib(p->disk_free));
   fprintf(out, "rate        %.0f GFLOP/s of %d ranks in a short single-precision product\n", 1e-9 * p->gemm_rate, c->size);
 }
 
 static void print_json(const session *c, const plan *p, FILE *out) {
-  json_t *o = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:i}", "model", c->job.model, "layers",
-                        (json_int_t)p->layers, "gram_units", (json_int_t)p->gram_units, "gram_units_to_do", (json_int_t)p->gram_missing, "solution_units",
-                        (json_int_t)p->solution_units, "solution_units_to_do", (json_int_t)p->solution_missing, "calibrate_flops", p->calibrate_flops,
-                        "solve_flops", p->solve_flops, "calibrate_seconds", p->calibrate_seconds, "solve_seconds", p->solve_seconds, "rank_bytes",
-                        (json_int_t)p->rank_peak, "rank_bytes_calibrate", (json_int_t)p->rank_calibrate, "rank_bytes_solve", (json_int_t)p->rank_solve, "node_bytes",
-                        (json_int_t)p->node_peak, "node_memory", (json_int_t)p->node_memory, "disk_bytes", (json_int_t)p->disk_missing, "disk_free",
-                        (json_int_t)p->disk_free, "gemm_flops_per_second", p->gemm_rate, "ranks", c->size);
+  json_t *o = json_pack(
+      "{s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:i}", "model", c->job.model, "layers",
+      (json_int_t)p->layers, "gram_units", (json_int_t)p->gram_units, "gram_units_to_do", (json_int_t)p->gram_missing, "solution_units",
+      (json_int_t)p->solution_units, "solution_units_to_do", (json_int_t)p->solution_missing, "calibrate_flops", p->calibrate_flops,
+      "solve_flops", p->solve_flops, "calibrate_seconds", p->calibrate_seconds, "solve_seconds", p->solve_seconds, "rank_bytes",
+      (json_int_t)p->rank_peak, "rank_bytes_calibrate", (json_int_t)p->rank_calibrate, "rank_bytes_solve", (json_int_t)p->rank_solve,
+      "node_bytes", (json_int_t)p->node_peak, "node_memory", (json_int_t)p->node_memory, "disk_bytes", (json_int_t)p->disk_missing,
+      "disk_free", (json_int_t)p->disk_free, "gemm_flops_per_second", p->gemm_rate, "ranks", c->size);
   if (o) json_dumpf(o, out, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
   fprintf(out, "\n");
   json_decref(o);
@@ -167,14 +170,16 @@ status verb_plan(session *c) {
   if (c->rank == 0 && alone && c->arguments.json) print_json(c, &p, stdout);
   if (c->rank == 0 && alone && !c->arguments.json) print_table(c, &p, stdout);
   if (!alone)
-    log_info("plan: %lld of %lld Grams and %lld of %lld solutions to do; %.3f + %.3f TFLOP; %.3f GiB a rank; %.3f GiB to write", (long long)p.gram_missing,
-             (long long)p.gram_units, (long long)p.solution_missing, (long long)p.solution_units, 1e-12 * p.calibrate_flops, 1e-12 * p.solve_flops,
-             gib(p.rank_peak), gib(p.disk_missing));
+    log_info("plan: %lld of %lld Grams and %lld of %lld solutions to do; %.3f + %.3f TFLOP; %.3f GiB a rank; %.3f GiB to write",
+             (long long)p.gram_missing, (long long)p.gram_units, (long long)p.solution_missing, (long long)p.solution_units,
+             1e-12 * p.calibrate_flops, 1e-12 * p.solve_flops, gib(p.rank_peak), gib(p.disk_missing));
   if (p.node_memory && p.node_peak > p.node_memory)
-    st = fail(E_MEMORY, "plan: memory of a node: expected at least %.2f GiB for %d ranks, found %.2f GiB; use more nodes or fewer ranks a node", gib(p.node_peak),
-              c->team.size, gib(p.node_memory));
+    st = fail(E_MEMORY,
+              "plan: memory of a node: expected at least %.2f GiB for %d ranks, found %.2f GiB; use more nodes or fewer ranks a node",
+              gib(p.node_peak), c->team.size, gib(p.node_memory));
   else if (p.disk_missing > p.disk_free)
-    st = fail(E_MEMORY, "plan: %s: expected at least %.2f GiB of free disk, found %.2f GiB", c->job.output, gib(p.disk_missing), gib(p.disk_free));
+    st = fail(E_MEMORY, "plan: %s: expected at least %.2f GiB of free disk, found %.2f GiB", c->job.output, gib(p.disk_missing),
+              gib(p.disk_free));
   st = agree(c->job_comm, st);
 done:
   return st;

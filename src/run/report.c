@@ -15,9 +15,9 @@ enum { WIDTH = 120, CELL = 16, GAP = 2, BETWEEN = 3, LABEL = 64 };
 
 typedef struct panel {
   const char *title;
-  int columns, width;  /* of each column, gap included */
-  char (*head)[CELL];  /* [columns]; owned */
-  char (*cell)[CELL];  /* [rows][columns]; owned */
+  int columns, width; /* of each column, gap included */
+  char (*head)[CELL]; /* [columns]; owned */
+  char (*cell)[CELL]; /* [rows][columns]; owned */
 } panel;
 
 static status panel_new(const char *title, int rows, int columns, panel *p) {
@@ -164,7 +164,8 @@ static status print_bits(FILE *out, const setting_report *s, const int *types, i
     if (types[i] == MATRIX_ALL) same = rows;
     if (same == rows) rows++;
     size_t used = strlen(label[same]);
-    snprintf(label[same] + used, LABEL - used, "%s%.*s", used ? " " : "  ", (int)strcspn(matrix_name(types[i]), "_"), matrix_name(types[i]));
+    snprintf(label[same] + used, LABEL - used, "%s%.*s", used ? " " : "  ", (int)strcspn(matrix_name(types[i]), "_"),
+             matrix_name(types[i]));
     if ((int)strlen(label[same]) > label_width) label_width = (int)strlen(label[same]);
   }
   panel_fit(&p, rows);
@@ -311,8 +312,8 @@ static json_t *real_list(const double *values, int count) {
 
 static json_t *matrix_json(const setting_report *s, const matrix_report *m) {
   return json_pack("{s:I, s:f, s:o, s:o, s:o}", "matrices", (json_int_t)m->count, "seconds", m->seconds, "bits_per_weight",
-                   real_list(m->bits, s->point_count), "relative_loss", real_list(m->loss[ON_CALIBRATION], s->point_count), "relative_loss_heldout",
-                   has_values(s, ON_HELDOUT) ? real_list(m->loss[ON_HELDOUT], s->point_count) : json_null());
+                   real_list(m->bits, s->point_count), "relative_loss", real_list(m->loss[ON_CALIBRATION], s->point_count),
+                   "relative_loss_heldout", has_values(s, ON_HELDOUT) ? real_list(m->loss[ON_HELDOUT], s->point_count) : json_null());
 }
 
 /* ranks[0] is 0, the codes alone; every other list has a place per rank. */
@@ -331,8 +332,9 @@ status report_json(const char *run_folder, FILE *out) {
   TRY(report_read(run_folder, &r));
   json_t *settings = json_array();
   for (int i = 0; i < r.setting_count; i++) json_array_append_new(settings, setting_json(&r.settings[i]));
-  json_t *tree = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:o}", "run", run_folder, "model", r.model, "model_fingerprint", r.model_fingerprint, "layers",
-                           (json_int_t)r.layers, "tokens", (json_int_t)r.tokens, "heldout_tokens", (json_int_t)r.heldout_tokens, "settings", settings);
+  json_t *tree = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:o}", "run", run_folder, "model", r.model, "model_fingerprint",
+                           r.model_fingerprint, "layers", (json_int_t)r.layers, "tokens", (json_int_t)r.tokens, "heldout_tokens",
+                           (json_int_t)r.heldout_tokens, "settings", settings);
   bool complete = tree && json_array_size(settings) == (size_t)r.setting_count;
   report_free(&r);
   if (!complete)

@@ -321,7 +321,8 @@ status report_read(const char *run_folder, run_report *r) {
     free_setting(s);
     r->setting_count--;
   }
-  if (r->setting_count == 0) st = fail(E_DATA, "%s: expected finished solutions below it, found none: `cloqwork run` makes them", solutions);
+  if (r->setting_count == 0)
+    st = fail(E_DATA, "%s: expected finished solutions below it, found none: `cloqwork run` makes them", solutions);
 done:
   list_free(&names, count);
   FREE(solutions);

@@ -21,7 +21,7 @@ typedef struct matrix_report {
 typedef struct setting_report {
   char *name, *method; /* owned */
   int64_t bits, group, layers;
-  int *points;         /* [point_count] ascending, points[0] = 0; owned */
+  int *points; /* [point_count] ascending, points[0] = 0; owned */
   int point_count;
   matrix_report matrix[MATRIX_TYPES];
 } setting_report;

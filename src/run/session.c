@@ -67,7 +67,8 @@ static status read_inputs(session *c) {
   for (int i = 0; i < IN_COUNT; i++) c->wanted[i] = job_uses_input(&c->job, i);
   int64_t layers = c->model.arch.layers, last = c->arguments.last_layer < 0 ? layers - 1 : c->arguments.last_layer;
   if (last >= layers || c->arguments.first_layer > last)
-    st = fail(E_USAGE, "--layers: expected a range within 0-%lld, found %lld-%lld", (long long)layers - 1, (long long)c->arguments.first_layer, (long long)last);
+    st = fail(E_USAGE, "--layers: expected a range within 0-%lld, found %lld-%lld", (long long)layers - 1,
+              (long long)c->arguments.first_layer, (long long)last);
   c->layer_begin = c->arguments.first_layer;
   c->layer_end = last + 1;
 done:
@@ -98,8 +99,8 @@ status session_open(MPI_Comm comm, const arguments *a, const blas_info *blas, se
   TRY(agree_same(comm, "the model", c->model.fingerprint, sizeof c->model.fingerprint));
   TRY(team_new(comm, c->job.parallel.team, &c->team));
   if (c->job.parallel.teams && c->job.parallel.teams != c->team.count) {
-    st = fail(E_USAGE, "parallel.teams: expected %d teams, found %d for %d ranks with parallel.team = %d ranks", c->job.parallel.teams, c->team.count, c->size,
-              c->job.parallel.team);
+    st = fail(E_USAGE, "parallel.teams: expected %d teams, found %d for %d ranks with parallel.team = %d ranks", c->job.parallel.teams,
+              c->team.count, c->size, c->job.parallel.team);
     goto done;
   }
   TRY(grid_new(c->team.comm, &c->grid));
@@ -126,7 +127,8 @@ static status begin_on_first_rank(session *c) {
     FREE(path);
   }
   for (int i = 0; i < c->job.setting_count; i++) {
-    if (!(path = mem_format("%s/solutions/%s", c->job.output, c->job.settings[i].name))) return fail(E_MEMORY, "%s: no memory for a name", c->job.output);
+    if (!(path = mem_format("%s/solutions/%s", c->job.output, c->job.settings[i].name)))
+      return fail(E_MEMORY, "%s: no memory for a name", c->job.output);
     TRY(file_make_folders(path));
     TRY(file_remove_matching(path, ".tmp"));
     FREE(path);

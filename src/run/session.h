@@ -16,31 +16,31 @@
 /* What the command line said. */
 typedef struct arguments {
   const char *verb;
-  const char *target;          /* job file or run directory; NULL where none was given */
-  const char **overrides;      /* after --set; owned array of borrowed texts */
+  const char *target;     /* job file or run directory; NULL where none was given */
+  const char **overrides; /* after --set; owned array of borrowed texts */
   int override_count;
-  const char *settings;        /* --settings PATTERN */
+  const char *settings;            /* --settings PATTERN */
   int64_t first_layer, last_layer; /* --layers A-B; last -1: all */
-  double max_hours;            /* 0: no limit */
-  bool quiet, json, complete;  /* complete: status --complete */
+  double max_hours;                /* 0: no limit */
+  bool quiet, json, complete;      /* complete: status --complete */
 } arguments;
 
 typedef struct session {
-  MPI_Comm job_comm;           /* borrowed from main */
+  MPI_Comm job_comm; /* borrowed from main */
   int rank, size;
   arguments arguments;
   job job;
   checkpoint model;
   windows windows[SET_COUNT];
   const windows *sets[SET_COUNT]; /* NULL: absent */
-  bool wanted[IN_COUNT];       /* inputs that targets read */
+  bool wanted[IN_COUNT];          /* inputs that targets read */
   int64_t layer_begin, layer_end; /* chosen by --layers */
   team team;
-  grid grid;                   /* over the team */
+  grid grid; /* over the team */
   blas_info blas;
-  char job_tag[64];            /* SLURM job id, or host and process */
-  char lock[4096];             /* path of the lock that rank 0 holds */
-  int lock_file;               /* -1: none */
+  char job_tag[64]; /* SLURM job id, or host and process */
+  char lock[4096];  /* path of the lock that rank 0 holds */
+  int lock_file;    /* -1: none */
   double started;
   bool opened;
 } session;

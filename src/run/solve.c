@@ -13,17 +13,6 @@
 #include "run/unit.h"
 #include "run/verbs.h"
 
-typedef struct solve_progress {
-  int64_t layer, layers, done, todo;
-} solve_progress;
-
-static void show(void *context, double fraction, double gflops) {
-  const solve_progress *p = context;
-  char what[96];
-  snprintf(what, sizeof what, "solve layer %lld of %lld", (long long)p->layer + 1, (long long)p->layers);
-  log_progress(what, ((double)p->done + fraction) / (double)p->todo, gflops);
-}
-
 /* ---- the file of one (layer, setting) ---- */
 
 enum { DATASETS_PER_LINEAR = 8 };
@@ -73,10 +62,10 @@ static void list_ranks(const setting *s, char text[256]) {
 static int describe_arrays(const session *c, const result *r, linear_names *names, dataset *sets) {
   int64_t rank = r->setting->rank_max;
   const dataset all[DATASETS_PER_LINEAR] = {
-      {"codes", EL_U32, 2, {r->out, r->words}, r->codes},        {"scales", EL_F16, 2, {r->out, r->groups}, r->scales},
-      {"zeros", EL_U8, 2, {r->out, r->groups}, r->zeros},        {"lora_A", EL_F32, 2, {rank, r->in}, r->lora_a},
-      {"lora_B", EL_F32, 2, {r->out, rank}, r->lora_b},          {"loss", EL_F64, 1, {rank + 1}, r->loss},
-      {"eigenvalues", EL_F64, 1, {rank + 1}, r->values},         {"loss_heldout", EL_F64, 1, {rank + 1}, r->loss_heldout},
+      {"codes", EL_U32, 2, {r->out, r->words}, r->codes}, {"scales", EL_F16, 2, {r->out, r->groups}, r->scales},
+      {"zeros", EL_U8, 2, {r->out, r->groups}, r->zeros}, {"lora_A", EL_F32, 2, {rank, r->in}, r->lora_a},
+      {"lora_B", EL_F32, 2, {r->out, rank}, r->lora_b},   {"loss", EL_F64, 1, {rank + 1}, r->loss},
+      {"eigenvalues", EL_F64, 1, {rank + 1}, r->values},  {"loss_heldout", EL_F64, 1, {rank + 1}, r->loss_heldout},
   };
   int count = c->sets[SET_HELDOUT] ? DATASETS_PER_LINEAR : DATASETS_PER_LINEAR - 1;
   for (int k = 0; k < count; k++) {
@@ -166,11 +155,11 @@ static status report_unit(const layer_solver *s, int index, int64_t layer, int s
   snprintf(unit, sizeof unit, "solutions/%s/layer-%03lld", c->job.settings[index].name, (long long)layer);
   double total = t->load + t->magr + t->factor + t->quantize + t->trace + t->adapter + t->losses;
   json_t *o = json_pack("{s:s, s:s, s:I, s:{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}, s:f, s:f, s:f, s:I, s:I}", "unit", unit, "setting",
-                        c->job.settings[index].name, "layer", (json_int_t)layer, "seconds", "load", share * t->load, "magr", share * t->magr, "factor",
-                        share * t->factor, "quantize", share * t->quantize, "trace", share * t->trace, "adapter", share * t->adapter, "losses",
-                        share * t->losses, "write", write_seconds, "gflops", 1e-9 * t->flops / total, "relative_loss_without_adapter", without,
-                        "relative_loss", with, "private_bytes_peak", (json_int_t)memory_watch_private(), "shared_bytes_peak",
-                        (json_int_t)memory_watch_shared());
+                        c->job.settings[index].name, "layer", (json_int_t)layer, "seconds", "load", share * t->load, "magr",
+                        share * t->magr, "factor", share * t->factor, "quantize", share * t->quantize, "trace", share * t->trace, "adapter",
+                        share * t->adapter, "losses", share * t->losses, "write", write_seconds, "gflops", 1e-9 * t->flops / total,
+                        "relative_loss_without_adapter", without, "relative_loss", with, "private_bytes_peak",
+                        (json_int_t)memory_watch_private(), "shared_bytes_peak", (json_int_t)memory_watch_shared());
   return o ? unit_metrics(c, o) : fail(E_MEMORY, "metrics.jsonl: no memory for a line");
 }
 
@@ -180,7 +169,7 @@ static void note_gram_fingerprints(const layer_solver *s, const bool *pending, c
       if (pending[k] && s->c->job.target[l]) snprintf(layer_result(s, k, l)->facts->gram_fingerprint, HASH_HEX, "%s", gram_fingerprint);
 }
 
-static status solve_one_layer(layer_solver *s, int64_t layer, solve_progress *p) {
+static status solve_one_layer(layer_solver *s, int64_t layer, layer_progress *p) {
   session *c = s->c;
   status st = OK;
   bool *pending = NULL;
@@ -193,7 +182,7 @@ static status solve_one_layer(layer_solver *s, int64_t layer, solve_progress *p)
   TRY(find_pending(c, layer, gram_fingerprint, pending, &count));
   if (count == 0) goto done;
   p->layer = layer;
-  TRY(layer_solve(s, layer, pending, show, p));
+  TRY(layer_solve(s, layer, pending, layer_progress_show, p));
   memory_watch(&c->team);
   if (c->team.rank == 0) note_gram_fingerprints(s, pending, gram_fingerprint);
   team_barrier(&c->team);
@@ -234,13 +223,14 @@ done:
 static status solve_layers(session *c, int64_t begin, int64_t end) {
   status st = OK;
   layer_solver s = {0};
-  solve_progress p = {0, c->model.arch.layers, 0, 0};
+  layer_progress p = {"solve", 0, c->model.arch.layers, 0, 0};
   TRY(count_layers(c, begin, end, &p.todo));
   if (p.todo == 0) goto done;
   TRY(layer_solver_new(c, &s));
   for (int64_t layer = begin; layer < end; layer++) {
     if (session_should_stop(c, c->team.comm)) {
-      st = fail(E_STOPPED, "solve: stopped on request before layer %lld of %lld; run again to go on", (long long)layer + 1, (long long)c->model.arch.layers);
+      st = fail(E_STOPPED, "solve: stopped on request before layer %lld of %lld; run again to go on", (long long)layer + 1,
+                (long long)c->model.arch.layers);
       goto done;
     }
     TRY(solve_one_layer(&s, layer, &p));
@@ -255,7 +245,8 @@ status verb_solve(session *c) {
   int64_t begin, end;
   session_team_layers(c, c->team.index, &begin, &end);
   double start = clock_now();
-  log_info("solve: %d setting%s, %lld layers", c->job.setting_count, c->job.setting_count > 1 ? "s" : "", (long long)(c->layer_end - c->layer_begin));
+  log_info("solve: %d setting%s, %lld layers", c->job.setting_count, c->job.setting_count > 1 ? "s" : "",
+           (long long)(c->layer_end - c->layer_begin));
   st = solve_layers(c, begin, end);
   TRY(agree(c->job_comm, st));
   char text[32];

@@ -76,7 +76,8 @@ static status look(const session *c) {
     printf("%s\n", complete ? "complete" : "not complete: run the job again to go on");
   }
   if (c->arguments.complete && !complete)
-    st = fail(E_STOPPED, "%s: expected a complete run, found %lld units missing%s", c->job.output, (long long)missing, record ? "" : " and no completion record");
+    st = fail(E_STOPPED, "%s: expected a complete run, found %lld units missing%s", c->job.output, (long long)missing,
+              record ? "" : " and no completion record");
 done:
   json_decref(o);
   return st;

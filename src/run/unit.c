@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/memory.h"
 #include "dist/agree.h"
 
@@ -112,8 +113,8 @@ status unit_read_gram(const session *c, int set, int64_t layer, input_id input, 
   TRY(container_shape(file, name, &type, &rank, dims));
   int64_t t = dims[2];
   if (rank != 3 || t < 1 || dims[1] != t || dims[0] != tiles_count(m, t)) {
-    st = fail(E_DATA, "%s: %s: expected the tiles of %lld columns, found %lld tiles of %lld x %lld", path, name, (long long)m, (long long)dims[0],
-              (long long)dims[1], (long long)dims[2]);
+    st = fail(E_DATA, "%s: %s: expected the tiles of %lld columns, found %lld tiles of %lld x %lld", path, name, (long long)m,
+              (long long)dims[0], (long long)dims[1], (long long)dims[2]);
     goto done;
   }
   deal_range(dims[0], parts, part, 1, &begin, &end);
@@ -155,8 +156,8 @@ status unit_is_done(const char *path, const char *kind, const attributes *identi
     attribute_text(&identity->list[i], expected);
     attribute_text(attr_find(&there, identity->list[i].name), found);
     if (strcmp(expected, found) == 0) continue;
-    st = fail(E_USAGE, "%s: this run directory was made from something else: %s: expected %s, found %s; choose another output or remove it", path,
-              identity->list[i].name, expected, found);
+    st = fail(E_USAGE, "%s: this run directory was made from something else: %s: expected %s, found %s; choose another output or remove it",
+              path, identity->list[i].name, expected, found);
     goto done;
   }
   *done = true;
@@ -164,6 +165,13 @@ done:
   attr_free(&there);
   container_close(&file);
   return st;
+}
+
+void layer_progress_show(void *context, double fraction, double gflops) {
+  const layer_progress *l = context;
+  char what[96];
+  snprintf(what, sizeof what, "%s layer %lld of %lld", l->stage, (long long)l->layer + 1, (long long)l->layers);
+  log_progress(what, ((double)l->done + fraction) / (double)l->todo, gflops);
 }
 
 status unit_metrics(const session *c, json_t *fields) {

@@ -26,6 +26,13 @@ status unit_read_gram(const session *c, int set, int64_t layer, input_id input, 
 /* done: the file is there, complete, and has the same identity. A file with another identity is an error that names the first difference (E_USAGE). */
 status unit_is_done(const char *path, const char *kind, const attributes *identity, bool *done);
 
+/* Where a stage stands among its layers, for the progress line; a pass_progress. */
+typedef struct layer_progress {
+  const char *stage; /* "calibrate" */
+  int64_t layer, layers, done, todo;
+} layer_progress;
+void layer_progress_show(void *layer_progress, double fraction, double gflops);
+
 /* A line for RUN/metrics.jsonl with ranks, host, version and time added; consumes fields. Local (call on one rank). */
 status unit_metrics(const session *c, json_t *fields);
 

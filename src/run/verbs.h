@@ -9,8 +9,8 @@ typedef struct verb {
   status (*work)(session *c); /* after session_open */
   bool writes;                /* takes the run directory: session_begin_run first */
   bool needs_job;
-  const char *line;           /* for --help */
-  const char *help;           /* for VERB --help */
+  const char *line; /* for --help */
+  const char *help; /* for VERB --help */
 } verb;
 
 extern const verb verbs[];

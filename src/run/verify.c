@@ -14,7 +14,7 @@
 
 typedef struct verifier {
   session *c;
-  char *found;   /* lines of what is wrong; owned */
+  char *found; /* lines of what is wrong; owned */
   int wrong;
   int64_t files, curves;
   uint64_t bytes;
@@ -59,10 +59,14 @@ static status read_result(verifier *v, container *file, result *r) {
     element type;
     int64_t rows;
     void *data;
-  } parts[] = {{"codes", EL_U32, r->out, r->codes},          {"scales", EL_F16, r->out, r->scales},
-               {"zeros", EL_U8, r->out, r->zeros},           {"lora_A", EL_F32, r->setting->rank_max, r->lora_a},
-               {"lora_B", EL_F32, r->out, r->lora_b},        {"loss", EL_F64, r->setting->rank_max + 1, r->loss},
-               {"eigenvalues", EL_F64, r->setting->rank_max + 1, r->values}, {"loss_heldout", EL_F64, r->setting->rank_max + 1, r->loss_heldout}};
+  } parts[] = {{"codes", EL_U32, r->out, r->codes},
+               {"scales", EL_F16, r->out, r->scales},
+               {"zeros", EL_U8, r->out, r->zeros},
+               {"lora_A", EL_F32, r->setting->rank_max, r->lora_a},
+               {"lora_B", EL_F32, r->out, r->lora_b},
+               {"loss", EL_F64, r->setting->rank_max + 1, r->loss},
+               {"eigenvalues", EL_F64, r->setting->rank_max + 1, r->values},
+               {"loss_heldout", EL_F64, r->setting->rank_max + 1, r->loss_heldout}};
   int count = (int)(sizeof parts / sizeof *parts) - (v->c->sets[SET_HELDOUT] ? 0 : 1);
   for (int k = 0; k < count; k++) {
     snprintf(name, sizeof name, "%s/%s", linear_path(r->linear), parts[k].name);
@@ -76,7 +80,9 @@ static status compare(verifier *v, const char *where, const result *r, const dou
   for (int k = 0; k <= r->setting->rank_max; k++) {
     double off = fabs(stored[k] - computed[k]) / fmax(computed[0], 1e-300);
     if (off > v->worst_loss) v->worst_loss = off;
-    if (!(off <= 1e-9)) return fail(E_DATA, "%s: %s at rank %d: expected %.12g from the stored numbers, found %.12g", where, which, k, computed[k], stored[k]);
+    if (!(off <= 1e-9))
+      return fail(E_DATA, "%s: %s at rank %d: expected %.12g from the stored numbers, found %.12g", where, which, k, computed[k],
+                  stored[k]);
   }
   return OK;
 }
@@ -90,7 +96,8 @@ static status check_tail(verifier *v, const char *where, const result *r) {
     double off = fabs(r->loss[k] - fmax(tail, 0)); /* the rounding of a singular Gram can leave a tail below 0; a loss is not */
     if (tail > 1e-9 * trace && off / tail > v->worst_tail) v->worst_tail = off / tail;
     if (!(off <= 1e-5 * tail + 1e-9 * trace))
-      return fail(E_DATA, "%s: certificate at rank %d: expected a loss of %.12g (tail of the spectrum), found %.12g", where, k, tail, r->loss[k]);
+      return fail(E_DATA, "%s: certificate at rank %d: expected a loss of %.12g (tail of the spectrum), found %.12g", where, k, tail,
+                  r->loss[k]);
   }
   return OK;
 }
@@ -106,7 +113,6 @@ static status check_result(verifier *v, const layer_view *l, const setting *s, l
   status st = OK;
   container *file = NULL;
   attributes group = {0};
-  hash *fingerprint = NULL;
   char *arrays = NULL, path[PATH_MOST], where[PATH_MOST + 64], hex[HASH_HEX];
   double *curve = NULL, trace;
   result r;
@@ -130,16 +136,11 @@ static status check_result(verifier *v, const layer_view *l, const setting *s, l
     TRY(compare(v, where, &r, r.loss_heldout, curve, "held-out loss"));
   }
   TRY(check_tail(v, where, &r));
-  TRY(hash_new(&fingerprint));
-  TRY(hash_add(fingerprint, r.codes, (size_t)(r.out * r.words) * sizeof *r.codes));
-  TRY(hash_add(fingerprint, r.scales, (size_t)(r.out * r.groups) * sizeof *r.scales));
-  TRY(hash_add(fingerprint, r.zeros, (size_t)(r.out * r.groups) * sizeof *r.zeros));
-  TRY(hash_end(&fingerprint, hex));
+  TRY(result_fingerprint(&r, hex));
   if (strcmp(hex, attr_get_text(&group, "base_fingerprint")) != 0)
     st = fail(E_DATA, "%s: base_fingerprint: expected %s, found %s", where, hex, attr_get_text(&group, "base_fingerprint"));
   v->curves++;
 done:
-  hash_free(&fingerprint);
   attr_free(&group);
   container_close(&file);
   FREE(curve);
@@ -246,7 +247,8 @@ status verb_verify(session *c) {
   MPI_Allreduce(MPI_IN_PLACE, worst, 2, MPI_DOUBLE, MPI_MAX, c->job_comm);
   MPI_Allreduce(MPI_IN_PLACE, sums, 4, MPI_INT64_T, MPI_SUM, c->job_comm);
   if (c->rank == 0)
-    printf("verified %lld files (%.3f GiB) and %lld loss curves: recomputed losses within %.1e of the stored ones, certificates within %.1e of the tail; %lld wrong\n",
+    printf("verified %lld files (%.3f GiB) and %lld loss curves: recomputed losses within %.1e of the stored ones, certificates within "
+           "%.1e of the tail; %lld wrong\n",
            (long long)sums[1], (double)sums[3] / (1 << 30), (long long)sums[2], worst[0], worst[1], (long long)sums[0]);
   if (sums[0]) st = fail(E_DATA, "verify: expected nothing wrong, found %lld; the lines above name each", (long long)sums[0]);
 done:

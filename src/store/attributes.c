@@ -147,9 +147,7 @@ done:
   return st;
 }
 
-static int by_text(const void *a, const void *b) {
-  return memcmp(a, b, HASH_HEX);
-}
+static int by_text(const void *a, const void *b) { return memcmp(a, b, HASH_HEX); }
 
 status attributes_digest_end(attributes_digest *d, char hex[HASH_HEX]) {
   if (d->count) qsort(d->each, (size_t)d->count, sizeof *d->each, by_text);

@@ -67,10 +67,11 @@ status container_write(const team *t, const char *path, const char *job_tag, con
 
 /* Reading. Local: one rank, serial driver; every rank may read any complete file on its own. */
 typedef struct container container;
-status container_open(const char *path, const char *kind, container **c); /* kind NULL: any. E_DATA: absent, not ours, other kind or version, incomplete, damaged */
+status container_open(const char *path, const char *kind,
+                      container **c); /* kind NULL: any. E_DATA: absent, not ours, other kind or version, incomplete, damaged */
 void container_close(container **c);
 status container_attributes(container *c, const char *path, attributes *a); /* of a group or dataset, "" for the root; adds to a; E_DATA */
-bool container_has(container *c, const char *path);                         /* a group or dataset in this very file: links to others do not count */
+bool container_has(container *c, const char *path); /* a group or dataset in this very file: links to others do not count */
 status container_shape(container *c, const char *path, element *type, int *rank, int64_t dims[3]); /* E_DATA: absent or unknown type */
 /* Rows [begin, end) of the first dimension into data, which must have that type. E_DATA, E_IO. */
 status container_read(container *c, const char *path, element type, int64_t begin, int64_t end, void *data);

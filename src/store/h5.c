@@ -54,9 +54,7 @@ void h5_listen(void) {
   last = (reason){"", false};
 }
 
-void h5_silence(void) {
-  H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
-}
+void h5_silence(void) { H5Eset_auto2(H5E_DEFAULT, NULL, NULL); }
 
 status h5_fail(status by_system, status otherwise, const char *path, const char *object, const char *did) {
   reason r = last;
@@ -72,12 +70,8 @@ static const struct {
     [EL_F64] = {"float64", 8}, [EL_F32] = {"float32", 4}, [EL_F16] = {"float16", 2}, [EL_U32] = {"uint32", 4}, [EL_U8] = {"uint8", 1}};
 enum { ELEMENTS = sizeof elements / sizeof *elements };
 
-size_t element_bytes(element e) {
-  return elements[e].bytes;
-}
-const char *element_name(element e) {
-  return elements[e].name;
-}
+size_t element_bytes(element e) { return elements[e].bytes; }
+const char *element_name(element e) { return elements[e].name; }
 
 hid_t h5_type(element e) {
   hid_t whole = e == EL_F64 ? H5T_IEEE_F64LE : e == EL_U32 ? H5T_STD_U32LE : e == EL_U8 ? H5T_STD_U8LE : H5T_IEEE_F32LE;

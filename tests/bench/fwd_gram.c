@@ -54,14 +54,17 @@ static status write_model(const char *folder, const shape *s) {
   tensor t[16];
   int count = list_tensors(s, t);
   status st = OK;
-  char *path = path_join(folder, "model.safetensors"), *temporary = path_join(folder, "model.safetensors.tmp"), *config = path_join(folder, "config.json");
+  char *path = path_join(folder, "model.safetensors"), *temporary = path_join(folder, "model.safetensors.tmp"),
+       *config = path_join(folder, "config.json");
   char text[1024], header[8192] = "{\"__metadata__\":{\"format\":\"pt\"}";
   uint64_t at = 0, random = 88172645463325252u;
   uint16_t *row = NULL;
   FILE *f = NULL;
   snprintf(text, sizeof text,
-           "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_size\": %lld, \"intermediate_size\": %lld, \"num_attention_heads\": %lld, "
-           "\"num_key_value_heads\": %lld, \"num_hidden_layers\": 1, \"vocab_size\": %d, \"rms_norm_eps\": 1e-5, \"rope_theta\": 10000.0, \"hidden_act\": \"silu\", "
+           "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_size\": %lld, \"intermediate_size\": %lld, "
+           "\"num_attention_heads\": %lld, "
+           "\"num_key_value_heads\": %lld, \"num_hidden_layers\": 1, \"vocab_size\": %d, \"rms_norm_eps\": 1e-5, \"rope_theta\": 10000.0, "
+           "\"hidden_act\": \"silu\", "
            "\"max_position_embeddings\": 4096, \"tie_word_embeddings\": true, \"torch_dtype\": \"bfloat16\"}\n",
            (long long)s->hidden, (long long)s->intermediate, (long long)s->heads, (long long)s->kv_heads, VOCAB);
   TRY(file_make_folders(folder));
@@ -71,11 +74,11 @@ static status write_model(const char *folder, const shape *s) {
     uint64_t bytes = (uint64_t)((t[k].rows ? t[k].rows : 1) * t[k].cols * 2);
     size_t used = strlen(header);
     if (t[k].rows)
-      snprintf(header + used, sizeof header - used, ",\"%s\":{\"dtype\":\"BF16\",\"shape\":[%lld,%lld],\"data_offsets\":[%llu,%llu]}", t[k].name, (long long)t[k].rows,
-               (long long)t[k].cols, (unsigned long long)at, (unsigned long long)(at + bytes));
+      snprintf(header + used, sizeof header - used, ",\"%s\":{\"dtype\":\"BF16\",\"shape\":[%lld,%lld],\"data_offsets\":[%llu,%llu]}",
+               t[k].name, (long long)t[k].rows, (long long)t[k].cols, (unsigned long long)at, (unsigned long long)(at + bytes));
     else
-      snprintf(header + used, sizeof header - used, ",\"%s\":{\"dtype\":\"BF16\",\"shape\":[%lld],\"data_offsets\":[%llu,%llu]}", t[k].name, (long long)t[k].cols,
-               (unsigned long long)at, (unsigned long long)(at + bytes));
+      snprintf(header + used, sizeof header - used, ",\"%s\":{\"dtype\":\"BF16\",\"shape\":[%lld],\"data_offsets\":[%llu,%llu]}", t[k].name,
+               (long long)t[k].cols, (unsigned long long)at, (unsigned long long)(at + bytes));
     at += bytes;
   }
   strcat(header, "}");

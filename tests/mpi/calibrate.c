@@ -60,7 +60,8 @@ static void same_bits(const outcome *a, const outcome *b, const arch *m) {
   for (int s = 0; s < SET_COUNT; s++)
     for (int i = 0; i < IN_COUNT; i++) {
       int64_t n = input_width(m, i);
-      CHECK(memcmp(a->tiles[s][i], b->tiles[s][i], (size_t)(tiles_of(n) * TT) * sizeof(float)) == 0, "tiles of %s, set %d", input_name(i), s);
+      CHECK(memcmp(a->tiles[s][i], b->tiles[s][i], (size_t)(tiles_of(n) * TT) * sizeof(float)) == 0, "tiles of %s, set %d", input_name(i),
+            s);
       CHECK(memcmp(a->magnitudes[s][i], b->magnitudes[s][i], (size_t)n * sizeof(double)) == 0, "mean |x| of %s, set %d", input_name(i), s);
     }
 }
@@ -128,7 +129,8 @@ int main(int argc, char **argv) {
   windows w[SET_COUNT] = {0};
   CHECK_OK(checkpoint_open(PROJECT_FOLDER "/data/tiny", &m));
   /* 17 windows of 250 tokens: the last chunk is short, the last step uneven, the last product half full */
-  window_request q = {PROJECT_FOLDER "/data/tiny/calib.npy", 17, 250, SAMPLE_RANDOM, 3}, q2 = {PROJECT_FOLDER "/data/tiny/heldout.npy", 3, 200, SAMPLE_SEQUENTIAL, 0};
+  window_request q = {PROJECT_FOLDER "/data/tiny/calib.npy", 17, 250, SAMPLE_RANDOM, 3},
+                 q2 = {PROJECT_FOLDER "/data/tiny/heldout.npy", 3, 200, SAMPLE_SEQUENTIAL, 0};
   CHECK_OK(windows_draw(&q, m.arch.vocab, &w[0]));
   CHECK_OK(windows_draw(&q2, m.arch.vocab, &w[1]));
   const windows *sets[SET_COUNT] = {&w[0], &w[1]};

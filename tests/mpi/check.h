@@ -10,32 +10,32 @@
 
 static int check_failures;
 
-#define CHECK(condition, ...)                                   \
-  do {                                                          \
-    if (!(condition)) {                                         \
-      int check_rank;                                           \
-      MPI_Comm_rank(MPI_COMM_WORLD, &check_rank);               \
-      check_failures++;                                         \
+#define CHECK(condition, ...)                                                              \
+  do {                                                                                     \
+    if (!(condition)) {                                                                    \
+      int check_rank;                                                                      \
+      MPI_Comm_rank(MPI_COMM_WORLD, &check_rank);                                          \
+      check_failures++;                                                                    \
       fprintf(stderr, "rank %d: %s:%d: %s: ", check_rank, __FILE__, __LINE__, #condition); \
-      fprintf(stderr, __VA_ARGS__);                             \
-      fprintf(stderr, "\n");                                    \
-    }                                                           \
+      fprintf(stderr, __VA_ARGS__);                                                        \
+      fprintf(stderr, "\n");                                                               \
+    }                                                                                      \
   } while (0)
 
 /* A call that must succeed. */
-#define CHECK_OK(call)                                                    \
-  do {                                                                    \
-    status check_st = (call);                                             \
+#define CHECK_OK(call)                                                       \
+  do {                                                                       \
+    status check_st = (call);                                                \
     CHECK(check_st == OK, "status %d: %s", (int)check_st, status_message()); \
-    status_clear();                                                       \
+    status_clear();                                                          \
   } while (0)
 
 /* A call that must fail with this status; leaves no message behind. */
-#define CHECK_FAILS(call, expected)                                       \
-  do {                                                                    \
-    status check_st = (call);                                             \
+#define CHECK_FAILS(call, expected)                                                  \
+  do {                                                                               \
+    status check_st = (call);                                                        \
     CHECK(check_st == (expected), "status %d: %s", (int)check_st, status_message()); \
-    status_clear();                                                       \
+    status_clear();                                                                  \
   } while (0)
 
 /* Collective over MPI_COMM_WORLD: prints the sum on rank 0, finalizes, gives the exit code. */

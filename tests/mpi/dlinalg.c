@@ -35,9 +35,7 @@ static double general(const void *context, int64_t i, int64_t j) {
 }
 
 /* Small whole numbers: sums of products are exact in any order. */
-static double whole(const void *context, int64_t i, int64_t j) {
-  return floor(8 * noise(i + *(const int *)context, j));
-}
+static double whole(const void *context, int64_t i, int64_t j) { return floor(8 * noise(i + *(const int *)context, j)); }
 
 static double unit(const void *context, int64_t i, int64_t j) {
   (void)context;

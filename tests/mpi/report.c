@@ -19,7 +19,8 @@ static char folder[64] = "/tmp/cloqwork-report-XXXXXX";
 /* Loss of rank r over the reference: powers of two, so that means over layers are exact. */
 static double relative(int layer, int r) { return ldexp(1, -2 * r - 2 * layer - 1); }
 
-static void write_layer(const team *t, const char *setting, int layer, int bits, int group, const char *ranks, bool heldout, double reference) {
+static void write_layer(const team *t, const char *setting, int layer, int bits, int group, const char *ranks, bool heldout,
+                        double reference) {
   static const char *const linears[] = {"self_attn.q_proj", "mlp.down_proj"};
   static float lora[OUT * IN];
   double loss[RANK_MAX + 1];
@@ -89,7 +90,8 @@ static void check_json(void) {
   json_t *tree = json_loads(text, 0, NULL);
   const json_t *settings = json_object_get(tree, "settings");
   CHECK(json_array_size(settings) == 3, "%s", text);
-  CHECK(json_integer_value(json_object_get(tree, "tokens")) == 4096 && json_integer_value(json_object_get(tree, "layers")) == LAYERS, "%s", text);
+  CHECK(json_integer_value(json_object_get(tree, "tokens")) == 4096 && json_integer_value(json_object_get(tree, "layers")) == LAYERS, "%s",
+        text);
   const json_t *b2 = json_array_get(settings, 0), *b3 = json_array_get(settings, 1), *b10 = json_array_get(settings, 2);
   CHECK(strcmp(json_string_value(json_object_get(b2, "name")), "cloq-b2-g0") == 0, "%s", text);
   CHECK(strcmp(json_string_value(json_object_get(b3, "name")), "cloq-b3-g8") == 0, "%s", text);
@@ -101,11 +103,14 @@ static void check_json(void) {
     for (int k = 0; k < 3; k++) {
       CHECK(near(number(b3, types[k], "relative_loss", p), mean), "%s %zu: %s", types[k], p, text);
       CHECK(near(number(b3, types[k], "relative_loss_heldout", p), 3 * mean), "%s %zu: %s", types[k], p, text);
-      CHECK(near(number(b3, types[k], "bits_per_weight", p), 3 + 19. / 8 + 16 * rank[p] * (OUT + IN) / weights), "%s %zu: %s", types[k], p, text);
+      CHECK(near(number(b3, types[k], "bits_per_weight", p), 3 + 19. / 8 + 16 * rank[p] * (OUT + IN) / weights), "%s %zu: %s", types[k], p,
+            text);
     }
   }
   /* per channel: a scale and a zero of 2 bits per row */
-  CHECK(near(number(b2, "q_proj", "bits_per_weight", 0), 2 + 18. / IN) && near(number(b2, "down_proj", "bits_per_weight", 0), 2 + 18. / OUT), "%s", text);
+  CHECK(near(number(b2, "q_proj", "bits_per_weight", 0), 2 + 18. / IN) &&
+            near(number(b2, "down_proj", "bits_per_weight", 0), 2 + 18. / OUT),
+        "%s", text);
   CHECK(near(number(b2, "all", "bits_per_weight", 0), 2 + 9. / IN + 9. / OUT), "%s", text);
   CHECK(json_integer_value(json_object_get(b2, "layers_done")) == 1, "%s", text);
   CHECK(json_is_null(json_object_get(json_object_get(json_object_get(b2, "matrices"), "all"), "relative_loss_heldout")), "%s", text);

@@ -14,10 +14,10 @@
 
 extern void dsygst_(const int *, const char *, const int *, double *, const int *, const double *, const int *, int *);
 
-#define assert_near(found, expected, slack)                                                                                                \
-  do {                                                                                                                                     \
-    double near_f = (found), near_e = (expected);                                                                                          \
-    if (!(fabs(near_f - near_e) <= (slack))) fail_msg("%s: expected %.17g, found %.17g", #found, near_e, near_f);                          \
+#define assert_near(found, expected, slack)                                                                       \
+  do {                                                                                                            \
+    double near_f = (found), near_e = (expected);                                                                 \
+    if (!(fabs(near_f - near_e) <= (slack))) fail_msg("%s: expected %.17g, found %.17g", #found, near_e, near_f); \
   } while (0)
 
 /* Eigenvalues of E H E^T in double, descending, straight from the definition. */

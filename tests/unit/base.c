@@ -228,8 +228,9 @@ static void test_lock(void **state) {
   assert_done(file_lock("lock", "job-2", &lock));
   file_unlock("lock", &lock);
   leave_lock("job-1 elsewhere 1\n");
-  assert_refused(file_lock("lock", "job-2", &lock), E_IO,
-                 "lock: expected no other job on this run directory, found one (job-1 elsewhere 1); if that job has ended, remove the file");
+  assert_refused(
+      file_lock("lock", "job-2", &lock), E_IO,
+      "lock: expected no other job on this run directory, found one (job-1 elsewhere 1); if that job has ended, remove the file");
   assert_done(file_lock("lock", "job-1", &lock));
   file_unlock("lock", &lock);
   leave_lock("");
@@ -331,7 +332,8 @@ static void test_memory(void **state) {
   assert_done(NEW(p, 0, "nothing"));
   assert_non_null(p);
   FREE(p);
-  assert_refused(NEW(p, SIZE_MAX / 4, "too much"), E_MEMORY, "memory: too much: 4611686018427387903 elements of 8 bytes are more than an address can hold");
+  assert_refused(NEW(p, SIZE_MAX / 4, "too much"), E_MEMORY,
+                 "memory: too much: 4611686018427387903 elements of 8 bytes are more than an address can hold");
   assert_null(p);
   setenv("CLOQWORK_FAULT", "3:2", 1);
   fault_setup(0); /* another rank's fault */
@@ -387,10 +389,18 @@ static void test_status(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_half_exhaustive), cmocka_unit_test(test_half_rounding), cmocka_unit_test(test_bf16_rounding),
-      cmocka_unit_test(test_write_atomic),    cmocka_unit_test(test_write_faults),  cmocka_unit_test(test_files),
-      cmocka_unit_test(test_lock),            cmocka_unit_test(test_json),          cmocka_unit_test(test_hash),
-      cmocka_unit_test(test_memory),          cmocka_unit_test(test_clock),         cmocka_unit_test(test_status),
+      cmocka_unit_test(test_half_exhaustive),
+      cmocka_unit_test(test_half_rounding),
+      cmocka_unit_test(test_bf16_rounding),
+      cmocka_unit_test(test_write_atomic),
+      cmocka_unit_test(test_write_faults),
+      cmocka_unit_test(test_files),
+      cmocka_unit_test(test_lock),
+      cmocka_unit_test(test_json),
+      cmocka_unit_test(test_hash),
+      cmocka_unit_test(test_memory),
+      cmocka_unit_test(test_clock),
+      cmocka_unit_test(test_status),
   };
   return cmocka_run_group_tests(tests, enter_folder, leave_folder);
 }

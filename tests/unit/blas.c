@@ -78,7 +78,8 @@ static void test_sgemm(void **state) {
         double sum = before[i * WIDE + j];
         if (i < M && j < N) {
           sum *= -0.5;
-          for (int k = 0; k < K; k++) sum += 1.5 * (double)(ta ? a[k * WIDE + i] : a[i * WIDE + k]) * (double)(tb ? b[j * WIDE + k] : b[k * WIDE + j]);
+          for (int k = 0; k < K; k++)
+            sum += 1.5 * (double)(ta ? a[k * WIDE + i] : a[i * WIDE + k]) * (double)(tb ? b[j * WIDE + k] : b[k * WIDE + j]);
         }
         assert_true(fabs(c[i * WIDE + j] - sum) <= (i < M && j < N ? 1e-5 : 0));
       }
@@ -273,9 +274,9 @@ enum { SIDE = 1100, LONG = 520 };
 
 static const struct {
   int i, j, m, n;
-} tiles[] = {{0, 0, 128, 128}, {128, 256, 256, 128}, {0, 0, 1024, 64},    {0, 0, 64, 1024},   {512, 0, 512, 512}, {37, 411, 300, 77}, {1000, 3, 100, 1000},
-             {5, 6, 7, 8},     {998, 0, 2, 1100},    {0, 77, 1100, 2},    {200, 200, 33, 3},  {3, 3, 2, 2},       {640, 320, 16, 32}, {1, 1, 1099, 1099},
-             {1, 2, 700, 513}, {512, 512, 588, 588}, {60, 500, 1024, 600}};
+} tiles[] = {{0, 0, 128, 128},     {128, 256, 256, 128}, {0, 0, 1024, 64},  {0, 0, 64, 1024},     {512, 0, 512, 512},  {37, 411, 300, 77},
+             {1000, 3, 100, 1000}, {5, 6, 7, 8},         {998, 0, 2, 1100}, {0, 77, 1100, 2},     {200, 200, 33, 3},   {3, 3, 2, 2},
+             {640, 320, 16, 32},   {1, 1, 1099, 1099},   {1, 2, 700, 513},  {512, 512, 588, 588}, {60, 500, 1024, 600}};
 
 static void test_gemm_bits(void **state) {
   (void)state;
@@ -337,8 +338,8 @@ static void test_setup(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_dgemm),  cmocka_unit_test(test_sgemm),     cmocka_unit_test(test_syrk),      cmocka_unit_test(test_dtrsm),
-      cmocka_unit_test(test_dqr),    cmocka_unit_test(test_dcholesky), cmocka_unit_test(test_deigen),    cmocka_unit_test(test_drank),
+      cmocka_unit_test(test_dgemm),     cmocka_unit_test(test_sgemm),     cmocka_unit_test(test_syrk),   cmocka_unit_test(test_dtrsm),
+      cmocka_unit_test(test_dqr),       cmocka_unit_test(test_dcholesky), cmocka_unit_test(test_deigen), cmocka_unit_test(test_drank),
       cmocka_unit_test(test_gemm_bits), cmocka_unit_test(test_syrk_bits), cmocka_unit_test(test_setup),
   };
   return cmocka_run_group_tests(tests, setup, NULL);

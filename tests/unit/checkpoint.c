@@ -43,9 +43,7 @@ static test_model make_model(int parts, int D) {
   return m;
 }
 
-static void put_model(test_model *m) {
-  put_safetensors("model.safetensors", m->t, m->count, 0);
-}
+static void put_model(test_model *m) { put_safetensors("model.safetensors", m->t, m->count, 0); }
 
 static void reads_a_model(void **state) {
   (void)state;
@@ -102,10 +100,8 @@ typedef struct accepted {
   bool (*holds)(const arch *a);
 } accepted;
 
-#define HOLDS(name, expression)                                                                                                            \
-  static bool name(const arch *a) {                                                                                                        \
-    return expression;                                                                                                                     \
-  }
+#define HOLDS(name, expression) \
+  static bool name(const arch *a) { return expression; }
 HOLDS(as_llama1, a->kv_heads == 2 && a->rope_theta == 10000 && a->max_positions == 0)
 HOLDS(theta_5e5, a->rope == ROPE_DEFAULT && a->rope_theta == 500000)
 HOLDS(linear_4, a->rope == ROPE_LINEAR && a->rope_factor == 4 && a->rope_theta == 500000)

@@ -26,12 +26,12 @@ static const dataset sets[] = {
 enum { SETS = sizeof sets / sizeof *sets };
 
 /* The call fails with that status and words in its message, which is one line and names the file. */
-#define assert_fails(call, expected, words)                                                                                                \
-  do {                                                                                                                                     \
-    status bad_st = (call);                                                                                                                \
-    if (bad_st != (expected) || !strstr(status_message(), words) || strchr(status_message(), '\n'))                                        \
-      fail_msg("status %d, expected %d and \"%s\" in: %s", (int)bad_st, (int)(expected), words, status_message());                         \
-    status_clear();                                                                                                                        \
+#define assert_fails(call, expected, words)                                                                        \
+  do {                                                                                                             \
+    status bad_st = (call);                                                                                        \
+    if (bad_st != (expected) || !strstr(status_message(), words) || strchr(status_message(), '\n'))                \
+      fail_msg("status %d, expected %d and \"%s\" in: %s", (int)bad_st, (int)(expected), words, status_message()); \
+    status_clear();                                                                                                \
   } while (0)
 
 static status open_and_verify(const char *path, const char *kind) {
@@ -264,9 +264,7 @@ static void test_master(void **state) {
   FREE(path);
 }
 
-static float entry(int64_t i, int64_t j) {
-  return (float)(i >= j ? i * 1009 + j : j * 1009 + i);
-}
+static float entry(int64_t i, int64_t j) { return (float)(i >= j ? i * 1009 + j : j * 1009 + i); }
 
 /* Tiles of a matrix that is symmetric by construction; garbage where nobody may look. Tile by tile, as from a file. */
 static void test_tiles(void **state) {

@@ -22,9 +22,7 @@ static void fill(uint64_t seed) {
   w[3 * STRIDE + 5] = 3;                                                      /* an outlier */
 }
 
-static double bounded(double x, double top) {
-  return x < 0 ? 0 : x > top ? top : x;
-}
+static double bounded(double x, double top) { return x < 0 ? 0 : x > top ? top : x; }
 
 /* The rules of the specification, one group, word for word. */
 static void plain_fit(const grid_rule *r, int n, const float *v, double *s, int *z) {
@@ -84,12 +82,8 @@ static void check_bound(const grid_rule *r) {
     }
 }
 
-static void test_fit(void **state) {
-  (void)state, every_rule(check_fit);
-}
-static void test_bound(void **state) {
-  (void)state, every_rule(check_bound);
-}
+static void test_fit(void **state) { (void)state, every_rule(check_fit); }
+static void test_bound(void **state) { (void)state, every_rule(check_bound); }
 
 static void test_beta_anchor(void **state) {
   (void)state;

@@ -62,11 +62,13 @@ static void test_defaults(void **state) {
   assert_true(s->rule.bits == 4 && s->rule.group == 64 && !s->rule.symmetric && s->rule.beta == 1 && !s->rule.anchor_zero);
   assert_true(s->rank_count == 1 && s->ranks[0] == 8 && s->rank_max == 8);
   const options *o = &s->options;
-  assert_true(o->damping == 0.01 && o->damping_escalate == 0 && !o->residual_magr && o->adapter_damping == 0 && o->adapter_tolerance == 1e-6);
+  assert_true(o->damping == 0.01 && o->damping_escalate == 0 && !o->residual_magr && o->adapter_damping == 0 &&
+              o->adapter_tolerance == 1e-6);
   assert_true(o->adapter_solver == SOLVER_AUTO && o->magr_solver == MAGR_FISTA && o->magr_K == 60 && o->magr_alpha == 1e-4);
   assert_true(!o->grid_symmetric && o->grid_beta == 1 && !o->grid_beta_anchor_zero && !o->optq_order_act && !o->optq_dead_rtn);
   job_free(&j);
-  assert_done(read_job("model: m\noutput: o\ncalibration: {tokens: c, length: 512}\nheldout: {tokens: h}\nsweep: {bits: 4, rank: 8}\n", &j));
+  assert_done(
+      read_job("model: m\noutput: o\ncalibration: {tokens: c, length: 512}\nheldout: {tokens: h}\nsweep: {bits: 4, rank: 8}\n", &j));
   assert_true(j.has_heldout && j.heldout.windows == 32 && j.heldout.length == 512 && j.heldout.how == SAMPLE_SEQUENTIAL);
   job_free(&j);
 }
@@ -79,17 +81,20 @@ static void test_given(void **state) {
                        "heldout: {tokens: h, windows: 4, length: 9, sampling: random, seed: 6}\n"
                        "targets: [down_proj, q_proj]\n"
                        "sweep: {method: cloq-rtn, bits: [3], group: 0, rank: [16, 4]}\n"
-                       "parallel: {team: 2, teams: 3, memory_per_node: 1.5, checkpoint_minutes: 0}\n", &j));
+                       "parallel: {team: 2, teams: 3, memory_per_node: 1.5, checkpoint_minutes: 0}\n",
+                       &j));
   assert_true(j.calibration.windows == 3 && j.calibration.length == 7 && j.calibration.how == SAMPLE_SEQUENTIAL && j.calibration.seed == 5);
   assert_true(j.heldout.windows == 4 && j.heldout.length == 9 && j.heldout.how == SAMPLE_RANDOM && j.heldout.seed == 6);
   assert_true(job_target_count(&j) == 2 && j.target[LIN_Q] && j.target[LIN_DOWN]);
-  assert_true(job_uses_input(&j, IN_ATTN) && job_uses_input(&j, IN_MLP_OUT) && !job_uses_input(&j, IN_MLP) && !job_uses_input(&j, IN_ATTN_OUT));
+  assert_true(job_uses_input(&j, IN_ATTN) && job_uses_input(&j, IN_MLP_OUT) && !job_uses_input(&j, IN_MLP) &&
+              !job_uses_input(&j, IN_ATTN_OUT));
   assert_string_equal(j.settings[0].name, "cloq-rtn-b3-g0");
   assert_true(j.settings[0].rank_count == 2 && j.settings[0].ranks[0] == 4 && j.settings[0].ranks[1] == 16 && j.settings[0].rank_max == 16);
   assert_true(j.parallel.team == 2 && j.parallel.teams == 3 && j.parallel.memory_per_node == 1.5 && j.parallel.checkpoint_minutes == 0);
   job_free(&j);
   assert_done(read_job("model: m\noutput: o\ncalibration: {tokens: c}\ntargets: up_proj\nsweep: {bits: 4, rank: 8}\n"
-                       "parallel: {team: node, teams: auto, memory_per_node: auto}\n", &j));
+                       "parallel: {team: node, teams: auto, memory_per_node: auto}\n",
+                       &j));
   assert_true(job_target_count(&j) == 1 && j.target[LIN_UP] && j.parallel.team == 0);
   job_free(&j);
 }
@@ -101,7 +106,8 @@ static void assert_names(const char *text, const char *const *names, int count) 
   for (int i = 0; i < count; i++) assert_string_equal(j.settings[i].name, names[i]);
   job_free(&j);
 }
-#define NAMES(text, ...) assert_names(text, (const char *const[]){__VA_ARGS__}, (int)(sizeof((const char *const[]){__VA_ARGS__}) / sizeof(char *)))
+#define NAMES(text, ...) \
+  assert_names(text, (const char *const[]){__VA_ARGS__}, (int)(sizeof((const char *const[]){__VA_ARGS__}) / sizeof(char *)))
 
 static void test_sweep(void **state) {
   (void)state;
@@ -115,19 +121,27 @@ static void test_sweep(void **state) {
   snprintf(text, sizeof text, "%ssweep: {method: [cloq-rtn, cloq-nomagr], bits: 2, rank: 8}\noptions: {damping: [1, 2]}\n", HEAD);
   NAMES(text, "cloq-rtn-b2-g64", "cloq-nomagr-b2-g64-damping_1", "cloq-nomagr-b2-g64-damping_2");
   snprintf(text, sizeof text,
-           "%ssweep: {bits: 3, group: 0, rank: 8}\noptions: {residual: magr, adapter_solver: krylov, magr_solver: pg, magr_K: 200, grid_type: sym,"
-           " grid_beta: 0.95}\n", HEAD);
+           "%ssweep: {bits: 3, group: 0, rank: 8}\noptions: {residual: magr, adapter_solver: krylov, magr_solver: pg, magr_K: 200, "
+           "grid_type: sym,"
+           " grid_beta: 0.95}\n",
+           HEAD);
   NAMES(text, "cloq-b3-g0-residual_magr-adapter_solver_krylov-magr_solver_pg-magr_K_200-grid_type_sym-grid_beta_0.95");
-  snprintf(text, sizeof text, "%ssweep: {bits: 3, group: 0, rank: 8}\noptions: {grid_beta_anchor: zero, optq_order: act, optq_dead: rtn, damping_escalate: 1}\n", HEAD);
+  snprintf(
+      text, sizeof text,
+      "%ssweep: {bits: 3, group: 0, rank: 8}\noptions: {grid_beta_anchor: zero, optq_order: act, optq_dead: rtn, damping_escalate: 1}\n",
+      HEAD);
   NAMES(text, "cloq-b3-g0-damping_escalate_1-grid_beta_anchor_zero-optq_order_act-optq_dead_rtn");
   job j;
   assert_done(read_job(text, &j));
   const options *o = &j.settings[0].options;
-  assert_true(o->grid_beta_anchor_zero && o->optq_order_act && o->optq_dead_rtn && o->damping_escalate == 1 && j.settings[0].rule.anchor_zero);
+  assert_true(o->grid_beta_anchor_zero && o->optq_order_act && o->optq_dead_rtn && o->damping_escalate == 1 &&
+              j.settings[0].rule.anchor_zero);
   job_free(&j);
   snprintf(text, sizeof text,
-           "%ssweep: {bits: 3, group: 0, rank: 8}\noptions: {residual: magr, adapter_solver: krylov, magr_solver: pg, magr_K: 200, grid_type: sym,"
-           " grid_beta: 0.95, damping: 1, adapter_damping: 0.5, adapter_tolerance: 1e-9}\n", HEAD);
+           "%ssweep: {bits: 3, group: 0, rank: 8}\noptions: {residual: magr, adapter_solver: krylov, magr_solver: pg, magr_K: 200, "
+           "grid_type: sym,"
+           " grid_beta: 0.95, damping: 1, adapter_damping: 0.5, adapter_tolerance: 1e-9}\n",
+           HEAD);
   assert_done(read_job(text, &j));
   o = &j.settings[0].options;
   assert_true(o->residual_magr && o->adapter_solver == SOLVER_KRYLOV && o->magr_solver == MAGR_PG && o->magr_K == 200 && o->grid_symmetric);
@@ -141,7 +155,8 @@ static void test_ranks_merge(void **state) {
   (void)state;
   job j;
   char text[512];
-  snprintf(text, sizeof text, "%ssweep:\n  - {bits: [2, 3], rank: [64, 8]}\n  - {bits: 3, rank: [16, 128, 4]}\n  - {bits: 4, group: 128, rank: 2}\n", HEAD);
+  snprintf(text, sizeof text,
+           "%ssweep:\n  - {bits: [2, 3], rank: [64, 8]}\n  - {bits: 3, rank: [16, 128, 4]}\n  - {bits: 4, group: 128, rank: 2}\n", HEAD);
   assert_done(read_job(text, &j));
   assert_int_equal(j.setting_count, 3);
   const int merged[] = {4, 8, 16, 64, 128};
@@ -159,12 +174,14 @@ static void test_automatic(void **state) {
     const char *method;
     int bits, group;
     double beta, alpha;
-  } cases[] = {{"cloq", 1, 0, 0.8, 1e-3},       {"cloq", 2, 0, 0.8, 1e-3},  {"cloq", 3, 0, 0.9, 1e-3},   {"cloq", 4, 0, 1, 1e-3}, {"cloq", 2, 64, 1, 1e-4},
-               {"cloq", 2, 128, 0.95, 1e-4}, {"cloq", 4, 128, 0.95, 1e-4}, {"cloq-nomagr", 2, 0, 1, 1e-3}, {"cloq-rtn", 3, 128, 1, 1e-4}};
+  } cases[] = {{"cloq", 1, 0, 0.8, 1e-3},    {"cloq", 2, 0, 0.8, 1e-3},      {"cloq", 3, 0, 0.9, 1e-3},
+               {"cloq", 4, 0, 1, 1e-3},      {"cloq", 2, 64, 1, 1e-4},       {"cloq", 2, 128, 0.95, 1e-4},
+               {"cloq", 4, 128, 0.95, 1e-4}, {"cloq-nomagr", 2, 0, 1, 1e-3}, {"cloq-rtn", 3, 128, 1, 1e-4}};
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     char text[512];
     job j;
-    snprintf(text, sizeof text, "%ssweep: {method: %s, bits: %d, group: %d, rank: 8}\n", HEAD, cases[i].method, cases[i].bits, cases[i].group);
+    snprintf(text, sizeof text, "%ssweep: {method: %s, bits: %d, group: %d, rank: 8}\n", HEAD, cases[i].method, cases[i].bits,
+             cases[i].group);
     assert_done(read_job(text, &j));
     assert_true(j.settings[0].rule.beta == cases[i].beta && j.settings[0].options.grid_beta == cases[i].beta);
     assert_true(j.settings[0].options.magr_alpha == cases[i].alpha);
@@ -184,10 +201,11 @@ static void test_automatic(void **state) {
 /* What RUN/job.yaml says is a job file again, and the same one. */
 static void test_resolved_tree(void **state) {
   (void)state;
-  static const char *const jobs[] = {
-      "model: m\noutput: 'o: x'\ncalibration: {tokens: c}\nheldout: {tokens: h}\nsweep: {bits: [2, 4], rank: [8, 16]}\noptions: {damping: [0.01, 1], magr_K: 7}\n",
-      "model: m\noutput: o\ncalibration: {tokens: c}\nheldout:\ntargets: [v_proj]\nsweep: [{bits: 2, rank: 8}, {method: cloq-rtn, bits: 3, rank: 1}]\n"
-      "parallel: {team: 4}\n"};
+  static const char *const jobs[] = {"model: m\noutput: 'o: x'\ncalibration: {tokens: c}\nheldout: {tokens: h}\nsweep: {bits: [2, 4], "
+                                     "rank: [8, 16]}\noptions: {damping: [0.01, 1], magr_K: 7}\n",
+                                     "model: m\noutput: o\ncalibration: {tokens: c}\nheldout:\ntargets: [v_proj]\nsweep: [{bits: 2, rank: "
+                                     "8}, {method: cloq-rtn, bits: 3, rank: 1}]\n"
+                                     "parallel: {team: 4}\n"};
   for (size_t i = 0; i < sizeof jobs / sizeof *jobs; i++) {
     job j, again;
     char *text;
@@ -260,10 +278,13 @@ static void test_refusals(void **state) {
       {"model: m\noutput: o\ncalibration: {tokens: true}", "calibration.tokens: expected the path of a token file, found true"},
       {"model: m\noutput: o\ncalibration: {tokens: c, window: 3}", "calibration.window: unknown key, did you mean windows"},
       {"model: m\noutput: o\ncalibration: {tokens: c, windows: 0}", "calibration.windows: expected a count of at least 1, found 0"},
-      {"model: m\noutput: o\ncalibration: {tokens: c, windows: many}", "calibration.windows: expected a count of at least 1, found the text many"},
+      {"model: m\noutput: o\ncalibration: {tokens: c, windows: many}",
+       "calibration.windows: expected a count of at least 1, found the text many"},
       {"model: m\noutput: o\ncalibration: {tokens: c, windows: 1.5}", "calibration.windows: expected a count of at least 1, found 1.5"},
-      {"model: m\noutput: o\ncalibration: {tokens: c, length: -1}", "calibration.length: expected a count of tokens, 1 to 1048576, found -1"},
-      {"model: m\noutput: o\ncalibration: {tokens: c, sampling: sorted}", "calibration.sampling: expected random or sequential, found the text sorted"},
+      {"model: m\noutput: o\ncalibration: {tokens: c, length: -1}",
+       "calibration.length: expected a count of tokens, 1 to 1048576, found -1"},
+      {"model: m\noutput: o\ncalibration: {tokens: c, sampling: sorted}",
+       "calibration.sampling: expected random or sequential, found the text sorted"},
       {"model: m\noutput: o\ncalibration: {tokens: c, sampling: 1}", "calibration.sampling: expected random or sequential, found 1"},
       {"model: m\noutput: o\ncalibration: {tokens: c, seed: -3}", "calibration.seed: expected an integer of at least 0, found -3"},
       {"*heldout: {windows: 2}", "heldout.tokens: expected the path of a token file, found nothing"},
@@ -293,13 +314,15 @@ static void test_refusals(void **state) {
       {"+sweep: {bits: 4, rank: 0}", "sweep.rank: expected ranks of at least 1, found 0"},
       {"+sweep: {bits: 4, rank: [8, sixteen]}", "sweep.rank: expected ranks of at least 1, found the text sixteen"},
       {"+sweep: {method: cloqq, bits: 4, rank: 8}", "sweep.method: unknown method cloqq, did you mean cloq"},
-      {"+sweep: {method: spinquant, bits: 4, rank: 8}", "sweep.method: unknown method spinquant: `cloqwork methods` lists those of this version"},
+      {"+sweep: {method: spinquant, bits: 4, rank: 8}",
+       "sweep.method: unknown method spinquant: `cloqwork methods` lists those of this version"},
       {"+sweep: {method: 1, bits: 4, rank: 8}", "sweep.method: expected names of methods, found 1"},
       {"+sweep: {bits: [4, 4], rank: 8}", "sweep: cloq-b4-g64 with rank 8 is asked for twice"},
       {"+sweep: {bits: 4, rank: [8, 16, 8]}", "sweep: cloq-b4-g64 with rank 8 is asked for twice"},
       {"+sweep: [{bits: [2, 3], rank: 8}, {bits: 3, rank: [4, 8]}]", "sweep: cloq-b3-g64 with rank 8 is asked for twice"},
       {"*options: {magr_alpha: [auto, 1e-4]}", "sweep: cloq-b4-g64 with rank 8 is asked for twice"},
-      {"+sweep: {bits: [1,2,3,4,5,6,7,8], group: [1,2,3,4,5,6,7,8], rank: 8}\noptions: {damping: [1,2,3,4,5,6,7,8,9], magr_K: [1,2,3,4,5,6,7,8]}",
+      {"+sweep: {bits: [1,2,3,4,5,6,7,8], group: [1,2,3,4,5,6,7,8], rank: 8}\noptions: {damping: [1,2,3,4,5,6,7,8,9], magr_K: "
+       "[1,2,3,4,5,6,7,8]}",
        "sweep: expected at most 4096 settings, found more"},
       {"*options: 3", "options: expected a mapping of options, found 3"},
       {"*options: {dampng: 0.1}", "options.dampng: unknown option, did you mean damping"},
@@ -320,8 +343,10 @@ static void test_refusals(void **state) {
       {"*options: {residual: other}", "options.residual: expected one of original, magr, found the text other"},
       {"*options: {optq_order: true}", "options.optq_order: expected one of natural, act, found true"},
       {"*options: {grid_beta: 0}", "options.grid_beta: expected a number from 0.1 to 1 or auto, found 0"},
-      {"+sweep: {method: cloq-rtn, bits: 4, rank: 8}\noptions: {damping: 0.1}", "options.damping: no method of this sweep uses this option"},
-      {"+sweep: {method: cloq-nomagr, bits: 4, rank: 8}\noptions: {magr_K: auto}", "options.magr_K: no method of this sweep uses this option"},
+      {"+sweep: {method: cloq-rtn, bits: 4, rank: 8}\noptions: {damping: 0.1}",
+       "options.damping: no method of this sweep uses this option"},
+      {"+sweep: {method: cloq-nomagr, bits: 4, rank: 8}\noptions: {magr_K: auto}",
+       "options.magr_K: no method of this sweep uses this option"},
       {"*options: {damping: 0.011111111111, damping_escalate: 1, residual: magr, adapter_damping: 0.011111111111, adapter_solver: krylov,"
        " magr_solver: pg, magr_alpha: 0.011111111111, grid_type: sym}",
        "sweep: the setting's name cloq-b4-g64-damping_0.011111111111-damping_escalate_1-residual_magr-adapter_damping_0.011111111111-"
@@ -347,7 +372,8 @@ static void test_refusals(void **state) {
   unlink("job.yaml");
   assert_refused(job_read("job.yaml", NULL, 0, NULL, &j), E_USAGE, "job.yaml: cannot be opened: No such file or directory");
   write_job("a: [\n");
-  assert_refused(job_read("job.yaml", NULL, 0, NULL, &j), E_USAGE, "job.yaml: line 2, column 1: not valid YAML: flow sequence without a closing bracket");
+  assert_refused(job_read("job.yaml", NULL, 0, NULL, &j), E_USAGE,
+                 "job.yaml: line 2, column 1: not valid YAML: flow sequence without a closing bracket");
 }
 
 static void test_model(void **state) {
@@ -400,11 +426,12 @@ static void test_describe(void **state) {
   collected one = {""}, other = {""};
   setting_describe(&j.settings[0], collect, &one);
   setting_describe(&j.settings[1], collect, &other);
-  assert_string_equal(one.text,
-                      "method=cloq\nmethod_version=1\nbits=2\ngroup=128\nrank_max=16\ndamping=0.01\ndamping_escalate=0\nresidual=original\n"
-                      "adapter_damping=0\nadapter_tolerance=1e-6\nadapter_solver=auto\nmagr_solver=fista\nmagr_alpha=0.0001\nmagr_K=60\ngrid_type=asym\n"
-                      "grid_beta=0.95\ngrid_beta_anchor=low\noptq_order=natural\noptq_dead=zero\nact_quantizer=fp\nact_adapter=fp\noptq_groups=static\n"
-                      "magr_threshold=normalised\ngrid_zero=int\ngrid_search=none\ncd_pass=none\njoint_method=none\nsplit=cloq\nadapter_dtype=fp32\n");
+  assert_string_equal(
+      one.text,
+      "method=cloq\nmethod_version=1\nbits=2\ngroup=128\nrank_max=16\ndamping=0.01\ndamping_escalate=0\nresidual=original\n"
+      "adapter_damping=0\nadapter_tolerance=1e-6\nadapter_solver=auto\nmagr_solver=fista\nmagr_alpha=0.0001\nmagr_K=60\ngrid_type=asym\n"
+      "grid_beta=0.95\ngrid_beta_anchor=low\noptq_order=natural\noptq_dead=zero\nact_quantizer=fp\nact_adapter=fp\noptq_groups=static\n"
+      "magr_threshold=normalised\ngrid_zero=int\ngrid_search=none\ncd_pass=none\njoint_method=none\nsplit=cloq\nadapter_dtype=fp32\n");
   assert_string_not_equal(one.text, other.text);
   job_free(&j);
 }
@@ -437,9 +464,10 @@ static void test_methods(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_defaults),  cmocka_unit_test(test_given),     cmocka_unit_test(test_sweep),        cmocka_unit_test(test_ranks_merge),
-      cmocka_unit_test(test_automatic), cmocka_unit_test(test_overrides), cmocka_unit_test(test_resolved_tree), cmocka_unit_test(test_pattern),
-      cmocka_unit_test(test_refusals),  cmocka_unit_test(test_model),     cmocka_unit_test(test_describe),     cmocka_unit_test(test_project_jobs),
+      cmocka_unit_test(test_defaults),      cmocka_unit_test(test_given),     cmocka_unit_test(test_sweep),
+      cmocka_unit_test(test_ranks_merge),   cmocka_unit_test(test_automatic), cmocka_unit_test(test_overrides),
+      cmocka_unit_test(test_resolved_tree), cmocka_unit_test(test_pattern),   cmocka_unit_test(test_refusals),
+      cmocka_unit_test(test_model),         cmocka_unit_test(test_describe),  cmocka_unit_test(test_project_jobs),
       cmocka_unit_test(test_methods),
   };
   return cmocka_run_group_tests(tests, enter_folder, leave_folder);

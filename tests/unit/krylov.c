@@ -9,10 +9,10 @@
 #include "base/memory.h"
 #include "dist/krylov.h"
 
-#define assert_near(found, expected, slack)                                                                                                \
-  do {                                                                                                                                     \
-    double near_f = (found), near_e = (expected);                                                                                          \
-    if (!(fabs(near_f - near_e) <= (slack))) fail_msg("%s: expected %.17g, found %.17g", #found, near_e, near_f);                          \
+#define assert_near(found, expected, slack)                                                                       \
+  do {                                                                                                            \
+    double near_f = (found), near_e = (expected);                                                                 \
+    if (!(fabs(near_f - near_e) <= (slack))) fail_msg("%s: expected %.17g, found %.17g", #found, near_e, near_f); \
   } while (0)
 
 enum { MIRRORS = 3 };
@@ -23,9 +23,7 @@ typedef struct known {
   int fail_at, calls;       /* the call that returns an error; 0: none */
 } known;
 
-static double entry(int64_t i) {
-  return sin(12.9898 * (double)i + 1) * cos(3.7 * (double)(i * i % 1009));
-}
+static double entry(int64_t i) { return sin(12.9898 * (double)i + 1) * cos(3.7 * (double)(i * i % 1009)); }
 
 static void known_new(known *g, int64_t n, double (*value)(int64_t i, int64_t n)) {
   *g = (known){.n = n};
@@ -122,36 +120,18 @@ static void judge(known *g, const krylov_request *q) {
   krylov_result_free(&r);
 }
 
-static double decaying(int64_t i, int64_t n) {
-  return i < 4 ? (double)(100 >> i) : 1 / (double)(i * 37 % n + 1);
-}
+static double decaying(int64_t i, int64_t n) { return i < 4 ? (double)(100 >> i) : 1 / (double)(i * 37 % n + 1); }
 static double flat(int64_t i, int64_t n) { /* somewhat as of a square matrix of independent entries */
   return pow(1 + sqrt((double)(i + 1) / (double)n), 2);
 }
-static double clustered(int64_t i, int64_t n) {
-  return i % 10 == 0 ? 3 : 1 + 1e-9 * (double)(i % (n / 2));
-}
-static double low_rank(int64_t i, int64_t n) {
-  return i < n / 20 + 1 ? (double)(i + 1) : 0;
-}
-static double plunging(int64_t i, int64_t n) {
-  return (i < 5 ? 1000 : 1) / pow((double)(i + 1), 2) * (1 + 0.5 * entry(i + n));
-}
-static double exhausted(int64_t i, int64_t n) {
-  return i < n / 3 ? 1 + (double)i / (double)n : 0;
-}
-static double nothing(int64_t i, int64_t n) {
-  return 0 * (double)(i + n);
-}
-static double vast(int64_t i, int64_t n) {
-  return 1e100 * decaying(i, n);
-}
-static double steep(int64_t i, int64_t n) {
-  return pow(10, -30.0 * (double)i / (double)n);
-}
-static double ramp(int64_t i, int64_t n) {
-  return 1 + pow((double)i / (double)n, 0.1);
-}
+static double clustered(int64_t i, int64_t n) { return i % 10 == 0 ? 3 : 1 + 1e-9 * (double)(i % (n / 2)); }
+static double low_rank(int64_t i, int64_t n) { return i < n / 20 + 1 ? (double)(i + 1) : 0; }
+static double plunging(int64_t i, int64_t n) { return (i < 5 ? 1000 : 1) / pow((double)(i + 1), 2) * (1 + 0.5 * entry(i + n)); }
+static double exhausted(int64_t i, int64_t n) { return i < n / 3 ? 1 + (double)i / (double)n : 0; }
+static double nothing(int64_t i, int64_t n) { return 0 * (double)(i + n); }
+static double vast(int64_t i, int64_t n) { return 1e100 * decaying(i, n); }
+static double steep(int64_t i, int64_t n) { return pow(10, -30.0 * (double)i / (double)n); }
+static double ramp(int64_t i, int64_t n) { return 1 + pow((double)i / (double)n, 0.1); }
 
 static void spectra(void **state) {
   (void)state;

@@ -19,9 +19,7 @@ static inline uint64_t dice_bits(dice *d) { /* splitmix64 */
   z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
   return z ^ (z >> 31);
 }
-static inline double dice_uniform(dice *d) {
-  return ((double)(dice_bits(d) >> 11) + 0.5) * 0x1p-53;
-}
+static inline double dice_uniform(dice *d) { return ((double)(dice_bits(d) >> 11) + 0.5) * 0x1p-53; }
 static inline double dice_normal(dice *d) {
   double r = sqrt(-2 * log(dice_uniform(d)));
   return r * cos(6.283185307179586 * dice_uniform(d));

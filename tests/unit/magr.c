@@ -55,18 +55,12 @@ static void check_segment(int n, const float *v, const float *p, float alpha, do
 static double entry(dice *d, int kind, int i, int n) {
   double x = 0.04 * dice_normal(d);
   switch (kind) {
-  case 1:
-    return 0;
-  case 2:
-    return i % 2 ? 0.125 : -0.125;
-  case 3:
-    return i == n / 2 ? -7 : x;
-  case 4:
-    return fmin(fmax(x, -0.01), 0.01); /* many at the bound, as in the iteration */
-  case 5:
-    return i < 3 ? 0.5 : 1e-6 * x;
-  default:
-    return x;
+  case 1: return 0;
+  case 2: return i % 2 ? 0.125 : -0.125;
+  case 3: return i == n / 2 ? -7 : x;
+  case 4: return fmin(fmax(x, -0.01), 0.01); /* many at the bound, as in the iteration */
+  case 5: return i < 3 ? 0.5 : 1e-6 * x;
+  default: return x;
   }
 }
 
@@ -133,9 +127,7 @@ static void problem_open(problem *p, uint64_t seed, int rows, int width, int gro
                         .lambda_max = p->lambda};
 }
 
-static void problem_close(problem *p) {
-  FREE(p->w), FREE(p->h), FREE(p->v);
-}
+static void problem_close(problem *p) { FREE(p->w), FREE(p->h), FREE(p->v); }
 
 /* y (width) = (w - v) Hn of row r, in double. */
 static void pull(const problem *p, int r, double *y) {

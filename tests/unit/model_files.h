@@ -49,9 +49,7 @@ static inline void put_file(const char *name, const void *data, size_t bytes) {
   assert_int_equal(fclose(f), 0);
 }
 
-static inline void put_text(const char *name, const char *text) {
-  put_file(name, text, strlen(text));
-}
+static inline void put_text(const char *name, const char *text) { put_file(name, text, strlen(text)); }
 
 /* The call is refused with this status by one line that holds both parts. */
 #define assert_refused_saying(call, expected_status, part, other)                                                                          \

@@ -29,7 +29,8 @@ static void assert_tree(const char *yaml, const char *json) {
 
 static void test_scalars(void **state) {
   (void)state;
-  assert_tree("[true, True, FALSE, yes, on, null, ~, Null, '', \"null\"]", "[true, true, false, \"yes\", \"on\", null, null, null, \"\", \"null\"]");
+  assert_tree("[true, True, FALSE, yes, on, null, ~, Null, '', \"null\"]",
+              "[true, true, false, \"yes\", \"on\", null, null, null, \"\", \"null\"]");
   assert_tree("[0, -0, +12, 007, 0o17, 0xff, 9223372036854775807, -9223372036854775808]",
               "[0, 0, 12, 7, 15, 255, 9223372036854775807, -9223372036854775808]");
   assert_tree("[1e-3, 1., .5, -1.5E+2, 1e3, 0.01]", "[1e-3, 1.0, 0.5, -150.0, 1e3, 0.01]");
@@ -42,8 +43,9 @@ static void test_scalars(void **state) {
 
 static void test_structure(void **state) {
   (void)state;
-  assert_tree("model: m\ncalibration: { tokens: a/b.npy, windows: 128 }\nsweep:\n  bits: [2, 3]\n  rank:\n    - 8\n    - 16\n",
-              "{\"model\": \"m\", \"calibration\": {\"tokens\": \"a/b.npy\", \"windows\": 128}, \"sweep\": {\"bits\": [2, 3], \"rank\": [8, 16]}}");
+  assert_tree(
+      "model: m\ncalibration: { tokens: a/b.npy, windows: 128 }\nsweep:\n  bits: [2, 3]\n  rank:\n    - 8\n    - 16\n",
+      "{\"model\": \"m\", \"calibration\": {\"tokens\": \"a/b.npy\", \"windows\": 128}, \"sweep\": {\"bits\": [2, 3], \"rank\": [8, 16]}}");
   assert_tree("- bits: 2\n  rank: 8\n- {bits: 3}\n", "[{\"bits\": 2, \"rank\": 8}, {\"bits\": 3}]");
   assert_tree("{\"json\": [1, {\"too\": \"é\\n\"}]}", "{\"json\": [1, {\"too\": \"é\\n\"}]}");
   assert_tree("text: |\n  two\n  lines\n", "{\"text\": \"two\\nlines\\n\"}");
@@ -144,11 +146,14 @@ static void test_read(void **state) {
 static void test_set(void **state) {
   (void)state;
   json_t *tree = parsed("a: {b: 1, list: [{c: 1}, {c: 2}]}\nword: x\nnothing:\n");
-  static const char *const good[] = {"a.b=[2, 3]", "a.list[1].c=two", "a.list[2].d=new", "new.deep.key=1e-3", "nothing.x=true", "word=", "n.l[0]=7"};
+  static const char *const good[] = {"a.b=[2, 3]",     "a.list[1].c=two", "a.list[2].d=new", "new.deep.key=1e-3",
+                                     "nothing.x=true", "word=",           "n.l[0]=7"};
   for (size_t i = 0; i < sizeof good / sizeof *good; i++)
     if (settings_set(tree, good[i]) != OK) fail_msg("%s: %s", good[i], status_message());
-  json_t *wanted = json_loads("{\"a\": {\"b\": [2, 3], \"list\": [{\"c\": 1}, {\"c\": \"two\"}, {\"d\": \"new\"}]}, \"word\": null, \"nothing\": {\"x\": true},"
-                              "\"new\": {\"deep\": {\"key\": 1e-3}}, \"n\": {\"l\": [7]}}", 0, NULL);
+  json_t *wanted = json_loads(
+      "{\"a\": {\"b\": [2, 3], \"list\": [{\"c\": 1}, {\"c\": \"two\"}, {\"d\": \"new\"}]}, \"word\": null, \"nothing\": {\"x\": true},"
+      "\"new\": {\"deep\": {\"key\": 1e-3}}, \"n\": {\"l\": [7]}}",
+      0, NULL);
   assert_true(json_equal(tree, wanted));
   json_drop(&wanted);
   static const struct {
@@ -176,17 +181,23 @@ static void test_write(void **state) {
   static const char *const trees[] = {
       "{\"a\": 1, \"b\": [1, 2.0, 1e-5, 1e300, 0.1, -3.25, \"x\", true, null], \"c\": {\"d\": {}, \"e\": [], \"f\": {\"g\": \"a/b.npy\"}}}",
       "{\"s\": [{\"bits\": [2], \"rank\": [8, 16]}, {\"bits\": [3], \"o\": {\"p\": 1}}], \"t\": [[1, 2], [], [[3]]]}",
-      "[\"\", \"12\", \"1e3\", \"true\", \"null\", \"~\", \" x\", \"x \", \"a: b\", \"# c\", \"-\", \"- a\", \"é\", \"q\\\"\\\\\", \"line\\nline\\ttab\\u0001\\u007f\", \"*a\", "
+      "[\"\", \"12\", \"1e3\", \"true\", \"null\", \"~\", \" x\", \"x \", \"a: b\", \"# c\", \"-\", \"- a\", \"é\", \"q\\\"\\\\\", "
+      "\"line\\nline\\ttab\\u0001\\u007f\", \"*a\", "
       "\"&a\", \"!t\", \"@\", \"%\", \"...\", \"---\", \"[\", \"{\", \",\", \"=\", \"<<\", \"0x1g\", \"a:\", \"?\"]",
       "{\"true\": 1, \"a b\": 2, \"12\": 3, \"\": 4, \"q\\\"\": {\"- x\": [1]}}",
-      "{}", "[]", "\"word\"", "3.0", "null",
+      "{}",
+      "[]",
+      "\"word\"",
+      "3.0",
+      "null",
   };
   for (size_t i = 0; i < sizeof trees / sizeof *trees; i++) {
     json_t *tree = json_loads(trees[i], JSON_DECODE_ANY, NULL), *back;
     char *text;
     assert_non_null(tree);
     assert_int_equal(settings_write(tree, &text), OK);
-    if (settings_parse("written", text, &back) != OK || !json_equal(tree, back)) fail_msg("%s became\n%s%s", trees[i], text, status_message());
+    if (settings_parse("written", text, &back) != OK || !json_equal(tree, back))
+      fail_msg("%s became\n%s%s", trees[i], text, status_message());
     json_drop(&back);
     json_drop(&tree);
     FREE(text);
@@ -204,7 +215,9 @@ static void test_real(void **state) {
   static const struct {
     double value;
     const char *text;
-  } cases[] = {{0.001, "0.001"}, {1e-5, "1e-5"}, {0.1, "0.1"}, {64, "64"}, {10, "10"}, {1e6, "1000000"}, {0.0001, "0.0001"}, {1. / 3, "0.3333333333333333"}, {1e20, "1e20"}, {1.5e-10, "1.5e-10"}, {-2.5e100, "-2.5e100"}, {0, "0"}};
+  } cases[] = {{0.001, "0.001"}, {1e-5, "1e-5"},       {0.1, "0.1"},           {64, "64"},
+               {10, "10"},       {1e6, "1000000"},     {0.0001, "0.0001"},     {1. / 3, "0.3333333333333333"},
+               {1e20, "1e20"},   {1.5e-10, "1.5e-10"}, {-2.5e100, "-2.5e100"}, {0, "0"}};
   char text[SETTINGS_REAL];
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     settings_real(cases[i].value, text);
@@ -226,8 +239,10 @@ static void test_nearest(void **state) {
   static const char *const words[] = {"bits", "group", "method", "rank", "magr_alpha", "magr_K"};
   static const struct {
     const char *word, *nearest;
-  } cases[] = {{"bit", "bits"}, {"gruop", "group"}, {"methods", "method"}, {"ranks", "rank"}, {"magr_k", "magr_K"}, {"magr-alpah", "magr_alpha"},
-               {"colour", NULL}, {"x", NULL}, {"", NULL}, {"rank", "rank"}};
+  } cases[] = {{"bit", "bits"},   {"gruop", "group"},   {"methods", "method"},
+               {"ranks", "rank"}, {"magr_k", "magr_K"}, {"magr-alpah", "magr_alpha"},
+               {"colour", NULL},  {"x", NULL},          {"", NULL},
+               {"rank", "rank"}};
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     const char *near = settings_nearest(cases[i].word, words, 6);
     if (cases[i].nearest)
