@@ -123,7 +123,7 @@ static status work(MPI_Comm comm, const verb *v, const arguments *a, const blas_
              c.size, c.size > 1 ? "s" : "", c.team.count, c.team.count > 1 ? "s" : "", c.grid.nprow, c.grid.npcol, blas->threads,
              blas->threads > 1 ? "s" : "");
     log_info("BLAS %s, kernel %s; LAPACK %s", blas->library, blas->kernel, blas->lapack);
-    log_info("%.*s; HDF5 %s; MPI-IO %s", (int)strcspn(mpi, ","), mpi, container_hdf5_version(), io);
+    log_info("%.*s; HDF5 %s; %s", (int)strcspn(mpi, ","), mpi, container_hdf5_version(), io);
   }
   st = v->work(&c);
 done:
