@@ -283,10 +283,10 @@ static void print_legend(FILE *out) {
                "time            seconds of quantizing and of the adapter at the largest rank, summed over layers\n");
 }
 
-status report_table(const char *run_folder, FILE *out) {
+status report_table(const char *run_folder, const job *asked, FILE *out) {
   status st = OK;
   run_report r;
-  TRY(report_read(run_folder, &r));
+  TRY(report_read(run_folder, asked, &r));
   fprintf(out, "%s", run_folder);
   if (*r.model) fprintf(out, "   model %s", r.model);
   if (r.layers) fprintf(out, ", %lld layers", (long long)r.layers);
@@ -326,10 +326,10 @@ static json_t *setting_json(const setting_report *s) {
                    (json_int_t)s->group, "layers_done", (json_int_t)s->layers, "ranks", ranks, "matrices", types);
 }
 
-status report_json(const char *run_folder, FILE *out) {
+status report_json(const char *run_folder, const job *asked, FILE *out) {
   status st = OK;
   run_report r;
-  TRY(report_read(run_folder, &r));
+  TRY(report_read(run_folder, asked, &r));
   json_t *settings = json_array();
   for (int i = 0; i < r.setting_count; i++) json_array_append_new(settings, setting_json(&r.settings[i]));
   json_t *tree = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:o}", "run", run_folder, "model", r.model, "model_fingerprint",

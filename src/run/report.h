@@ -8,9 +8,11 @@
 #include <stdio.h>
 
 #include "base/status.h"
+#include "run/job.h"
 
-/* E_DATA: no solutions yet, or a damaged file; E_IO. The table is at most 120 columns wide for up to 11 ranks. */
-status report_table(const char *run_folder, FILE *out);
-status report_json(const char *run_folder, FILE *out);
+/* asked (NULL: none): the job as it is now; smaller ranks that it lists are shown beside those the files were made for.
+ * E_DATA: no solutions yet, or a damaged file; E_IO. The table is at most 120 columns wide for up to 11 ranks. */
+status report_table(const char *run_folder, const job *asked, FILE *out);
+status report_json(const char *run_folder, const job *asked, FILE *out);
 
 #endif

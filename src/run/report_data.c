@@ -179,6 +179,22 @@ done:
   return st;
 }
 
+/* Ranks that the job lists now and the curves hold already. */
+static status add_asked(const job *asked, setting_report *s) {
+  status st = OK;
+  int most = s->points[s->point_count - 1];
+  for (int k = 0; asked && k < asked->setting_count; k++) {
+    const setting *now = &asked->settings[k];
+    for (int i = 0; strcmp(now->name, s->name) == 0 && i < now->rank_count; i++) {
+      char text[16];
+      snprintf(text, sizeof text, "%d", now->ranks[i]);
+      if (now->ranks[i] < most) TRY(add_points(s->name, text, s));
+    }
+  }
+done:
+  return st;
+}
+
 /* What the files of a setting say of it: method, bits and group of the first linear, the union of the ranks. */
 static status read_head(const char *path, setting_report *s) {
   status st = OK;
@@ -218,7 +234,7 @@ static void finish_setting(setting_report *s, const totals *t) {
 }
 
 /* s stays empty (layers 0) when the folder holds no finished file. */
-static status read_setting(const char *solutions, const char *name, setting_report *s) {
+static status read_setting(const char *solutions, const char *name, const job *asked, setting_report *s) {
   status st = OK;
   struct dirent **files = NULL;
   char *folder = path_join(solutions, name), *path = NULL;
@@ -241,6 +257,7 @@ static status read_setting(const char *solutions, const char *name, setting_repo
       FREE(path);
       if (st != OK) goto done;
     }
+    if (pass == 0) TRY(add_asked(asked, s));
     for (int k = 0; pass == 0 && k < MATRIX_TYPES; k++) {
       TRY(NEW(s->matrix[k].bits, s->point_count, "results"));
       for (int g = 0; g < GRAM_KINDS; g++) TRY(NEW(s->matrix[k].loss[g], s->point_count, "results"));
@@ -300,7 +317,7 @@ static void free_setting(setting_report *s) {
   memset(s, 0, sizeof *s);
 }
 
-status report_read(const char *run_folder, run_report *r) {
+status report_read(const char *run_folder, const job *asked, run_report *r) {
   status st = OK;
   struct dirent **names = NULL;
   int count = 0;
@@ -316,7 +333,7 @@ status report_read(const char *run_folder, run_report *r) {
   TRY(NEW(r->settings, (size_t)count + 1, "settings"));
   for (int i = 0; i < count; i++) {
     setting_report *s = &r->settings[r->setting_count++];
-    TRY(read_setting(solutions, names[i]->d_name, s));
+    TRY(read_setting(solutions, names[i]->d_name, asked, s));
     if (s->layers) continue;
     free_setting(s);
     r->setting_count--;

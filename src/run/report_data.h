@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "base/status.h"
+#include "run/job.h"
 #include "model/checkpoint.h"
 
 enum { MATRIX_ALL = LIN_COUNT, MATRIX_TYPES, ON_CALIBRATION = 0, ON_HELDOUT, GRAM_KINDS };
@@ -34,7 +35,7 @@ typedef struct run_report {
 } run_report;
 
 /* E_DATA: no folder, no solutions, a damaged file. E_IO, E_MEMORY. */
-status report_read(const char *run_folder, run_report *r);
+status report_read(const char *run_folder, const job *asked, run_report *r);
 void report_free(run_report *r);
 
 #endif

@@ -19,7 +19,7 @@ static char folder[64] = "/tmp/cloqwork-report-XXXXXX";
 /* Loss of rank r over the reference: powers of two, so that means over layers are exact. */
 static double relative(int layer, int r) { return ldexp(1, -2 * r - 2 * layer - 1); }
 
-static void write_layer(const team *t, const char *setting, int layer, int bits, int group, const char *ranks, bool heldout,
+static void write_layer(const team *t, const char *which, int layer, int bits, int group, const char *ranks, bool heldout,
                         double reference) {
   static const char *const linears[] = {"self_attn.q_proj", "mlp.down_proj"};
   static float lora[OUT * IN];
@@ -48,9 +48,9 @@ static void write_layer(const team *t, const char *setting, int layer, int bits,
       sets[count++].path = names[l][k];
     }
   }
-  snprintf(path, sizeof path, "%s/solutions/%s", folder, setting);
+  snprintf(path, sizeof path, "%s/solutions/%s", folder, which);
   CHECK_OK(file_make_folders(path));
-  snprintf(path, sizeof path, "%s/solutions/%s/layer-%03d.h5", folder, setting, layer);
+  snprintf(path, sizeof path, "%s/solutions/%s/layer-%03d.h5", folder, which, layer);
   CHECK_OK(container_write(t, path, "test", "solution", sets, count, groups, 3));
   attr_free(&root);
   attr_free(&linear);
@@ -69,18 +69,18 @@ static void write_master(void) {
   attr_free(&a);
 }
 
-static double number(const json_t *setting, const char *matrix, const char *list, size_t place) {
-  const json_t *v = json_array_get(json_object_get(json_object_get(json_object_get(setting, "matrices"), matrix), list), place);
+static double number(const json_t *of, const char *matrix, const char *list, size_t place) {
+  const json_t *v = json_array_get(json_object_get(json_object_get(json_object_get(of, "matrices"), matrix), list), place);
   return json_is_null(v) ? NAN : json_number_value(v);
 }
 
 static bool near(double found, double expected) { return fabs(found - expected) <= 1e-10 * fabs(expected); }
 
-static char *printed(status (*print)(const char *, FILE *)) {
+static char *printed(status (*print)(const char *, const job *, FILE *)) {
   char *text = NULL;
   size_t bytes;
   FILE *f = open_memstream(&text, &bytes);
-  CHECK_OK(print(folder, f));
+  CHECK_OK(print(folder, NULL, f));
   fclose(f);
   return text;
 }
@@ -150,8 +150,8 @@ int main(int argc, char **argv) {
   MPI_Bcast(folder, sizeof folder, MPI_CHAR, 0, MPI_COMM_WORLD);
   CHECK_OK(team_new(MPI_COMM_WORLD, 0, &t));
   if (rank == 0) { /* nothing there yet */
-    CHECK_FAILS(report_table("/nonexistent/run", stdout), E_DATA);
-    CHECK_FAILS(report_json(folder, stdout), E_DATA);
+    CHECK_FAILS(report_table("/nonexistent/run", NULL, stdout), E_DATA);
+    CHECK_FAILS(report_json(folder, NULL, stdout), E_DATA);
   }
   write_layer(&t, "cloq-b3-g8", 0, 3, 8, "2", true, 4);
   write_layer(&t, "cloq-b3-g8", 1, 3, 8, "2,4", true, 8);
@@ -168,7 +168,7 @@ int main(int argc, char **argv) {
     check_table();
     snprintf(path, sizeof path, "%s/solutions/cloq-b2-g0/layer-001.h5", folder);
     CHECK_OK(file_write_atomic(path, "x", 1));
-    CHECK_FAILS(report_json(folder, stdout), E_DATA);
+    CHECK_FAILS(report_json(folder, NULL, stdout), E_DATA);
     if (argc > 1) fputs(printed(report_table), stdout); /* for the eye */
     snprintf(command, sizeof command, "rm -r '%s'", folder);
     CHECK(system(command) == 0, "%s", command);
