@@ -160,6 +160,8 @@ int main(int argc, char **argv) {
   }
   log_progress_end();
   if (st != OK && rank == 0) fprintf(stderr, "cloqwork: %s\n", status_message()[0] ? status_message() : status_sentence(st));
+  if (st == OK && fault_count())
+    fprintf(stderr, "cloqwork: rank %d: %llu operations that could have failed\n", rank, (unsigned long long)fault_count());
   FREE(a.overrides);
   MPI_Finalize();
   return status_exit_code(st);

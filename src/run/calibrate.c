@@ -11,7 +11,7 @@
 #include "run/unit.h"
 #include "run/verbs.h"
 
-/* Layers whose Gram files are still to be made: missing[layer] = bit per set. */
+/* Layers whose Gram files are still to be made: missing[layer] = bit per set. Local: one rank looks, not all at the same files. */
 static status find_missing(const session *c, uint8_t *missing, int64_t *count) {
   status st = OK;
   attributes identity = {0};
@@ -124,8 +124,7 @@ done:
   return st;
 }
 
-static status report_layer(const session *c, const pass *p, int64_t layer, double seconds, double write_seconds, double flops,
-                           uint8_t sets) {
+static status report_layer(const session *c, int64_t layer, double seconds, double write_seconds, double flops, uint8_t sets) {
   if (c->team.rank != 0) return OK;
   char unit[32];
   snprintf(unit, sizeof unit, "grams/layer-%03lld", (long long)layer);
@@ -136,7 +135,6 @@ static status report_layer(const session *c, const pass *p, int64_t layer, doubl
       json_pack("{s:s, s:I, s:I, s:i, s:{s:f, s:f}, s:f, s:I, s:I}", "unit", unit, "layer", (json_int_t)layer, "tokens", (json_int_t)tokens,
                 "sets", (int)sets, "seconds", "forward_and_grams", seconds, "write", write_seconds, "gflops", 1e-9 * flops / seconds,
                 "private_bytes_peak", (json_int_t)memory_watch_private(), "shared_bytes_peak", (json_int_t)memory_watch_shared());
-  (void)p;
   return o ? unit_metrics(c, o) : fail(E_MEMORY, "metrics.jsonl: no memory for a line");
 }
 
@@ -173,11 +171,11 @@ static status calibrate_layers(session *c, pass *p, int64_t begin, int64_t end, 
     TRY(pass_layer(p, layer, missing[layer] != 0, layer_progress_show, &progress));
     double seconds = clock_now() - start, write_start = clock_now();
     flops = p->flops - flops;
-    memory_watch(&c->team);
+    memory_watch();
     if (!missing[layer]) continue;
     for (int set = 0; set < SET_COUNT; set++)
       if (missing[layer] >> set & 1) TRY(write_grams(c, p, set, layer, &tiles, offset));
-    st = report_layer(c, p, layer, seconds, clock_now() - write_start, flops, missing[layer]);
+    st = report_layer(c, layer, seconds, clock_now() - write_start, flops, missing[layer]);
     TRY(agree(c->team.comm, st));
     progress.done++;
     if (agree_any(c->team.comm, clock_now() - saved > 60 * c->job.parallel.checkpoint_minutes) && layer + 1 < end) {
@@ -228,8 +226,10 @@ status verb_calibrate(session *c) {
   int64_t todo = 0, first_missing = 0;
   char state_path[PATH_MOST];
   st = NEW(missing, c->model.arch.layers, "list of layers");
-  if (st == OK) st = find_missing(c, missing, &todo);
+  if (st == OK && c->rank == 0) st = find_missing(c, missing, &todo);
   TRY(agree(c->job_comm, st));
+  TRY(share_bytes(c->job_comm, missing, (size_t)c->model.arch.layers));
+  TRY(share_bytes(c->job_comm, &todo, sizeof todo));
   while (first_missing < c->layer_end && !missing[first_missing]) first_missing++;
   if (todo == 0) {
     log_info("calibrate: all %lld layers are done", (long long)(c->layer_end - c->layer_begin));

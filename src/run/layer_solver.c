@@ -329,7 +329,8 @@ static status run_magr(input_work *w, const setting *s) {
                       .h = w->s->h.base,
                       .lambda_max = w->facts->lambda_max};
     if (end > begin) st = magr(&q, (float *)w->s->v.base + w->weight_at[k] + begin * in, NULL);
-    w->s->spent.flops += 2.0 * (double)out * (double)in * (double)in * s->options.magr_K;
+    q.rows = (int)out; /* the team's work, not mine */
+    w->s->spent.flops += magr_flops(&q);
   }
   st = agree(c->team.comm, st);
   team_barrier(&c->team);

@@ -1,11 +1,11 @@
 #include "run/memory_watch.h"
 
 #include "base/memory.h"
+#include "dist/team.h"
 
 static uint64_t private_most, shared_most;
 
-void memory_watch(const team *t) {
-  (void)t;
+void memory_watch(void) {
   uint64_t now = mem_resident_now().private_bytes;
   if (now > private_most) private_most = now;
   if (shared_peak() > shared_most) shared_most = shared_peak();

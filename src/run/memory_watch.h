@@ -2,9 +2,9 @@
 #ifndef CLOQWORK_RUN_MEMORY_WATCH_H
 #define CLOQWORK_RUN_MEMORY_WATCH_H
 
-#include "dist/team.h"
+#include <stdint.h>
 
-void memory_watch(const team *t);    /* samples now: call while a stage still holds its arrays */
+void memory_watch(void);             /* samples now: call while a stage still holds its arrays */
 uint64_t memory_watch_private(void); /* most private bytes of this rank so far */
 uint64_t memory_watch_shared(void);  /* most shared bytes of this team so far, counted once */
 

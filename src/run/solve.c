@@ -183,7 +183,7 @@ static status solve_one_layer(layer_solver *s, int64_t layer, layer_progress *p)
   if (count == 0) goto done;
   p->layer = layer;
   TRY(layer_solve(s, layer, pending, layer_progress_show, p));
-  memory_watch(&c->team);
+  memory_watch();
   if (c->team.rank == 0) note_gram_fingerprints(s, pending, gram_fingerprint);
   team_barrier(&c->team);
   for (int k = 0; k < c->job.setting_count; k++) {
