@@ -4,13 +4,16 @@
 
 #include "run/session.h"
 
+/* What is opened before a verb works: with NEEDS_NOTHING the session holds the arguments and ranks alone. */
+typedef enum verb_needs { NEEDS_NOTHING, NEEDS_MODEL, NEEDS_TOKENS } verb_needs;
+
 typedef struct verb {
   const char *name;
   status (*work)(session *c); /* after session_open */
   bool writes;                /* takes the run directory: session_begin_run first */
-  bool needs_job;
-  const char *line; /* for --help */
-  const char *help; /* for VERB --help */
+  verb_needs needs;           /* the job and the model's headers; the token files of calibration, too */
+  const char *line;           /* for --help */
+  const char *help;           /* for VERB --help */
 } verb;
 
 extern const verb verbs[];
