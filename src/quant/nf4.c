@@ -3,14 +3,26 @@
 #include <math.h>
 #include <string.h>
 
-#include "base/half.h"
 #include "base/hot.h"
 #include "quant/codes.h"
 
 /* Nine digits tell every float apart: these are the library's bits (tests/unit/nf4.c). */
-const float nf4_levels[16] = {-1,           -0.696192801f, -0.525073051f, -0.394917488f, -0.284441382f, -0.184773430f,
-                              -0.09105004f, 0,             0.0795802996f, 0.160930201f,  0.246112302f,  0.337915242f,
-                              0.440709829f, 0.562617004f,  0.722956836f,  1};
+const float nf4_levels[16] = {-1,
+                              -0.696192801f,
+                              -0.525073051f,
+                              -0.394917488f,
+                              -0.284441382f,
+                              -0.184773430f,
+                              -0.0910500363f,
+                              0,
+                              0.0795802996f,
+                              0.160930201f,
+                              0.246112302f,
+                              0.337915242f,
+                              0.440709829f,
+                              0.562617004f,
+                              0.722956836f,
+                              1};
 
 /* The largest |w| as bits, which order as magnitudes do; NaN is above all. */
 static HOT uint32_t largest_magnitude(int n, const float *restrict w) {
@@ -55,13 +67,12 @@ void nf4_round(int group, int rows, int width, const float *w, int64_t ldw, cons
   float middle[15];
   for (int k = 0; k < 15; k++) middle[k] = (nf4_levels[k] + nf4_levels[k + 1]) / 2;
   for (int i = 0; i < rows; i++)
-    for (int k = 0; k < width; k += group, codes += group)
-      round_block(group, middle, w + i * ldw + k, reciprocal_of(*absmax++), codes);
+    for (int k = 0; k < width; k += group, codes += group) round_block(group, middle, w + i * ldw + k, reciprocal_of(*absmax++), codes);
 }
 
-static float rounded(float x, nf4_type type) {
-  if (type == NF4_BF16) return bf16_to_float(float_to_bf16(x));
-  if (type == NF4_F16) return half_to_float(float_to_half(x));
+static float rounded(float x, real_type type) {
+  if (type == REAL_BF16) return bf16_to_float(float_to_bf16(x));
+  if (type == REAL_F16) return half_to_float(float_to_half(x));
   return x;
 }
 
@@ -70,7 +81,7 @@ static HOT void look_up(int n, const float *restrict level, const uint8_t *restr
 }
 
 /* A block has 16 values at most: each is multiplied and rounded once. */
-void nf4_values(int group, int rows, int width, const uint32_t *words, const float *absmax, nf4_type type, float *q) {
+void nf4_values(int group, int rows, int width, const uint32_t *words, const float *absmax, real_type type, float *q) {
   int64_t blocks = (int64_t)rows * (width / group), block_words = codes_words(group, NF4_BITS); /* a group fills its words */
   uint8_t codes[NF4_GROUP_MOST];
   float level[16];

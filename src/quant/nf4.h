@@ -9,6 +9,7 @@
 
 #include <stdint.h>
 
+#include "base/half.h"
 #include "base/status.h"
 
 enum {
@@ -20,8 +21,6 @@ enum {
 
 extern const float nf4_levels[16]; /* ascending; code 7 is 0 */
 
-typedef enum nf4_type { NF4_F32, NF4_F16, NF4_BF16 } nf4_type; /* what a loader casts the weights to */
-
 /* absmax (rows, width / group) = max |w| of every block of w (rows, width), row stride ldw. E_NUMERICS: NaN or Inf (names the row). */
 status nf4_absmax(int group, int rows, int width, const float *w, int64_t ldw, float *absmax);
 
@@ -30,7 +29,7 @@ status nf4_absmax(int group, int rows, int width, const float *w, int64_t ldw, f
 void nf4_round(int group, int rows, int width, const float *w, int64_t ldw, const float *absmax, uint8_t *codes);
 
 /* q (rows, width) = level absmax in float, rounded to the type, from codes packed as in quant/codes.h. */
-void nf4_values(int group, int rows, int width, const uint32_t *words, const float *absmax, nf4_type type, float *q);
+void nf4_values(int group, int rows, int width, const uint32_t *words, const float *absmax, real_type type, float *q);
 
 /* Double quantization: absmax[count] of a whole matrix, flattened, becomes one byte each, nested[nf4_nests(count)] and an offset, the
  * mean. The byte is the nearest entry of nf4_map to (absmax - offset) / nested, a tie the lower one. absmax is replaced by what
