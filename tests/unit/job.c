@@ -237,7 +237,7 @@ static void test_resolved_tree(void **state) {
       "rank: 8}\n",
       "model: m\noutput: o\ncalibration: {tokens: c}\nsweep: {method: [cloq, {quantizer: nf4, init: cloq}], "
       "bits: [4], rank: 8}\noptions: {nf_double: [off, on]}\n"};
-  const size_t recorded[] = {24, 24, 12, 25}; /* every option that a method of the sweep looks at */
+  const size_t recorded[] = {24, 24, 9, 25}; /* every option that a method of the sweep looks at */
   for (size_t i = 0; i < sizeof jobs / sizeof *jobs; i++) {
     job j, again;
     char *text;
@@ -499,7 +499,7 @@ static void test_describe(void **state) {
   setting_describe(&j.settings[0], collect, &one);
   assert_string_equal(one.text, "method=nf4-cloq\nmethod_version=1\nbits=4\ngroup=64\nrank_max=8\nadapter_damping=0\n"
                                 "adapter_tolerance=1e-6\nadapter_solver=auto\nnf_double=on\nact_quantizer=fp\nact_adapter=fp\n"
-                                "optq_groups=static\nmagr_threshold=normalised\ncd_pass=none\njoint_method=none\nsplit=cloq\n"
+                                "joint_method=none\nsplit=cloq\n"
                                 "adapter_dtype=fp32\n");
   job_free(&j);
 }
