@@ -40,7 +40,7 @@ static status add_linear(const export_request *q, int matrix, int file, assembly
   const export_matrix *m = &q->matrices[matrix];
   format_tensor list[FORMAT_TENSORS];
   assembly_item *item;
-  char name[128];
+  char name[768];
   TRY(new_item(a, &item));
   item->matrix = matrix;
   item->base_count = q->format->tensors(q, m, list);

@@ -8,12 +8,12 @@
 #include "export/image.h"
 
 typedef struct assembly_item {
-  int matrix;             /* of the request; -1: a tensor of the checkpoint */
-  const st_file *file;    /* of the checkpoint; borrowed */
+  int matrix;          /* of the request; -1: a tensor of the checkpoint */
+  const st_file *file; /* of the checkpoint; borrowed */
   const st_tensor *tensor;
-  bool to_half;           /* a bias that becomes F16 */
+  bool to_half;                         /* a bias that becomes F16 */
   int base[FORMAT_TENSORS], base_count; /* indices in the base's image */
-  int adapter[2];         /* lora_A, lora_B in the adapter's image; -1: none */
+  int adapter[2];                       /* lora_A, lora_B in the adapter's image; -1: none */
   double bytes;
 } assembly_item;
 

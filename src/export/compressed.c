@@ -89,23 +89,6 @@ static json_t *targets(const export_request *q, const grid_rule *r) {
   return list;
 }
 
-/* What stays as it is: the head, and linears that are not targets. */
-static json_t *ignored(const export_request *q) {
-  json_t *list = json_pack("[s]", "lm_head");
-  int at = 0;
-  for (int64_t layer = 0; layer < q->model->arch.layers; layer++)
-    for (int l = 0; l < LIN_COUNT; l++) {
-      char module[64];
-      if (at < q->count && q->matrices[at].layer == layer && (int)q->matrices[at].linear == l) {
-        at++;
-        continue;
-      }
-      snprintf(module, sizeof module, "model.layers.%lld.%s", (long long)layer, linear_path((linear_id)l));
-      json_array_append_new(list, json_string(module));
-    }
-  return list;
-}
-
 static status config(const export_request *q, json_t **config) {
   json_t *groups = json_object();
   for (int i = 0; i < q->count; i++) {
@@ -115,12 +98,12 @@ static status config(const export_request *q, json_t **config) {
     for (int k = 0; k < i && !seen; k++) seen = same_scheme(&q->matrices[k].shape.rule, r);
     if (seen) continue;
     snprintf(name, sizeof name, "group_%zu", json_object_size(groups));
-    json_object_set_new(groups, name,
-                        json_pack("{s:o, s:n, s:n, s:o}", "targets", targets(q, r), "input_activations", "output_activations", "weights",
-                                  scheme(r)));
+    json_object_set_new(
+        groups, name,
+        json_pack("{s:o, s:n, s:n, s:o}", "targets", targets(q, r), "input_activations", "output_activations", "weights", scheme(r)));
   }
   *config = json_pack("{s:s, s:s, s:s, s:n, s:n, s:o, s:o}", "quant_method", "compressed-tensors", "format", "pack-quantized",
-                      "quantization_status", "compressed", "global_compression_ratio", "kv_cache_scheme", "ignore", ignored(q),
+                      "quantization_status", "compressed", "global_compression_ratio", "kv_cache_scheme", "ignore", format_kept_linears(q),
                       "config_groups", groups);
   return *config ? OK : fail(E_MEMORY, "quantization_config: no memory");
 }
@@ -133,8 +116,10 @@ const export_format format_compressed = {
     .loading = "from transformers import CompressedTensorsConfig\n"
                "base = AutoModelForCausalLM.from_pretrained(\"BASE\", dtype=torch.float32,\n"
                "                                            quantization_config=CompressedTensorsConfig(dequantize=True))",
-    .notes = "A format for serving (vLLM: 4 and 8 bits). `dequantize=True` is needed for asymmetric codes and for an adapter on top: the weights are\n"
-             "then held dense. Codes of 3 bits are packed without gaps, as compressed-tensors does from version 0.17.0 on; older versions cannot\n"
+    .notes = "A format for serving (vLLM: 4 and 8 bits). `dequantize=True` is needed for asymmetric codes and for an adapter on top: the "
+             "weights are\n"
+             "then held dense. Codes of 3 bits are packed without gaps, as compressed-tensors does from version 0.17.0 on; older versions "
+             "cannot\n"
              "read them. For LoRA in vLLM the gptq export is the safer base.",
     .check = check,
     .tensors = tensors,

@@ -124,8 +124,7 @@ static int remove_entry(const char *path, const struct stat *s, int kind, struct
 
 /* Symbolic links are removed, never followed. */
 static status remove_tree(const char *path) {
-  if (nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS) != 0 && errno != ENOENT)
-    return fail(E_IO, "%s: cannot be removed: %m", path);
+  if (nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS) != 0 && errno != ENOENT) return fail(E_IO, "%s: cannot be removed: %m", path);
   return OK;
 }
 

@@ -8,6 +8,7 @@
 #include <mpi.h>
 
 #include "base/half.h"
+#include "base/json.h"
 #include "model/checkpoint.h"
 #include "solution/solution.h"
 

@@ -68,10 +68,22 @@ static status write_json(const char *folder, const char *name, json_t *o) {
 /* ---- files of the checkpoint ---- */
 
 static status copy_files(const export_request *q, const char *folder) {
-  static const char *const names[] = {"tokenizer.json",    "tokenizer_config.json",  "tokenizer.model",      "special_tokens_map.json",
-                                      "added_tokens.json", "vocab.json",             "merges.txt",           "vocab.txt",
-                                      "chat_template.json", "chat_template.jinja",   "generation_config.json", "LICENSE",
-                                      "LICENSE.txt",       "LICENSE.md",             "NOTICE",               "USE_POLICY.md"};
+  static const char *const names[] = {"tokenizer.json",
+                                      "tokenizer_config.json",
+                                      "tokenizer.model",
+                                      "special_tokens_map.json",
+                                      "added_tokens.json",
+                                      "vocab.json",
+                                      "merges.txt",
+                                      "vocab.txt",
+                                      "chat_template.json",
+                                      "chat_template.jinja",
+                                      "generation_config.json",
+                                      "LICENSE",
+                                      "LICENSE.txt",
+                                      "LICENSE.md",
+                                      "NOTICE",
+                                      "USE_POLICY.md"};
   status st = OK;
   for (size_t i = 0; i < sizeof names / sizeof *names && st == OK; i++) {
     char *from = path_join(q->model->folder, names[i]), *text = NULL;
@@ -185,8 +197,8 @@ static status write_sidecar(const export_request *q, const image *m, bool adapte
                         "setting", q->setting, "rank", q->rank, "model_fingerprint", q->model->fingerprint, "base_fingerprint", fingerprint,
                         "split", adapter ? export_split_name(q->split) : "", "made_from", attributes_json(q->how), "modules", modules,
                         "tensors", tensor_hashes(m));
-  const char *dtype = adapter ? format_type_name(q->adapter_dtype) : q->has_dtype ? format_type_name(q->dtype) : "";
-  if (o) json_object_set_new(o, "dtype", json_string(dtype));
+  const char *type = adapter ? format_type_name(q->adapter_dtype) : q->has_dtype ? format_type_name(q->dtype) : "";
+  if (o) json_object_set_new(o, "dtype", json_string(type));
   return write_json(folder, SIDECAR, o);
 }
 
@@ -242,7 +254,8 @@ static void say_losses(const export_request *q, text *t) {
       heldout ? "---|---|" : "");
   for (int l = 0; l <= LIN_COUNT; l++) {
     if (!isfinite(mean_loss(q, l, false, 0))) continue;
-    say(t, "| %s | %.3g | %.3g |", l < LIN_COUNT ? linear_short((linear_id)l) : "all", mean_loss(q, l, false, 0), mean_loss(q, l, false, 1));
+    say(t, "| %s | %.3g | %.3g |", l < LIN_COUNT ? linear_short((linear_id)l) : "all", mean_loss(q, l, false, 0),
+        mean_loss(q, l, false, 1));
     if (heldout) say(t, " %.3g | %.3g |", mean_loss(q, l, true, 0), mean_loss(q, l, true, 1));
     say(t, "\n");
   }
@@ -271,7 +284,8 @@ static void say_snippet(const export_request *q, bool adapter, text *t) {
   say(t, "```python\n# in this folder\nimport torch\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n");
   if (adapter) say(t, "from peft import PeftModel\n");
   say_loading(q, base, t);
-  if (adapter) say(t, "model = PeftModel.from_pretrained(base, \".\", is_trainable=True)      # not get_peft_model: that makes a new adapter\n");
+  if (adapter)
+    say(t, "model = PeftModel.from_pretrained(base, \".\", is_trainable=True)      # not get_peft_model: that makes a new adapter\n");
   say(t, "tokenizer = AutoTokenizer.from_pretrained(\"%s\")\n", base);
   say(t, "ids = torch.tensor([tokenizer.encode(\"It is a truth universally acknowledged\")])\n");
   say(t, "print(tokenizer.decode(%s.generate(input_ids=ids, max_new_tokens=10, do_sample=False)[0]))\n", adapter ? "model" : "base");
@@ -299,20 +313,25 @@ static status write_card(const export_request *q, bool adapter, const char *fing
   const char *model = last_part(q->model->folder);
   say(&t, "---\nlibrary_name: %s\ntags: [cloqwork, %s]\n---\n\n", adapter ? "peft" : "transformers", adapter ? "lora" : q->format->name);
   if (adapter)
-    say(&t, "# A LoRA adapter for the quantized %s\n\nBelongs to the base beside it and to no other: W ~ Q + B A with scale exactly 1 (`lora_alpha = r`).\n\n",
+    say(&t,
+        "# A LoRA adapter for the quantized %s\n\nBelongs to the base beside it and to no other: W ~ Q + B A with scale exactly 1 "
+        "(`lora_alpha = r`).\n\n",
         model);
   else
-    say(&t, "# %s, %s%s\n\n", model, q->merge ? "quantized, with its adapter merged" : "quantized", q->merge ? "" : ": the base of an adapter");
+    say(&t, "# %s, %s%s\n\n", model, q->merge ? "quantized, with its adapter merged" : "quantized",
+        q->merge ? "" : ": the base of an adapter");
   say_origin(q, fingerprint, &t);
   say_losses(q, &t);
   say_snippet(q, adapter, &t);
   if (adapter)
     say(&t,
         "## Notes\n\n"
-        "- Load with `PeftModel.from_pretrained(base, path, is_trainable=True)`; without `is_trainable` everything is frozen. Trainers must be\n"
+        "- Load with `PeftModel.from_pretrained(base, path, is_trainable=True)`; without `is_trainable` everything is frozen. Trainers "
+        "must be\n"
         "  told to resume (`adapter_name_or_path`, `lora_model_dir`), or they make an adapter of their own.\n"
         "- Another `lora_alpha` moves the starting point: divide B by the new alpha / r first.\n"
-        "- The split of the product is `%s`, the factors are %s. `cloqwork verify` on the folder above proves that base and adapter belong\n"
+        "- The split of the product is `%s`, the factors are %s. `cloqwork verify` on the folder above proves that base and adapter "
+        "belong\n"
         "  together.\n",
         export_split_name(q->split), format_type_name(q->adapter_dtype));
   else if (q->format->notes)
@@ -371,8 +390,8 @@ static status write_adapter_config(const export_request *q, const char *folder) 
   json_t *o = json_pack("{s:s, s:s, s:s, s:n, s:i, s:i, s:o, s:O, s:b, s:b, s:f, s:o, s:s, s:b, s:b, s:n, s:n, s:n, s:b}", "peft_type",
                         "LORA", "task_type", "CAUSAL_LM", "base_model_name_or_path", "../base", "revision", "r", r, "lora_alpha", r,
                         "rank_pattern", patterns, "alpha_pattern", patterns, "use_rslora", 0, "use_dora", 0, "lora_dropout", 0.0,
-                        "target_modules", target_modules(q), "bias", "none", "fan_in_fan_out", 0, "init_lora_weights", 1,
-                        "modules_to_save", "layers_to_transform", "layers_pattern", "inference_mode", 1);
+                        "target_modules", target_modules(q), "bias", "none", "fan_in_fan_out", 0, "init_lora_weights", 1, "modules_to_save",
+                        "layers_to_transform", "layers_pattern", "inference_mode", 1);
   return write_json(folder, "adapter_config.json", o);
 }
 

@@ -1,6 +1,7 @@
 #include "export/format.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/hot.h"
@@ -33,6 +34,22 @@ const char *export_split_name(export_split s) {
 status export_check(const export_request *q) { return q->format->check(q); }
 
 bool format_all_linears(const export_request *q) { return q->count == LIN_COUNT * q->model->arch.layers; }
+
+json_t *format_kept_linears(const export_request *q) {
+  json_t *list = json_pack("[s]", "lm_head");
+  int at = 0;
+  for (int64_t layer = 0; layer < q->model->arch.layers; layer++)
+    for (int l = 0; l < LIN_COUNT; l++) {
+      char module[64];
+      if (at < q->count && q->matrices[at].layer == layer && (int)q->matrices[at].linear == l) {
+        at++;
+        continue;
+      }
+      snprintf(module, sizeof module, "model.layers.%lld.%s", (long long)layer, linear_path((linear_id)l));
+      json_array_append_new(list, json_string(module));
+    }
+  return list;
+}
 
 bool format_same(const export_request *q, const export_matrix **other) {
   const grid_rule *first = &q->matrices[0].shape.rule;
@@ -70,10 +87,10 @@ status format_narrow(const char *where, real_type t, const float *x, int64_t n, 
 }
 
 /* Tiles of 16 x 16: a tile's lines of both sides stay in the first-level cache. */
-#define TRANSPOSE(rows, cols, in, out)                                                          \
-  for (int64_t r = 0; r < (rows); r += 16)                                                      \
-    for (int64_t c = 0; c < (cols); c += 16)                                                    \
-      for (int64_t k = c; k < (cols) && k < c + 16; k++)                                        \
+#define TRANSPOSE(rows, cols, in, out)                   \
+  for (int64_t r = 0; r < (rows); r += 16)               \
+    for (int64_t c = 0; c < (cols); c += 16)             \
+      for (int64_t k = c; k < (cols) && k < c + 16; k++) \
         for (int64_t i = r; i < (rows) && i < r + 16; i++) (out)[k * (rows) + i] = (in)[i * (cols) + k]
 
 HOT void transpose_words(int64_t rows, int64_t cols, const uint32_t *restrict in, uint32_t *restrict out) {

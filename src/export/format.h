@@ -36,7 +36,8 @@ struct export_format {
 
 extern const export_format format_gptq, format_bnb, format_compressed, format_dense;
 
-bool format_all_linears(const export_request *q); /* every linear of every layer is here */
+bool format_all_linears(const export_request *q);     /* every linear of every layer is here */
+json_t *format_kept_linears(const export_request *q); /* names of those that are not, and lm_head: owned */
 /* Bits, group and symmetry are the same for all; else *other is the first that differs from the first one. */
 bool format_same(const export_request *q, const export_matrix **other);
 

@@ -25,11 +25,11 @@ static status check(const export_request *q) {
                   m->module, (long long)s->out, (long long)s->in);
   }
   if (!format_same(q, &other))
-    return fail(E_USAGE,
-                "export: gptq: %s: expected the same bits, group and symmetry in all matrices (transformers knows no others), found %d bits, "
-                "group %d beside %d bits, group %d: compressed-tensors can hold it",
-                other->module, other->shape.rule.bits, other->shape.rule.group, q->matrices[0].shape.rule.bits,
-                q->matrices[0].shape.rule.group);
+    return fail(
+        E_USAGE,
+        "export: gptq: %s: expected the same bits, group and symmetry in all matrices (transformers knows no others), found %d bits, "
+        "group %d beside %d bits, group %d: compressed-tensors can hold it",
+        other->module, other->shape.rule.bits, other->shape.rule.group, q->matrices[0].shape.rule.bits, q->matrices[0].shape.rule.group);
   return OK;
 }
 
@@ -57,8 +57,8 @@ static status decode(const char *module, const void *const data[FORMAT_TENSORS],
   const int32_t *group = data[G_IDX];
   for (int64_t i = 0; i < s->in; i++)
     if (group[i] != i / (s->in / s->groups))
-      return fail(E_DATA, "%s.g_idx: input %lld: expected group %lld, found %d", module, (long long)i,
-                  (long long)(i / (s->in / s->groups)), group[i]);
+      return fail(E_DATA, "%s.g_idx: input %lld: expected group %lld, found %d", module, (long long)i, (long long)(i / (s->in / s->groups)),
+                  group[i]);
   transpose_words(s->words, s->out, data[QWEIGHT], s->codes);
   zeros_unpack(s, stored_offset(s), data[QZEROS], s->zeros);
   transpose_halves(s->groups, s->out, data[SCALES], s->scales);
@@ -82,8 +82,8 @@ static status config(const export_request *q, json_t **config) {
   *config = json_pack("{s:s, s:s, s:i, s:i, s:b, s:b, s:b, s:s, s:s, s:s, s:f, s:b, s:o, s:{s:[s], s:s}}", "quant_method", "gptq", "method",
                       "gptq", "bits", s->rule.bits, "group_size", s->rule.group ? s->rule.group : -1, "desc_act", 0, "sym", symmetric(q),
                       "lm_head", 0, "checkpoint_format", version, "format", version, "pack_dtype", "int32", "damp_percent", 0.01,
-                      "true_sequential", 1, "modules_in_block_to_quantize", modules_of_a_block(q), "meta", "quantizer", quantizer, "setting",
-                      q->setting);
+                      "true_sequential", 1, "modules_in_block_to_quantize", modules_of_a_block(q), "meta", "quantizer", quantizer,
+                      "setting", q->setting);
   return *config ? OK : fail(E_MEMORY, "quantization_config: no memory");
 }
 
@@ -97,9 +97,11 @@ const export_format format_gptq = {
                "# gptq_torch: the kernel that can be trained on any machine; on GPUs leave quantization_config out\n"
                "base = AutoModelForCausalLM.from_pretrained(\"BASE\", dtype=torch.float32,\n"
                "                                            quantization_config=GPTQConfig(bits=BITS, backend=\"gptq_torch\"))",
-    .notes = "Loads in transformers (with optimum and gptqmodel), gptqmodel and vLLM. gptqmodel's own 4-bit kernel for CPUs rounds scales to\n"
-             "bfloat16 and can stop gradients: choose `gptq_torch` for training on CPUs. Asymmetric codes are stored as version 2 of the format\n"
-             "(`gptq_v2`), which vLLM reads since late 2025; symmetric ones as version 1, which everything reads.",
+    .notes =
+        "Loads in transformers (with optimum and gptqmodel), gptqmodel and vLLM. gptqmodel's own 4-bit kernel for CPUs rounds scales to\n"
+        "bfloat16 and can stop gradients: choose `gptq_torch` for training on CPUs. Asymmetric codes are stored as version 2 of the "
+        "format\n"
+        "(`gptq_v2`), which vLLM reads since late 2025; symmetric ones as version 1, which everything reads.",
     .check = check,
     .tensors = tensors,
     .fill = fill,

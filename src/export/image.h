@@ -17,7 +17,7 @@ typedef struct image_tensor {
   int rank;
   int64_t shape[8];
   int file;
-  uint64_t begin, end;  /* in the data part of its file; after image_layout */
+  uint64_t begin, end;   /* in the data part of its file; after image_layout */
   char sha256[HASH_HEX]; /* of its bytes; "" until put, here or on another rank */
 } image_tensor;
 

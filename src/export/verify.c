@@ -204,7 +204,7 @@ static status decode_module(const export_format *format, const char *folder, con
   solution *s = &matrix.shape;
   int count = format->tensors(NULL, &matrix, list);
   for (int k = 0; k < count; k++) {
-    char name[160];
+    char name[768];
     const st_file *file;
     snprintf(name, sizeof name, "%s%s", module, list[k].suffix);
     const st_tensor *t = find(o, name, &file);
@@ -224,7 +224,8 @@ static status decode_module(const export_format *format, const char *folder, con
   TRY(format->decode(module, data, s));
   TRY(solution_fingerprint(s, hex));
   if (strcmp(hex, text_of(m, "fingerprint")) != 0)
-    st = fail(E_DATA, "%s: %s: expected codes and grid of fingerprint %.16s…, found %.16s…", folder, module, text_of(m, "fingerprint"), hex);
+    st =
+        fail(E_DATA, "%s: %s: expected codes and grid of fingerprint %.16s…, found %.16s…", folder, module, text_of(m, "fingerprint"), hex);
 done:
   for (int k = 0; k < FORMAT_TENSORS; k++) mem_free(&copies[k]);
   FREE(memory);
@@ -303,7 +304,8 @@ static status check_factor(const export_found *f, const opened *o, const char *m
   snprintf(name, sizeof name, "base_model.model.%s.lora_%c.weight", module, which);
   const st_tensor *t = find(o, name, &file);
   if (!t || t->rank != 2 || t->shape[which == 'A' ? 0 : 1] != rank)
-    return fail(E_DATA, "%s: %s: expected a factor of rank %lld, found %s", f->adapter, name, (long long)rank, t ? "another shape" : "nothing");
+    return fail(E_DATA, "%s: %s: expected a factor of rank %lld, found %s", f->adapter, name, (long long)rank,
+                t ? "another shape" : "nothing");
   return OK;
 }
 
@@ -359,7 +361,8 @@ status export_verify(MPI_Comm comm, const char *folder, export_found *f) {
   if (st == OK && f->base) st = check_fingerprint(f);
   if (st == OK && f->base) st = check_base(f, rank, size);
   TRY(agree(comm, st));
-  f->tensors = (int)(json_object_size(json_object_get(f->base_sidecar, "tensors")) + json_object_size(json_object_get(f->adapter_sidecar, "tensors")));
+  f->tensors = (int)(json_object_size(json_object_get(f->base_sidecar, "tensors")) +
+                     json_object_size(json_object_get(f->adapter_sidecar, "tensors")));
   MPI_Allreduce(MPI_IN_PLACE, &f->bytes, 1, MPI_UINT64_T, MPI_SUM, comm);
 done:
   if (st != OK) export_found_free(f);
@@ -384,8 +387,8 @@ static status compare_tensor(void *context, image *m, int index, const void *dat
   const char *found = text_of(json_object_get(sidecar, "tensors"), t->name);
   TRY(hash_bytes(data, (size_t)(t->end - t->begin), hex));
   if (strcmp(hex, found) != 0)
-    st = fail(E_DATA, "%s: %s: expected what the container gives, SHA-256 %.16s…, found %.16s…", adapter ? c->f->adapter : c->f->base, t->name,
-              hex, *found ? found : "nothing");
+    st = fail(E_DATA, "%s: %s: expected what the container gives, SHA-256 %.16s…, found %.16s…", adapter ? c->f->adapter : c->f->base,
+              t->name, hex, *found ? found : "nothing");
 done:
   return st;
 }
