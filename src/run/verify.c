@@ -202,6 +202,7 @@ static void print_findings(const verifier *v) {
 }
 
 status verb_verify(session *c) {
+  if (verify_is_export(&c->arguments)) return verify_export(c);
   status st = OK;
   verifier v = {.c = c};
   for (int64_t layer = c->layer_begin + c->rank; layer < c->layer_end && st == OK; layer += c->size) {

@@ -10,12 +10,21 @@
 
 /* ---- arrays ---- */
 
+solution solution_of(int64_t out, int64_t in, const grid_rule *rule, int rank) {
+  return (solution){.rule = *rule,
+                    .out = out,
+                    .in = in,
+                    .end = out,
+                    .groups = grid_groups(rule, (int)in),
+                    .words = codes_words(in, rule->bits),
+                    .rank = rank};
+}
+
 solution solution_shape(const arch *a, linear_id l, const grid_rule *rule, int rank) {
-  solution s = {.linear = l, .rule = *rule, .rank = rank};
-  linear_shape(a, l, &s.out, &s.in);
-  s.end = s.out;
-  s.groups = grid_groups(rule, (int)s.in);
-  s.words = codes_words(s.in, rule->bits);
+  int64_t out, in;
+  linear_shape(a, l, &out, &in);
+  solution s = solution_of(out, in, rule, rank);
+  s.linear = l;
   return s;
 }
 

@@ -46,6 +46,7 @@ typedef struct solution {
 } solution;
 
 /* A whole matrix, no arrays yet; loaded is REAL_F32. */
+solution solution_of(int64_t out, int64_t in, const grid_rule *rule, int rank);
 solution solution_shape(const arch *a, linear_id l, const grid_rule *rule, int rank);
 real_type solution_loaded(dtype stored); /* what a loader rounds the values of such a weight to */
 
