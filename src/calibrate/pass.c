@@ -79,9 +79,7 @@ double pass_layer_flops(const arch *a, const windows *const sets[SET_COUNT], con
   return per_token * (set_tokens(sets[0]) + set_tokens(sets[1]));
 }
 
-static size_t chunk_floats(const pass *p, const pass_set *s) {
-  return (size_t)windows_chunk_rows(s->w) * (size_t)p->model->arch.hidden;
-}
+static size_t chunk_floats(const pass *p, const pass_set *s) { return (size_t)windows_chunk_rows(s->w) * (size_t)p->model->arch.hidden; }
 
 /* My stream of a chunk that is mine. */
 static float *stream(const pass *p, const pass_set *s, int chunk) { return s->x + (size_t)(chunk / p->t->size) * chunk_floats(p, s); }

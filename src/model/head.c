@@ -6,9 +6,7 @@
 #include "base/memory.h"
 #include "model/kernels.h"
 
-void head_norm(const arch *a, const float *norm, int64_t rows, float *x) {
-  kernel_rms_norm(rows, a->hidden, a->rms_eps, x, norm, x);
-}
+void head_norm(const arch *a, const float *norm, int64_t rows, float *x) { kernel_rms_norm(rows, a->hidden, a->rms_eps, x, norm, x); }
 
 void predictions_start(int64_t rows, prediction *p) {
   for (int64_t i = 0; i < rows; i++) p[i] = (prediction){.most = -INFINITY, .best = -1};

@@ -11,11 +11,11 @@
 #include "model/checkpoint.h"
 
 typedef struct prediction {
-  double sum;    /* of exp(logit - most) */
-  double cross;  /* of exp(p - most of p) (p - q), over the logits p of the original and q of this variant */
-  float most;    /* the largest logit so far */
-  float came;    /* the logit of the token that came */
-  int32_t best;  /* the first that has the largest logit */
+  double sum;   /* of exp(logit - most) */
+  double cross; /* of exp(p - most of p) (p - q), over the logits p of the original and q of this variant */
+  float most;   /* the largest logit so far */
+  float came;   /* the logit of the token that came */
+  int32_t best; /* the first that has the largest logit */
 } prediction;
 
 /* x (rows, d) becomes what the head reads: rms(x) w_norm, norm (d). */

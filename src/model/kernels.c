@@ -141,8 +141,8 @@ HOT double kernel_exp_sum(int64_t n, const float *restrict x, float shift, float
   return sum;
 }
 
-HOT double kernel_exp_cross(int64_t n, const float *restrict x, float shift, const float *restrict weight,
-                            const float *restrict reference, double *cross) {
+HOT double kernel_exp_cross(int64_t n, const float *restrict x, float shift, const float *restrict weight, const float *restrict reference,
+                            double *cross) {
   double sum = 0, weighted = 0;
 #pragma omp simd reduction(+ : sum, weighted)
   for (int64_t k = 0; k < n; k++) {

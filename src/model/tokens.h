@@ -35,8 +35,8 @@ void windows_free(windows *w);
  * any number of them. */
 int windows_per_chunk(int64_t length);
 int windows_chunks(const windows *w);
-int windows_in_chunk(const windows *w, int chunk);            /* the last chunk may hold fewer */
-int64_t windows_chunk_rows(const windows *w);                 /* tokens of a full chunk */
+int windows_in_chunk(const windows *w, int chunk);             /* the last chunk may hold fewer */
+int64_t windows_chunk_rows(const windows *w);                  /* tokens of a full chunk */
 const int32_t *windows_chunk_ids(const windows *w, int chunk); /* borrowed */
 
 /* CPython's Mersenne Twister. */

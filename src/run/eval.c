@@ -28,7 +28,7 @@ typedef struct evaluation {
   session *c;
   windows w;
   int *ranks, rank_count; /* of --rank: ascending, distinct; owned; none: those of each setting */
-  eval_task *tasks;       /* complete settings in the job's order, each from rank 0 up; those that are pending first within no order; owned */
+  eval_task *tasks; /* complete settings in the job's order, each from rank 0 up; those that are pending first within no order; owned */
   int task_count, original_pending;
   eval_result original, *results; /* results [settings]: on rank 0 of the job alone; owned */
 } evaluation;
@@ -65,7 +65,8 @@ static status read_tokens(evaluation *e) {
   status st = OK;
   const job *j = &e->c->job;
   if (!j->has_eval)
-    return fail(E_USAGE, "%s: eval: expected tokens to evaluate on, found neither an eval nor a heldout section: add --set eval.tokens=FILE.npy",
+    return fail(E_USAGE,
+                "%s: eval: expected tokens to evaluate on, found neither an eval nor a heldout section: add --set eval.tokens=FILE.npy",
                 j->path);
   if (j->eval.length < 2)
     return fail(E_USAGE, "%s: eval.length: expected at least 2 tokens, found %lld", j->path, (long long)j->eval.length);
@@ -229,7 +230,7 @@ enum { ROWS_AT_ONCE = 64 }; /* of a product B A: fixed, so that its bits do not 
 
 typedef struct variant_source {
   const session *c;
-  const eval_task *tasks; /* of this batch */
+  const eval_task *tasks;   /* of this batch */
   solution held[LIN_COUNT]; /* my rows of the targets of one setting's layer */
   int64_t layer;
   int setting; /* -1: nothing is held */
@@ -269,8 +270,8 @@ done:
 static void merged_rows(const solution *s, int rank, int64_t begin, int64_t end, float *w) {
   solution_values(s, begin, end, w);
   if (rank)
-    sgemm(false, false, (int)(end - begin), (int)s->in, rank, 1, s->lora_b + (begin - s->begin) * s->rank, s->rank, s->lora_a, (int)s->in, 1,
-          w, (int)s->in);
+    sgemm(false, false, (int)(end - begin), (int)s->in, rank, 1, s->lora_b + (begin - s->begin) * s->rank, s->rank, s->lora_a, (int)s->in,
+          1, w, (int)s->in);
 }
 
 static status fill_variant(void *context, int64_t layer, int variant, float *const target[LIN_COUNT]) {
@@ -297,10 +298,10 @@ typedef struct batch {
   evaluation *e;
   eval_pass *p;
   variant_source source;
-  const char **names;    /* [1 + count] for messages */
-  window_score *score;   /* [1 + count][windows] */
-  int count, done, all;  /* variants of this batch; in batches before it; of all */
-  double rate;           /* of gemm */
+  const char **names;   /* [1 + count] for messages */
+  window_score *score;  /* [1 + count][windows] */
+  int count, done, all; /* variants of this batch; in batches before it; of all */
+  double rate;          /* of gemm */
   layer_progress progress;
 } batch;
 
@@ -366,11 +367,11 @@ static status report_batch(const batch *b, double seconds, double flops, const d
   snprintf(unit, sizeof unit, "eval/%d", b->done);
   json_t *variants = json_array();
   for (int i = 0; i <= b->count; i++) json_array_append_new(variants, json_string(b->names[i]));
-  json_t *o = json_pack("{s:s, s:o, s:I, s:I, s:{s:f, s:f, s:f, s:f}, s:f, s:f, s:I, s:I}", "unit", unit, "variants", variants, "windows",
-                        (json_int_t)e->w.count, "length", (json_int_t)e->w.length, "seconds", "weights", spent[0], "forward", spent[1],
-                        "head", spent[2], "all", seconds, "gflops", 1e-9 * flops / seconds, "fraction_of_gemm",
-                        b->rate > 0 ? flops / seconds / b->rate : 0, "private_bytes_peak", (json_int_t)memory_watch_private(),
-                        "shared_bytes_peak", (json_int_t)memory_watch_shared());
+  json_t *o =
+      json_pack("{s:s, s:o, s:I, s:I, s:{s:f, s:f, s:f, s:f}, s:f, s:f, s:I, s:I}", "unit", unit, "variants", variants, "windows",
+                (json_int_t)e->w.count, "length", (json_int_t)e->w.length, "seconds", "weights", spent[0], "forward", spent[1], "head",
+                spent[2], "all", seconds, "gflops", 1e-9 * flops / seconds, "fraction_of_gemm", b->rate > 0 ? flops / seconds / b->rate : 0,
+                "private_bytes_peak", (json_int_t)memory_watch_private(), "shared_bytes_peak", (json_int_t)memory_watch_shared());
   log_info("eval: %d variant%s in %.1f s, %.0f GFLOP/s, %.2f of a short product's", b->count, b->count == 1 ? "" : "s", seconds,
            1e-9 * flops / seconds, flops / seconds / b->rate);
   return o ? unit_metrics(e->c, o) : fail(E_MEMORY, "metrics.jsonl: no memory for a line");
@@ -380,10 +381,9 @@ static status report_batch(const batch *b, double seconds, double flops, const d
 static status run_batch(batch *b, const eval_task *tasks) {
   status st = OK;
   session *c = b->e->c;
-  char(*texts)[200] = NULL;
+  char (*texts)[200] = NULL;
   size_t scores = (size_t)(1 + b->count) * (size_t)b->e->w.count;
-  double start = clock_now(), flops = b->p->flops,
-         before[3] = {b->p->weights_seconds, b->p->forward_seconds, b->p->head_seconds};
+  double start = clock_now(), flops = b->p->flops, before[3] = {b->p->weights_seconds, b->p->forward_seconds, b->p->head_seconds};
   st = NEW(texts, b->count, "names");
   if (st == OK) st = NEW(b->names, 1 + b->count, "names");
   if (st == OK) st = NEW(b->score, scores, "scores of windows");
@@ -414,7 +414,8 @@ static status choose_room(const evaluation *e, int pending, int *room) {
   const session *c = e->c;
   eval_bytes need = eval_pass_memory(&c->model.arch, &e->w, c->size);
   uint64_t ranks = (uint64_t)c->team.size, own = mem_resident_now().private_bytes,
-           node = c->job.parallel.memory_per_node > 0 ? (uint64_t)(c->job.parallel.memory_per_node * (1 << 30)) : mem_machine_total() / 10 * 8;
+           node =
+               c->job.parallel.memory_per_node > 0 ? (uint64_t)(c->job.parallel.memory_per_node * (1 << 30)) : mem_machine_total() / 10 * 8;
   uint64_t fixed = need.shared + ranks * (own + need.fixed);
   uint64_t most = node > fixed ? (node - fixed) / (ranks * need.variant) : 0;
   status st = OK;
@@ -500,8 +501,8 @@ static status print_json(const evaluation *e) {
   }
   json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:o, s:o}", "run", c->job.output, "model", c->job.model,
                         "model_fingerprint", c->model.fingerprint, "tokens", c->job.eval.path, "tokens_fingerprint", e->w.fingerprint,
-                        "program_version", CLOQWORK_VERSION, "windows", (json_int_t)e->w.count, "length", (json_int_t)e->w.length, "original",
-                        eval_point_json(&e->original.points[0]), "settings", settings);
+                        "program_version", CLOQWORK_VERSION, "windows", (json_int_t)e->w.count, "length", (json_int_t)e->w.length,
+                        "original", eval_point_json(&e->original.points[0]), "settings", settings);
   int rc = o ? json_dumpf(o, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17)) : -1;
   json_decref(o);
   return rc == 0 && printf("\n") > 0 && fflush(stdout) == 0 ? OK : fail(E_IO, "eval: the results cannot be written: %m");

@@ -148,8 +148,7 @@ static status normalize(eval_pass *p) {
   tensor_ref norm = checkpoint_final_norm(p->model);
   const arch *a = &p->model->arch;
   status st = tensor_rows(&norm, 0, 1, p->wide);
-  for (int v = p->original_done; v <= p->count && st == OK; v++)
-    head_norm(a, p->wide, p->mine * windows_chunk_rows(p->w), p->streams[v]);
+  for (int v = p->original_done; v <= p->count && st == OK; v++) head_norm(a, p->wide, p->mine * windows_chunk_rows(p->w), p->streams[v]);
   p->original_done = true;
   return st;
 }

@@ -25,13 +25,13 @@ typedef struct eval_pass {
   const team *t; /* borrowed, like model and w */
   const checkpoint *model;
   const windows *w;
-  int room, count;         /* variants: there is room for; of this batch */
-  int mine;                /* chunks of this rank */
-  bool original_done;      /* streams[0] holds final hidden states */
-  float **streams;         /* [1 + room] (mine * rows of a chunk, d): 0 the original's */
+  int room, count;          /* variants: there is room for; of this batch */
+  int mine;                 /* chunks of this rank */
+  bool original_done;       /* streams[0] holds final hidden states */
+  float **streams;          /* [1 + room] (mine * rows of a chunk, d): 0 the original's */
   prediction **predictions; /* [1 + room] (mine * rows of a chunk) */
-  float *n, *wide;         /* scratch of block_forward */
-  int32_t *next;           /* (rows of a chunk) */
+  float *n, *wide;          /* scratch of block_forward */
+  int32_t *next;            /* (rows of a chunk) */
   block_scratch block;
   head_scratch head;
   shared weights, changed; /* of a layer: the original's; a variant's targets */

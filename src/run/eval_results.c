@@ -15,7 +15,7 @@ typedef struct moments {
 /* Over windows, in their order; field: which double of a score; minus (may be NULL): paired with it. */
 static moments over_windows(int64_t n, const window_score *score, const window_score *minus, size_t field) {
   double sum = 0, squares = 0;
-#define VALUE(i)                                                       \
+#define VALUE(i)                                                          \
   (*(const double *)(const void *)((const char *)(score + (i)) + field) - \
    (minus ? *(const double *)(const void *)((const char *)(minus + (i)) + field) : 0))
   for (int64_t i = 0; i < n; i++) sum += VALUE(i);
@@ -30,7 +30,8 @@ eval_point eval_point_of(int rank, int64_t count, int64_t length, const window_s
           gap = over_windows(count, score, original, offsetof(window_score, nll)),
           kl = over_windows(count, score, NULL, offsetof(window_score, kl)),
           agrees = over_windows(count, score, NULL, offsetof(window_score, agrees));
-  return (eval_point){rank, exp(nll.mean), nll.mean, nll.se, gap.mean, gap.se, kl.mean, kl.se, agrees.mean, agrees.se, count * (length - 1)};
+  return (eval_point){rank,      exp(nll.mean),       nll.mean, nll.se, gap.mean, gap.se, kl.mean, kl.se, agrees.mean,
+                      agrees.se, count * (length - 1)};
 }
 
 const eval_point *eval_result_find(const eval_result *r, int rank) {

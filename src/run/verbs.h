@@ -30,7 +30,7 @@ status verb_status(session *c);
 status verb_methods(session *c);
 
 /* Parts that verbs share. Collective. */
-status collect(session *c);                  /* master file run.h5 over everything that is done */
+status collect(session *c);                 /* master file run.h5 over everything that is done */
 status gemm_rate(session *c, double *rate); /* flops/s of all ranks in a short product, all at the same time, as they will work */
 
 #endif
