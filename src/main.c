@@ -130,14 +130,16 @@ done:
 static status work(MPI_Comm comm, const verb *v, const arguments *a, const blas_info *blas, const char *io) {
   status st = OK;
   session c = {0};
-  if (v->needs == NEEDS_NOTHING) {
+  verb_needs needs = v->alone && v->alone(a) ? NEEDS_NOTHING : v->needs;
+  if (needs == NEEDS_NOTHING) {
     c.job_comm = comm;
+    c.blas = *blas;
     c.arguments = *a;
     MPI_Comm_rank(comm, &c.rank);
     MPI_Comm_size(comm, &c.size);
     return v->work(&c);
   }
-  TRY(session_open(comm, a, blas, v->needs == NEEDS_TOKENS, &c));
+  TRY(session_open(comm, a, blas, needs == NEEDS_TOKENS, &c));
   if (v->writes) {
     TRY(session_begin_run(&c));
     char mpi[MPI_MAX_LIBRARY_VERSION_STRING];

@@ -266,14 +266,7 @@ done:
   return st;
 }
 
-/* w (end - begin, in) = Q + B A at the rank. From Q each time, so that a point's numbers do not depend on which others are asked for. */
-static void merged_rows(const solution *s, int rank, int64_t begin, int64_t end, float *w) {
-  solution_values(s, begin, end, w);
-  if (rank)
-    sgemm(false, false, (int)(end - begin), (int)s->in, rank, 1, s->lora_b + (begin - s->begin) * s->rank, s->rank, s->lora_a, (int)s->in,
-          1, w, (int)s->in);
-}
-
+/* From Q each time, so that a point's numbers do not depend on which others are asked for. */
 static status fill_variant(void *context, int64_t layer, int variant, float *const target[LIN_COUNT]) {
   status st = OK;
   variant_source *v = context;
@@ -286,7 +279,7 @@ static status fill_variant(void *context, int64_t layer, int variant, float *con
       return fail(E_DATA, "%s, layer %lld: %s: expected an adapter of rank %d, found %d", v->c->job.settings[t->setting].name,
                   (long long)layer, linear_path((linear_id)l), t->rank, s->rank);
     for (int64_t at = s->begin; at < s->end; at += ROWS_AT_ONCE)
-      merged_rows(s, t->rank, at, at + ROWS_AT_ONCE < s->end ? at + ROWS_AT_ONCE : s->end, target[l] + at * s->in);
+      solution_merged(s, t->rank, at, at + ROWS_AT_ONCE < s->end ? at + ROWS_AT_ONCE : s->end, target[l] + at * s->in);
   }
 done:
   return st;

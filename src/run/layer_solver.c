@@ -10,6 +10,7 @@
 #include "dist/agree.h"
 #include "dist/dlinalg.h"
 #include "quant/codes.h"
+#include "quant/nf4.h"
 #include "quant/optq.h"
 #include "run/unit.h"
 
@@ -100,8 +101,8 @@ static sizes measure(const job *j, const arch *a, int ranks) {
       size_t codes = (size_t)((out + ranks - 1) / ranks) * (size_t)in;
       for (int k = 0; k < j->setting_count; k++) {
         const setting *s = &j->settings[k];
-        size_t mine[] = {adapter_private(s, out, in), codes + (size_t)optq_bytes(&s->rule, (int)in),
-                         (size_t)magr_bytes((int)in, s->rule.group)};
+        size_t optq = s->method->quantizer == QUANT_OPTQ ? (size_t)optq_bytes(&s->rule, (int)in) : 0;
+        size_t mine[] = {adapter_private(s, out, in), codes + optq, s->method->magr ? (size_t)magr_bytes((int)in, s->rule.group) : 0};
         for (int e = 0; e < 3; e++)
           if (mine[e] > z.private_most) z.private_most = mine[e];
       }
@@ -400,6 +401,35 @@ done:
   return st;
 }
 
+/* NF4 of one (setting, linear). Collective: double quantization needs absmax of all rows, and the codes come after it. */
+static status quantize_nf4(input_work *w, const setting *s, int k, result *r) {
+  session *c = w->s->c;
+  status st = OK;
+  uint8_t *codes = NULL;
+  int64_t begin, end;
+  solution *to = &r->s;
+  my_rows(c, to->out, to->in, &begin, &end);
+  int rows = (int)(end - begin), in = (int)to->in, group = s->rule.group;
+  const float *x = w->base + w->weight_at[k] + begin * in;
+  float *absmax = to->absmax + begin * to->groups;
+  double start = clock_now();
+  to->loaded = solution_loaded(checkpoint_linear(&c->model, w->layer, w->linears[k]).tensor->type);
+  st = NEW(codes, (size_t)rows * (size_t)in, "codes of my rows");
+  if (st == OK) st = nf4_absmax(group, rows, in, x, in, absmax);
+  TRY(agree(c->team.comm, st));
+  if (s->rule.nested) {
+    team_barrier(&c->team);
+    if (c->team.rank == 0) nf4_nest(to->out * to->groups, to->absmax, to->absmax_codes, to->nested_absmax, to->nested_offset);
+    team_barrier(&c->team);
+  }
+  nf4_round(group, rows, in, x, in, absmax, codes);
+  codes_pack(s->rule.bits, rows, in, codes, to->codes + begin * to->words);
+  if (c->team.rank == 0) to->facts->quantize_seconds = clock_now() - start;
+done:
+  FREE(codes);
+  return st;
+}
+
 /* Descending diagonal, ties in natural order: the processing order of act. */
 static void order_by_diagonal(int64_t m, const float *h, int32_t *order, int32_t *buffer) {
   for (int32_t k = 0; k < m; k++) order[k] = k;
@@ -437,7 +467,7 @@ static status quantize_with(input_work *w, int first, bool *handled) {
     handled[g] = true;
     for (int k = 0; k < w->linear_count && st == OK; k++) {
       result *r = layer_result(w->s, w->group[g], w->linears[k]);
-      st = quantize_rows(w, s, k, r, order, ridge);
+      st = s->method->quantizer == QUANT_NF4 ? quantize_nf4(w, s, k, r) : quantize_rows(w, s, k, r, order, ridge);
       w->s->spent.flops += s->method->quantizer == QUANT_OPTQ ? optq_flops(r->s.out, r->s.in) : 0;
     }
   }

@@ -32,9 +32,7 @@ static status describe_linear(const session *c, const result *r, attributes *a) 
   TRY(attr_text(a, "method", r->setting->method->name));
   TRY(attr_int(a, "bits", r->setting->rule.bits));
   TRY(attr_int(a, "group", r->setting->rule.group));
-  TRY(attr_int(a, "symmetric", r->setting->rule.symmetric));
-  TRY(attr_text(a, "zero", "int"));
-  TRY(attr_text(a, "grid", "uniform"));
+  TRY(solution_grid_attributes(&r->s, a));
   TRY(attr_real(a, "damping", r->setting->options.damping));
   TRY(attr_real(a, "damping_used", f->damping_used));
   TRY(attr_int(a, "numerical_rank", f->numerical_rank));

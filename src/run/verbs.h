@@ -9,11 +9,12 @@ typedef enum verb_needs { NEEDS_NOTHING, NEEDS_MODEL, NEEDS_TOKENS } verb_needs;
 
 typedef struct verb {
   const char *name;
-  status (*work)(session *c); /* after session_open */
-  bool writes;                /* takes the run directory: session_begin_run first */
-  verb_needs needs;           /* the job and the model's headers; the token files of calibration, too */
-  const char *line;           /* for --help */
-  const char *help;           /* for VERB --help */
+  status (*work)(session *c);        /* after session_open */
+  bool writes;                       /* takes the run directory: session_begin_run first */
+  verb_needs needs;                  /* the job and the model's headers; the token files of calibration, too */
+  bool (*alone)(const arguments *a); /* where given and true: this call needs nothing after all */
+  const char *line;                  /* for --help */
+  const char *help;                  /* for VERB --help */
 } verb;
 
 extern const verb verbs[];
@@ -25,6 +26,7 @@ status verb_solve(session *c);
 status verb_run(session *c);
 status verb_verify(session *c);
 status verb_eval(session *c);
+status verb_export(session *c);
 status verb_report(session *c);
 status verb_status(session *c);
 status verb_methods(session *c);
@@ -32,5 +34,8 @@ status verb_methods(session *c);
 /* Parts that verbs share. Collective. */
 status collect(session *c);                 /* master file run.h5 over everything that is done */
 status gemm_rate(session *c, double *rate); /* flops/s of all ranks in a short product, all at the same time, as they will work */
+
+bool verify_is_export(const arguments *a); /* verify of a folder that export made, not of a run */
+status verify_export(session *c);
 
 #endif

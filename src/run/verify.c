@@ -95,6 +95,7 @@ static status check_result(verifier *v, const layer_view *l, const setting *s, l
   TRY(NEW(curve, s->rank_max + 1, "a loss curve"));
   TRY(container_open(path, "solution", &file));
   TRY(solution_load(file, where, &c->model.arch, linear, 0, -1, s->rank_max, SOLUTION_ALL, &r));
+  TRY(solution_check_nested(&r, where));
   solution_residual(&r, l->w, 0, r.out, l->e);
   TRY(adapter_trace(r.in, l->e, l->h, 0, r.out, NULL, &trace));
   TRY(adapter_losses(r.out, r.in, l->e, l->h, r.lora_b, r.lora_a, s->rank_max, trace, curve));
@@ -201,6 +202,7 @@ static void print_findings(const verifier *v) {
 }
 
 status verb_verify(session *c) {
+  if (verify_is_export(&c->arguments)) return verify_export(c);
   status st = OK;
   verifier v = {.c = c};
   for (int64_t layer = c->layer_begin + c->rank; layer < c->layer_end && st == OK; layer += c->size) {

@@ -4,33 +4,53 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/blas.h"
 #include "base/memory.h"
 #include "quant/codes.h"
+#include "quant/nf4.h"
 
 /* ---- arrays ---- */
 
+solution solution_of(int64_t out, int64_t in, const grid_rule *rule, int rank) {
+  return (solution){.rule = *rule,
+                    .out = out,
+                    .in = in,
+                    .end = out,
+                    .groups = grid_groups(rule, (int)in),
+                    .words = codes_words(in, rule->bits),
+                    .rank = rank};
+}
+
 solution solution_shape(const arch *a, linear_id l, const grid_rule *rule, int rank) {
-  solution s = {.linear = l, .rule = *rule, .rank = rank};
-  linear_shape(a, l, &s.out, &s.in);
-  s.end = s.out;
-  s.groups = grid_groups(rule, (int)s.in);
-  s.words = codes_words(s.in, rule->bits);
+  int64_t out, in;
+  linear_shape(a, l, &out, &in);
+  solution s = solution_of(out, in, rule, rank);
+  s.linear = l;
   return s;
 }
+
+real_type solution_loaded(dtype stored) { return stored == DT_BF16 ? REAL_BF16 : stored == DT_F16 ? REAL_F16 : REAL_F32; }
+
+static int64_t nests(const solution *s) { return nf4_nests(s->out * s->groups); }
 
 static size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 size_t solution_place(solution *s, unsigned parts, char *at) {
   size_t used = 0;
   int64_t rows = s->end - s->begin, points = s->rank + 1;
+  unsigned uniform = s->rule.kind == GRID_UNIFORM ? SOLUTION_BASE : 0, nf4 = SOLUTION_BASE & ~uniform, nested = s->rule.nested ? nf4 : 0;
 #define PLACE(part, field, count)                                             \
   do {                                                                        \
     s->field = at && (parts & (part)) ? (void *)(at + used) : NULL;           \
     if (parts & (part)) used += round_up((size_t)(count) * sizeof *s->field); \
   } while (0)
   PLACE(SOLUTION_BASE, codes, rows * s->words);
-  PLACE(SOLUTION_BASE, scales, rows * s->groups);
-  PLACE(SOLUTION_BASE, zeros, rows * s->groups);
+  PLACE(uniform, scales, rows * s->groups);
+  PLACE(uniform, zeros, rows * s->groups);
+  PLACE(nf4, absmax, rows * s->groups);
+  PLACE(nested, absmax_codes, rows * s->groups);
+  PLACE(nested, nested_absmax, nests(s));
+  PLACE(nested, nested_offset, 1);
   PLACE(SOLUTION_ADAPTER, lora_a, s->rank * s->in);
   PLACE(SOLUTION_ADAPTER, lora_b, rows * s->rank);
   PLACE(SOLUTION_CURVES, loss, points);
@@ -43,27 +63,25 @@ size_t solution_place(solution *s, unsigned parts, char *at) {
 
 void solution_values(const solution *s, int64_t begin, int64_t end, float *q) {
   int64_t first = begin - s->begin;
-  codes_values(&s->rule, (int)(end - begin), (int)s->in, s->codes + first * s->words, s->scales + first * s->groups,
-               s->zeros + first * s->groups, q);
+  int rows = (int)(end - begin), in = (int)s->in;
+  const uint32_t *codes = s->codes + first * s->words;
+  if (s->rule.kind == GRID_NF4)
+    nf4_values(s->rule.group, rows, in, codes, s->absmax + first * s->groups, s->loaded, q);
+  else
+    codes_values(&s->rule, rows, in, codes, s->scales + first * s->groups, s->zeros + first * s->groups, q);
+}
+
+void solution_merged(const solution *s, int rank, int64_t begin, int64_t end, float *w) {
+  solution_values(s, begin, end, w);
+  if (rank)
+    sgemm(false, false, (int)(end - begin), (int)s->in, rank, 1, s->lora_b + (begin - s->begin) * s->rank, s->rank, s->lora_a, (int)s->in,
+          1, w, (int)s->in);
 }
 
 void solution_residual(const solution *s, const float *x, int64_t begin, int64_t end, float *e) {
   solution_values(s, begin, end, e);
   const float *from = x + begin * s->in;
   for (int64_t k = 0; k < (end - begin) * s->in; k++) e[k] = from[k] - e[k];
-}
-
-status solution_fingerprint(const solution *s, char hex[HASH_HEX]) {
-  status st = OK;
-  hash *h = NULL;
-  TRY(hash_new(&h));
-  TRY(hash_add(h, s->codes, (size_t)(s->out * s->words) * sizeof *s->codes));
-  TRY(hash_add(h, s->scales, (size_t)(s->out * s->groups) * sizeof *s->scales));
-  TRY(hash_add(h, s->zeros, (size_t)(s->out * s->groups) * sizeof *s->zeros));
-  TRY(hash_end(&h, hex));
-done:
-  hash_free(&h);
-  return st;
 }
 
 /* ---- the file ---- */
@@ -80,19 +98,62 @@ typedef struct row {
 
 static int rows_of(const solution *s, row list[SOLUTION_DATASETS]) {
   int64_t points = s->rank + 1;
-  const row all[] = {
-      {"codes", SOLUTION_BASE, EL_U32, s->out, s->words, s->codes, true},
-      {"scales", SOLUTION_BASE, EL_F16, s->out, s->groups, s->scales, true},
-      {"zeros", SOLUTION_BASE, EL_U8, s->out, s->groups, s->zeros, true},
-      {"lora_A", SOLUTION_ADAPTER, EL_F32, s->rank, s->in, s->lora_a, false},
-      {"lora_B", SOLUTION_ADAPTER, EL_F32, s->out, s->rank, s->lora_b, true},
-      {"loss", SOLUTION_CURVES, EL_F64, points, 0, s->loss, false},
-      {"eigenvalues", SOLUTION_CURVES, EL_F64, points, 0, s->values, false},
-      {"loss_heldout", SOLUTION_CURVES, EL_F64, points, 0, s->loss_heldout, false},
+  bool uniform = s->rule.kind == GRID_UNIFORM, nested = !uniform && s->rule.nested;
+  const struct {
+    bool here;
+    row row;
+  } all[] = {
+      {true, {"codes", SOLUTION_BASE, EL_U32, s->out, s->words, s->codes, true}},
+      {uniform, {"scales", SOLUTION_BASE, EL_F16, s->out, s->groups, s->scales, true}},
+      {uniform, {"zeros", SOLUTION_BASE, EL_U8, s->out, s->groups, s->zeros, true}},
+      {!uniform, {"absmax", SOLUTION_BASE, EL_F32, s->out, s->groups, s->absmax, true}},
+      {nested, {"absmax_codes", SOLUTION_BASE, EL_U8, s->out, s->groups, s->absmax_codes, true}},
+      {nested, {"nested_absmax", SOLUTION_BASE, EL_F32, nests(s), 0, s->nested_absmax, false}},
+      {nested, {"nested_offset", SOLUTION_BASE, EL_F32, 1, 0, s->nested_offset, false}},
+      {true, {"lora_A", SOLUTION_ADAPTER, EL_F32, s->rank, s->in, s->lora_a, false}},
+      {true, {"lora_B", SOLUTION_ADAPTER, EL_F32, s->out, s->rank, s->lora_b, true}},
+      {true, {"loss", SOLUTION_CURVES, EL_F64, points, 0, s->loss, false}},
+      {true, {"eigenvalues", SOLUTION_CURVES, EL_F64, points, 0, s->values, false}},
+      {true, {"loss_heldout", SOLUTION_CURVES, EL_F64, points, 0, s->loss_heldout, false}},
   };
-  int count = (int)(sizeof all / sizeof *all);
-  memcpy(list, all, sizeof all);
+  _Static_assert(sizeof all / sizeof *all <= SOLUTION_DATASETS, "room for every dataset");
+  int count = 0;
+  for (size_t k = 0; k < sizeof all / sizeof *all; k++)
+    if (all[k].here) list[count++] = all[k].row;
   return count;
+}
+
+status solution_fingerprint(const solution *s, char hex[HASH_HEX]) {
+  status st = OK;
+  hash *h = NULL;
+  row list[SOLUTION_DATASETS];
+  int count = rows_of(s, list);
+  TRY(hash_new(&h));
+  for (int k = 0; k < count; k++)
+    if (list[k].part == SOLUTION_BASE)
+      TRY(hash_add(h, list[k].data, (size_t)(list[k].rows * (list[k].cols ? list[k].cols : 1)) * element_bytes(list[k].type)));
+  TRY(hash_end(&h, hex));
+done:
+  hash_free(&h);
+  return st;
+}
+
+status solution_check_nested(const solution *s, const char *where) {
+  status st = OK;
+  float *decoded = NULL;
+  int64_t count = s->out * s->groups;
+  if (s->rule.kind != GRID_NF4 || !s->rule.nested) return OK;
+  TRY(NEW(decoded, count, "a decoded absmax"));
+  nf4_unnest(count, s->absmax_codes, s->nested_absmax, *s->nested_offset, decoded);
+  for (int64_t i = 0; i < count; i++)
+    if (memcmp(&decoded[i], &s->absmax[i], sizeof *decoded) != 0) {
+      st = fail(E_DATA, "%s: absmax of row %lld, group %lld: expected %.9g from its double quantization, found %.9g", where,
+                (long long)(i / s->groups), (long long)(i % s->groups), decoded[i], s->absmax[i]);
+      goto done;
+    }
+done:
+  FREE(decoded);
+  return st;
 }
 
 static void dataset_path(const solution *s, const row *r, char path[SOLUTION_PATH]) {
@@ -112,6 +173,45 @@ int solution_datasets(const solution *s, bool heldout, char paths[SOLUTION_DATAS
   return count;
 }
 
+static const char *const grid_words[] = {[GRID_UNIFORM] = "uniform", [GRID_NF4] = "nf4"};
+static const char *const loaded_words[] = {[REAL_F32] = "f32", [REAL_F16] = "f16", [REAL_BF16] = "bf16"};
+
+status solution_grid_attributes(const solution *s, attributes *group) {
+  status st = OK;
+  TRY(attr_text(group, "grid", grid_words[s->rule.kind]));
+  TRY(attr_int(group, "symmetric", s->rule.symmetric));
+  if (s->rule.kind == GRID_NF4)
+    TRY(attr_text(group, "values", loaded_words[s->loaded]));
+  else
+    TRY(attr_text(group, "zero", "int"));
+done:
+  return st;
+}
+
+/* The grid that a group's attributes speak of. */
+static status read_grid(const attributes *g, const char *where, int64_t in, grid_rule *rule, real_type *loaded) {
+  int64_t bits = attr_get_int(g, "bits", 0), width = attr_get_int(g, "group", -1);
+  const char *grid = attr_get_text(g, "grid"), *values = attr_get_text(g, "values");
+  *rule = (grid_rule){.bits = (int)bits, .group = (int)width, .beta = 1};
+  *loaded = REAL_F32;
+  if (strcmp(grid, grid_words[GRID_NF4]) == 0) {
+    rule->kind = GRID_NF4;
+    while (*loaded <= REAL_BF16 && strcmp(loaded_words[*loaded], values) != 0) ++*loaded;
+    if (bits != NF4_BITS || width < NF4_GROUP_LEAST || width > NF4_GROUP_MOST || width & (width - 1) || in % width || *loaded > REAL_BF16)
+      return fail(
+          E_DATA,
+          "%s: expected an NF4 grid of 4 bits, a group of %d to %d that divides %lld, and values f32, f16 or bf16, found %lld bits, "
+          "group %lld, values %s",
+          where, NF4_GROUP_LEAST, NF4_GROUP_MOST, (long long)in, (long long)bits, (long long)width, *values ? values : "nothing");
+    return OK;
+  }
+  rule->symmetric = attr_get_int(g, "symmetric", 0) == 1;
+  if (strcmp(grid, grid_words[GRID_UNIFORM]) != 0 || bits < 1 || bits > 8 || width < 0 || (width && in % width))
+    return fail(E_DATA, "%s: expected a uniform grid of 1 to 8 bits whose group divides %lld, or NF4, found grid %s, %lld bits, group %lld",
+                where, (long long)in, grid, (long long)bits, (long long)width);
+  return OK;
+}
+
 status solution_describe(container *file, const char *where, const arch *a, linear_id l, attributes *group, solution *s) {
   status st = OK;
   attributes own = {0}, *g = group ? group : &own;
@@ -121,14 +221,13 @@ status solution_describe(container *file, const char *where, const arch *a, line
   char path[SOLUTION_PATH];
   if (!container_has(file, linear_path(l))) return fail(E_DATA, "%s: expected a solved linear, found nothing", where);
   TRY(container_attributes(file, linear_path(l), g));
-  int64_t bits = attr_get_int(g, "bits", 0), width = attr_get_int(g, "group", -1), out, in;
+  int64_t out, in;
+  grid_rule rule;
+  real_type loaded;
   linear_shape(a, l, &out, &in);
-  if (strcmp(attr_get_text(g, "grid"), "uniform") != 0 || bits < 1 || bits > 8 || width < 0 || (width && in % width)) {
-    st = fail(E_DATA, "%s: expected a uniform grid of 1 to 8 bits whose group divides %lld, found grid %s, %lld bits, group %lld", where,
-              (long long)in, attr_get_text(g, "grid"), (long long)bits, (long long)width);
-    goto done;
-  }
-  grid_rule rule = {.bits = (int)bits, .group = (int)width, .symmetric = attr_get_int(g, "symmetric", 0) == 1, .beta = 1};
+  TRY(read_grid(g, where, in, &rule, &loaded));
+  snprintf(path, sizeof path, "%s/absmax_codes", linear_path(l));
+  rule.nested = rule.kind == GRID_NF4 && container_has(file, path);
   snprintf(path, sizeof path, "%s/lora_A", linear_path(l));
   TRY(container_shape(file, path, &type, &dims_count, dims));
   if (dims_count != 2 || dims[0] < 1 || dims[0] > (out < in ? out : in) || dims[1] != in) {
@@ -137,6 +236,7 @@ status solution_describe(container *file, const char *where, const arch *a, line
     goto done;
   }
   *s = solution_shape(a, l, &rule, (int)dims[0]);
+  s->loaded = loaded;
 done:
   attr_free(&own);
   return st;

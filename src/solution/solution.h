@@ -5,6 +5,7 @@
 #ifndef CLOQWORK_SOLUTION_SOLUTION_H
 #define CLOQWORK_SOLUTION_SOLUTION_H
 
+#include "base/half.h"
 #include "base/hash.h"
 #include "model/checkpoint.h"
 #include "quant/grid.h"
@@ -22,25 +23,32 @@ typedef struct solution_facts {
 
 typedef struct solution {
   linear_id linear;
-  grid_rule rule;     /* of a file that was read: bits, group, symmetric */
+  grid_rule rule;     /* of a file that was read: kind, bits, group, nested, symmetric */
+  real_type loaded;   /* NF4: what a loader rounds Q to, the type of the original weight */
   int64_t out, in;    /* of the whole matrix */
   int64_t begin, end; /* the rows of the output side that are held; codes, grid and lora_b hold these alone */
   int64_t groups, words;
-  int rank;             /* rows of lora_a: the largest rank, or the one asked for */
-  uint32_t *codes;      /* (end - begin, words) */
-  uint16_t *scales;     /* (end - begin, groups) half */
-  uint8_t *zeros;       /* (end - begin, groups) */
-  float *lora_a;        /* (rank, in) */
-  float *lora_b;        /* (end - begin, rank) */
-  double *loss;         /* [rank + 1] */
-  double *loss_heldout; /* [rank + 1] */
-  double *values;       /* [rank + 1] leading eigenvalues, last the sum of all others */
+  int rank;              /* rows of lora_a: the largest rank, or the one asked for */
+  uint32_t *codes;       /* (end - begin, words) */
+  uint16_t *scales;      /* (end - begin, groups) half; this and zeros: uniform grids alone */
+  uint8_t *zeros;        /* (end - begin, groups) */
+  float *absmax;         /* (end - begin, groups) NF4: as a loader has it, after double quantization */
+  uint8_t *absmax_codes; /* (end - begin, groups); this and the next: nested NF4 alone */
+  float *nested_absmax;  /* [nf4_nests(out groups)], always of the whole matrix */
+  float *nested_offset;  /* [1] */
+  float *lora_a;         /* (rank, in) */
+  float *lora_b;         /* (end - begin, rank) */
+  double *loss;          /* [rank + 1] */
+  double *loss_heldout;  /* [rank + 1] */
+  double *values;        /* [rank + 1] leading eigenvalues, last the sum of all others */
   solution_facts *facts;
   void *memory; /* what solution_load allocated; NULL where somebody else owns the arrays */
 } solution;
 
-/* A whole matrix, no arrays yet. */
+/* A whole matrix, no arrays yet; loaded is REAL_F32. */
+solution solution_of(int64_t out, int64_t in, const grid_rule *rule, int rank);
 solution solution_shape(const arch *a, linear_id l, const grid_rule *rule, int rank);
+real_type solution_loaded(dtype stored); /* what a loader rounds the values of such a weight to */
 
 enum { SOLUTION_BASE = 1, SOLUTION_ADAPTER = 2, SOLUTION_CURVES = 4, SOLUTION_ALL = 7 };
 
@@ -50,15 +58,24 @@ size_t solution_place(solution *s, unsigned parts, char *at);
 /* q (end - begin, in): dequantized rows [begin, end) of the matrix, which must be held. */
 void solution_values(const solution *s, int64_t begin, int64_t end, float *q);
 
+/* The same plus lora_B lora_A at `rank`, at most the one that is held; 0: Q alone. In float: 2 rank flops a weight. */
+void solution_merged(const solution *s, int rank, int64_t begin, int64_t end, float *w);
+
 /* e (end - begin, in) = x - Q, x (out, in) the whole matrix. */
 void solution_residual(const solution *s, const float *x, int64_t begin, int64_t end, float *e);
 
 /* SHA-256 of codes and grid of the whole matrix: the base that an adapter belongs to. */
 status solution_fingerprint(const solution *s, char hex[HASH_HEX]);
 
+/* Whether absmax is what its double quantization decodes to (always, without). s holds the whole matrix. E_DATA, E_MEMORY. */
+status solution_check_nested(const solution *s, const char *where);
+
 /* ---- as a group of a solution file, named linear_path(l) ---- */
 
 enum { SOLUTION_DATASETS = 12, SOLUTION_PATH = 64 };
+
+/* Attributes that say how to read the grid: grid, symmetric, zero or values. */
+status solution_grid_attributes(const solution *s, attributes *group);
 
 /* The datasets of a whole solution for container_write: fills sets and their paths, returns how many. */
 int solution_datasets(const solution *s, bool heldout, char paths[SOLUTION_DATASETS][SOLUTION_PATH], dataset sets[SOLUTION_DATASETS]);
