@@ -98,12 +98,15 @@ static choice *choose(choice *list, int count, const export_matrix *m) {
   return NULL;
 }
 
+/* The run's setting nearest to a name: one that begins with it (options behind it were left out), else by letters. */
 static status unknown_setting(const solved *list, int count, const char *name) {
-  const char *names[SETTINGS_MOST];
-  for (int i = 0; i < count; i++) names[i] = list[i].name;
-  const char *near = settings_nearest(name, names, count);
-  return fail(E_USAGE, "export: --setting: unknown setting %s%s%s", name, near ? ", did you mean " : ", the run has ",
-              near ? near : names[0]);
+  const char *names[SETTINGS_MOST], *near = NULL;
+  for (int i = 0; i < count; i++) {
+    names[i] = list[i].name;
+    if (!near && strncmp(names[i], name, strlen(name)) == 0) near = names[i];
+  }
+  if (!near) near = settings_nearest(name, names, count);
+  return fail(E_USAGE, "export: --setting: unknown setting %s, %s %s", name, near ? "did you mean" : "the run has", near ? near : names[0]);
 }
 
 static status read_settings(const arguments *a, const solved *list, int count, choice *choices) {
