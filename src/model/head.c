@@ -98,3 +98,13 @@ double prediction_kl(const prediction *original, const prediction *variant) {
   double p = log(original->sum) + (double)original->most, q = log(variant->sum) + (double)variant->most;
   return variant->cross / original->sum - (p - q);
 }
+
+window_score window_score_of(int64_t positions, const prediction *original, const prediction *p) {
+  window_score s = {0};
+  for (int64_t i = 0; i < positions; i++) {
+    s.nll += prediction_nll(&p[i]);
+    s.kl += prediction_kl(&original[i], &p[i]);
+    s.agrees += p[i].best == original[i].best;
+  }
+  return (window_score){s.nll / (double)positions, s.kl / (double)positions, s.agrees / (double)positions};
+}

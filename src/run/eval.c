@@ -467,7 +467,7 @@ static status print_table(const evaluation *e) {
   const session *c = e->c;
   printf("%s   model %s, %lld windows of %lld tokens of %s, %lld predicted\n", c->job.output, c->job.model, (long long)e->w.count,
          (long long)e->w.length, c->job.eval.path, (long long)(e->w.count * (e->w.length - 1)));
-  printf("\n  %-8s %12s %22s %22s %18s\n", "", "perplexity", "NLL - original", "KL to original", "top-1 agrees, %");
+  printf("\n  %-8s %12s %22s %22s %18s\n", "", "perplexity", "NLL - original", "KL to original", "top-1 agrees %");
   print_row("original", &e->original.points[0], true);
   for (int i = 0; i < e->task_count; i++) {
     const eval_task *t = &e->tasks[i];

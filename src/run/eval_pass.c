@@ -203,17 +203,6 @@ done:
   return st;
 }
 
-/* Sums over a window's positions, in their order. */
-static window_score score_window(int64_t positions, const prediction *original, const prediction *p) {
-  window_score s = {0};
-  for (int64_t i = 0; i < positions; i++) {
-    s.nll += prediction_nll(&p[i]);
-    s.kl += prediction_kl(&original[i], &p[i]);
-    s.agrees += p[i].best == original[i].best;
-  }
-  return (window_score){s.nll / (double)positions, s.kl / (double)positions, s.agrees / (double)positions};
-}
-
 status eval_pass_scores(const eval_pass *p, const char *const *names, window_score *score) {
   int64_t length = p->w->length;
   for (int v = 0; v <= p->count; v++)
@@ -221,7 +210,7 @@ status eval_pass_scores(const eval_pass *p, const char *const *names, window_sco
       int chunk = chunk_number(p, k), sequences = windows_in_chunk(p->w, chunk);
       for (int s = 0; s < sequences; s++) {
         int64_t window = (int64_t)chunk * windows_per_chunk(length) + s, at = k * windows_chunk_rows(p->w) + s * length;
-        window_score now = score_window(length - 1, p->predictions[0] + at, p->predictions[v] + at);
+        window_score now = window_score_of(length - 1, p->predictions[0] + at, p->predictions[v] + at);
         if (!isfinite(now.nll) || !isfinite(now.kl))
           return fail(E_NUMERICS, "eval: %s: window %lld: expected finite logits, found Inf or NaN", names[v], (long long)window);
         score[v * p->w->count + window] = now;

@@ -16,11 +16,6 @@
 #include "model/head.h"
 #include "model/tokens.h"
 
-/* Means over the positions of one window that have a next token in it. */
-typedef struct window_score {
-  double nll, kl, agrees; /* negative log likelihood; KL(original || this); 1 where both find the same token the likeliest */
-} window_score;
-
 typedef struct eval_pass {
   const team *t; /* borrowed, like model and w */
   const checkpoint *model;

@@ -9,7 +9,7 @@
 #include "base/hash.h"
 #include "base/json.h"
 #include "base/status.h"
-#include "run/eval_pass.h"
+#include "model/head.h"
 
 enum { RANK_ORIGINAL = -1 };
 
