@@ -452,12 +452,18 @@ done:
 
 /* ---- output ---- */
 
+/* Five decimals, or two significant digits where they would show none. */
+static void with_error(double x, double se, double factor, int decimals, char text[48]) {
+  bool small = fabs(factor * x) < 10 * pow(10, -decimals);
+  snprintf(text, 48, small ? "%.*e ± %.*e" : "%.*f ± %.*f", small ? 1 : decimals, factor * x, small ? 1 : decimals, factor * se);
+}
+
 static void print_row(const char *label, const eval_point *p, bool original) {
   char gap[48] = "", kl[48] = "", top[48] = "";
   if (!original) {
-    snprintf(gap, sizeof gap, "%.5f ± %.5f", p->nll_minus_original, p->nll_minus_original_se);
-    snprintf(kl, sizeof kl, "%.5f ± %.5f", p->kl, p->kl_se);
-    snprintf(top, sizeof top, "%.2f ± %.2f", 100 * p->top1, 100 * p->top1_se);
+    with_error(p->nll_minus_original, p->nll_minus_original_se, 1, 5, gap);
+    with_error(p->kl, p->kl_se, 1, 5, kl);
+    with_error(p->top1, p->top1_se, 100, 2, top);
   }
   int shift = original ? 0 : 1; /* ± takes two bytes and one column */
   printf("  %-8s %12.4f %*s %*s %*s\n", label, p->perplexity, 22 + shift, gap, 22 + shift, kl, 18 + shift, top);
