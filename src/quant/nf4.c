@@ -70,23 +70,28 @@ void nf4_round(int group, int rows, int width, const float *w, int64_t ldw, cons
     for (int k = 0; k < width; k += group, codes += group) round_block(group, middle, w + i * ldw + k, reciprocal_of(*absmax++), codes);
 }
 
-static float rounded(float x, real_type type) {
-  if (type == REAL_BF16) return bf16_to_float(float_to_bf16(x));
-  if (type == REAL_F16) return half_to_float(float_to_half(x));
-  return x;
+/* The 16 values of a block, as loaded. */
+static void block_levels(float absmax, real_type type, float level[16]) {
+  uint16_t stored[16];
+  for (int k = 0; k < 16; k++) level[k] = nf4_levels[k] * absmax;
+  if (type == REAL_F32) return;
+  float_to_real_array(type, stored, level, 16);
+  if (type == REAL_BF16)
+    bf16_to_float_array(level, stored, 16);
+  else
+    half_to_float_array(level, stored, 16);
 }
 
 static HOT void look_up(int n, const float *restrict level, const uint8_t *restrict codes, float *restrict q) {
   for (int i = 0; i < n; i++) q[i] = level[codes[i]];
 }
 
-/* A block has 16 values at most: each is multiplied and rounded once. */
 void nf4_values(int group, int rows, int width, const uint32_t *words, const float *absmax, real_type type, float *q) {
   int64_t blocks = (int64_t)rows * (width / group), block_words = codes_words(group, NF4_BITS); /* a group fills its words */
   uint8_t codes[NF4_GROUP_MOST];
   float level[16];
   for (int64_t b = 0; b < blocks; b++) {
-    for (int k = 0; k < 16; k++) level[k] = rounded(nf4_levels[k] * absmax[b], type);
+    block_levels(absmax[b], type, level);
     codes_unpack(NF4_BITS, 1, group, words + b * block_words, codes);
     look_up(group, level, codes, q + b * group);
   }

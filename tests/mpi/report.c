@@ -19,20 +19,22 @@ static char folder[64] = "/tmp/cloqwork-report-XXXXXX";
 /* Loss of rank r over the reference: powers of two, so that means over layers are exact. */
 static double relative(int layer, int r) { return ldexp(1, -2 * r - 2 * layer - 1); }
 
-static void write_layer(const team *t, const char *which, int layer, int bits, int group, const char *ranks, bool heldout,
-                        double reference) {
+static void write_layer(const team *t, const char *which, int layer, int bits, int group, const char *ranks, bool heldout, double reference,
+                        const char *grid, bool nested) {
   static const char *const linears[] = {"self_attn.q_proj", "mlp.down_proj"};
   static float lora[OUT * IN];
+  static uint8_t absmax_codes[OUT * IN];
   double loss[RANK_MAX + 1];
-  char path[256], names[2][4][64];
+  char path[256], names[2][5][64];
   attributes root = {0}, linear = {0};
-  dataset sets[8];
+  dataset sets[10];
   int count = 0;
   for (int r = 0; r <= RANK_MAX; r++) loss[r] = relative(layer, r) * reference;
   CHECK_OK(attr_text(&root, "ranks", ranks));
   CHECK_OK(attr_text(&linear, "method", "cloq"));
   CHECK_OK(attr_int(&linear, "bits", bits));
   CHECK_OK(attr_int(&linear, "group", group));
+  CHECK_OK(attr_text(&linear, "grid", grid));
   CHECK_OK(attr_real(&linear, "seconds", 1.25));
   CHECK_OK(attr_real(&linear, "reference", reference));
   if (heldout) CHECK_OK(attr_real(&linear, "reference_heldout", reference / 3));
@@ -41,8 +43,10 @@ static void write_layer(const team *t, const char *which, int layer, int bits, i
     const dataset all[] = {{"lora_A", EL_F32, 2, {RANK_MAX, l ? OUT : IN}, lora},
                            {"lora_B", EL_F32, 2, {l ? IN : OUT, RANK_MAX}, lora},
                            {"loss", EL_F64, 1, {RANK_MAX + 1}, loss},
-                           {"loss_heldout", EL_F64, 1, {RANK_MAX + 1}, loss}};
-    for (int k = 0; k < (heldout ? 4 : 3); k++) {
+                           {"loss_heldout", EL_F64, 1, {RANK_MAX + 1}, loss},
+                           {"absmax_codes", EL_U8, 2, {l ? IN : OUT, (l ? OUT : IN) / 8}, absmax_codes}};
+    for (int k = 0; k < 5; k++) {
+      if ((k == 3 && !heldout) || (k == 4 && !nested)) continue;
       snprintf(names[l][k], sizeof names[l][k], "%s/%s", linears[l], all[k].path);
       sets[count] = all[k];
       sets[count++].path = names[l][k];
@@ -89,7 +93,7 @@ static void check_json(void) {
   char *text = printed(report_json);
   json_t *tree = json_loads(text, 0, NULL);
   const json_t *settings = json_object_get(tree, "settings");
-  CHECK(json_array_size(settings) == 3, "%s", text);
+  CHECK(json_array_size(settings) == 5, "%s", text);
   CHECK(json_integer_value(json_object_get(tree, "tokens")) == 4096 && json_integer_value(json_object_get(tree, "layers")) == LAYERS, "%s",
         text);
   const json_t *b2 = json_array_get(settings, 0), *b3 = json_array_get(settings, 1), *b10 = json_array_get(settings, 2);
@@ -112,6 +116,9 @@ static void check_json(void) {
             near(number(b2, "down_proj", "bits_per_weight", 0), 2 + 18. / OUT),
         "%s", text);
   CHECK(near(number(b2, "all", "bits_per_weight", 0), 2 + 9. / IN + 9. / OUT), "%s", text);
+  /* NF4: absmax in fp32; doubly quantized in 8 bits, with an fp32 per 256 of them and one offset */
+  CHECK(near(number(json_array_get(settings, 3), "q_proj", "bits_per_weight", 0), 4 + 32. / 8), "%s", text);
+  CHECK(near(number(json_array_get(settings, 4), "all", "bits_per_weight", 0), 4 + 1 + 64. / (OUT * IN)), "%s", text);
   CHECK(json_integer_value(json_object_get(b2, "layers_done")) == 1, "%s", text);
   CHECK(json_is_null(json_object_get(json_object_get(json_object_get(b2, "matrices"), "all"), "relative_loss_heldout")), "%s", text);
   CHECK(json_integer_value(json_object_get(json_object_get(json_object_get(b3, "matrices"), "all"), "matrices")) == 4, "%s", text);
@@ -153,10 +160,12 @@ int main(int argc, char **argv) {
     CHECK_FAILS(report_table("/nonexistent/run", NULL, stdout), E_DATA);
     CHECK_FAILS(report_json(folder, NULL, stdout), E_DATA);
   }
-  write_layer(&t, "cloq-b3-g8", 0, 3, 8, "2", true, 4);
-  write_layer(&t, "cloq-b3-g8", 1, 3, 8, "2,4", true, 8);
-  write_layer(&t, "cloq-b2-g0", 0, 2, 0, "1,4", false, 2);
-  write_layer(&t, "cloq-b10-g8", 0, 8, 8, "4", false, 0);
+  write_layer(&t, "cloq-b3-g8", 0, 3, 8, "2", true, 4, "uniform", false);
+  write_layer(&t, "cloq-b3-g8", 1, 3, 8, "2,4", true, 8, "uniform", false);
+  write_layer(&t, "cloq-b2-g0", 0, 2, 0, "1,4", false, 2, "uniform", false);
+  write_layer(&t, "cloq-b10-g8", 0, 8, 8, "4", false, 0, "uniform", false);
+  write_layer(&t, "nf4-b4-g8", 0, 4, 8, "2", true, 4, "nf4", false);
+  write_layer(&t, "nf4-b4-on", 0, 4, 8, "2", true, 4, "nf4", true);
   if (rank == 0) {
     char path[256];
     write_master();

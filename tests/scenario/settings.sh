@@ -31,6 +31,26 @@ on 3 verify "$WORK/job.yaml" >"$WORK/out" 2>&1 || fault "verify of the sweep end
 on 2 verify "$WORK/job.yaml" --set 'sweep={method: cloq, bits: 3, group: 32, rank: [8, 64]}' --set 'options.adapter_solver=[dense,krylov,grid]' >"$WORK/out" 2>&1 ||
   fault "verify of the solvers ended with $?: $(cat "$WORK/out")"
 
+# NF4 has the same bits on any number of ranks, whatever stands beside it in the sweep
+cat >"$WORK/nf4.yaml" <<J
+model: $PROJECT/data/tiny
+output: $WORK/nf4-1
+calibration: { tokens: $PROJECT/data/tiny/calib.npy, windows: 16, length: 256 }
+heldout: { tokens: $PROJECT/data/tiny/heldout.npy, windows: 8, length: 256 }
+sweep:
+  - { method: [{ quantizer: nf4, init: cloq }, { quantizer: rtn, init: cloq }], bits: 4, group: [32, 64], rank: [8, 16] }
+  - { method: cloq, bits: 2, group: 64, rank: 8 }
+options: { nf_double: [off, on], magr_K: 10 }
+J
+for ranks in 1 2 3; do
+  on $ranks run "$WORK/nf4.yaml" --set "output=$WORK/nf4-$ranks" --quiet >"$WORK/table" 2>"$WORK/err" || fault "NF4 on $ranks ended with $?: $(cat "$WORK/err")"
+  datasets "$WORK/nf4-$ranks" >"$WORK/datasets-$ranks"
+  cmp -s "$WORK/datasets-1" "$WORK/datasets-$ranks" || fault "NF4 on $ranks ranks: expected the datasets of one rank"
+done
+grep -q absmax_codes "$WORK/datasets-1" || fault "NF4: expected absmax_codes among the datasets"
+on 2 verify "$WORK/nf4-3" >"$WORK/out" 2>&1 || fault "verify of NF4 ended with $?: $(cat "$WORK/out")" # by the resolved job.yaml
+mv "$WORK"/nf4-1/solutions/nf4-* "$WORK/run/solutions" # their losses are looked at below
+
 on 1 report "$WORK/run" --json >"$WORK/report.json" || fault "report --json ended with $?"
 python3 - "$WORK" "$planned" <<'P' || fault "the settings' losses"
 import json, math, os, re, subprocess, sys
@@ -75,6 +95,10 @@ for solver in ("krylov", "grid"):
     check(f"{solver} to agree with dense to 1e-5 at rank 8, found {worst:.1e}", worst < 1e-5)
 check("OPTQ below RTN, without adapter", mean(t["cloq-nomagr-b3-g32"], 0) < mean(t["cloq-rtn-b3-g32"], 0))
 check("the damped adapter no better than the plain one", all(t["cloq-b3-g32-adapter_damping_0.01"][k][1][8] >= base[k][1][8] * (1 - 1e-9) for k in base))
+nf4, double = mean(t["nf4-cloq-b4-g64"], 0), mean(t["nf4-cloq-b4-g64-nf_double_on"], 0)
+check("NF4 in smaller groups to be better", mean(t["nf4-cloq-b4-g32"], 0) < nf4)
+check(f"double quantization to cost next to nothing: {nf4:.3g} {double:.3g}", 0.95 < double / nf4 < 1.05)
+check("the adapter to help NF4", mean(t["nf4-cloq-b4-g64"], 16) < 0.6 * nf4)
 check("8 bits far below 1 bit", mean(t["cloq-b8-g128"], 0) < 1e-3 * mean(t["cloq-b1-g128"], 0))
 report = json.load(open(work + "/report.json"))
 check("the report to be JSON with content", len(json.dumps(report)) > 1000)

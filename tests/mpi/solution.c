@@ -1,0 +1,156 @@
+/* Solved linears through a file: every kind of grid, whole and by rows, at smaller ranks, and what must not be believed. */
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/memory.h"
+#include "check.h"
+#include "quant/codes.h"
+#include "quant/nf4.h"
+#include "solution/solution.h"
+
+enum { RANK_MAX = 5, OUT = 96, IN = 128 };
+
+static const arch model = {.hidden = IN, .layers = 1, .intermediate = 160, .vocab = 100, .heads = 6, .kv_heads = 2, .head_dim = 16};
+static const linear_id which = LIN_Q; /* (96, 128) */
+static char folder[64] = "/tmp/cloqwork-solution-XXXXXX", path[96];
+static float w[OUT * IN], q[OUT * IN], again[OUT * IN];
+static uint8_t codes[OUT * IN];
+
+static float entry(int64_t i) { return (float)((i * 7919 + 13) % 2003 - 1001) * 1e-3f; } /* the same on every rank */
+
+/* A solution of w by rounding to nearest; the adapter and curves are any numbers. */
+static void make(solution *s) {
+  int group = s->rule.group ? s->rule.group : IN;
+  for (int64_t i = 0; i < OUT * IN; i++) w[i] = entry(i) * (float)(1 + i / group % 5);
+  if (s->rule.kind == GRID_NF4) {
+    CHECK_OK(nf4_absmax(group, OUT, IN, w, IN, s->absmax));
+    if (s->rule.nested) nf4_nest(s->out * s->groups, s->absmax, s->absmax_codes, s->nested_absmax, s->nested_offset);
+    nf4_round(group, OUT, IN, w, IN, s->absmax, codes);
+  } else {
+    grid_fit(&s->rule, OUT, IN, w, IN, s->scales, s->zeros);
+    grid_round(&s->rule, OUT, IN, w, IN, s->scales, s->zeros, codes);
+  }
+  codes_pack(s->rule.bits, OUT, IN, codes, s->codes);
+  for (int64_t i = 0; i < RANK_MAX * IN; i++) s->lora_a[i] = entry(i + 1);
+  for (int64_t i = 0; i < OUT * RANK_MAX; i++) s->lora_b[i] = entry(i + 2);
+  for (int r = 0; r <= RANK_MAX; r++) s->loss[r] = s->loss_heldout[r] = s->values[r] = 10 - r;
+  CHECK_OK(solution_fingerprint(s, s->facts->base_fingerprint));
+}
+
+/* edit spoils the attributes of the group, or is NULL. */
+static void write_file(const team *t, const solution *s, void (*edit)(attributes *)) {
+  char paths[SOLUTION_DATASETS][SOLUTION_PATH];
+  dataset sets[SOLUTION_DATASETS];
+  attributes root = {0}, group = {0};
+  int count = solution_datasets(s, true, paths, sets);
+  CHECK_OK(attr_text(&root, "model_fingerprint", "abc"));
+  CHECK_OK(attr_int(&group, "bits", s->rule.bits));
+  CHECK_OK(attr_int(&group, "group", s->rule.group));
+  CHECK_OK(attr_text(&group, "base_fingerprint", s->facts->base_fingerprint));
+  CHECK_OK(solution_grid_attributes(s, &group));
+  if (edit) edit(&group);
+  group_attributes groups[] = {{"", &root}, {linear_path(which), &group}};
+  CHECK_OK(container_write(t, path, "test", "solution", sets, count, groups, 2));
+  attr_free(&root);
+  attr_free(&group);
+}
+
+static void check_rows(container *file, const solution *s, int64_t begin, int64_t end, int rank, unsigned parts) {
+  solution r;
+  CHECK_OK(solution_load(file, "here", &model, which, begin, end, rank, parts, &r));
+  if (end < 0) end = s->out;
+  CHECK(r.rule.kind == s->rule.kind && r.rule.nested == s->rule.nested && r.rule.bits == s->rule.bits && r.loaded == s->loaded, "%d %d",
+        (int)r.rule.kind, (int)r.loaded);
+  CHECK(r.begin == begin && r.end == end && r.out == OUT && r.rank == (rank ? rank : RANK_MAX), "%d", r.rank);
+  CHECK((r.codes != NULL) == ((parts & SOLUTION_BASE) != 0) && (r.loss != NULL) == ((parts & SOLUTION_CURVES) != 0), "%u", parts);
+  if (parts & SOLUTION_BASE) {
+    solution_values(&r, begin, end, again);
+    CHECK(memcmp(again, q + begin * IN, (size_t)(end - begin) * IN * sizeof *q) == 0, "rows %d to %d", (int)begin, (int)end);
+  }
+  for (int64_t i = begin; (parts & SOLUTION_ADAPTER) && i < end; i++)
+    CHECK(memcmp(r.lora_b + (i - begin) * r.rank, s->lora_b + i * RANK_MAX, (size_t)r.rank * sizeof *w) == 0, "row %d", (int)i);
+  if (parts & SOLUTION_ADAPTER) CHECK(memcmp(r.lora_a, s->lora_a, (size_t)(r.rank * IN) * sizeof *w) == 0, "rank %d", r.rank);
+  for (int k = 0; (parts & SOLUTION_CURVES) && k <= r.rank; k++) CHECK(r.loss[k] == 10 - k && r.loss_heldout[k] == 10 - k, "%d", k);
+  if (parts == SOLUTION_ALL && begin == 0 && end == OUT) {
+    char hex[HASH_HEX];
+    CHECK_OK(solution_fingerprint(&r, hex));
+    CHECK(strcmp(hex, s->facts->base_fingerprint) == 0 && strcmp(hex, r.facts->base_fingerprint) == 0, "%s", hex);
+    CHECK_OK(solution_check_nested(&r, "here"));
+  }
+  solution_free(&r);
+}
+
+static void no_values(attributes *a) { CHECK_OK(attr_text(a, "values", "f64")); }
+static void other_grid(attributes *a) { CHECK_OK(attr_text(a, "grid", "fp4")); }
+static void other_group(attributes *a) { CHECK_OK(attr_int(a, "group", 48)); }
+
+static void check_bad(const team *t, const solution *s) {
+  void (*const edits[])(attributes *) = {other_grid, other_group, no_values};
+  for (int k = 0; k < (s->rule.kind == GRID_NF4 ? 3 : 2); k++) {
+    container *file = NULL;
+    solution r;
+    write_file(t, s, edits[k]);
+    CHECK_OK(container_open(path, "solution", &file));
+    CHECK_FAILS(solution_load(file, "here", &model, which, 0, -1, 0, SOLUTION_ALL, &r), E_DATA);
+    container_close(&file);
+    MPI_Barrier(t->comm);
+  }
+  if (!s->rule.nested) return;
+  s->absmax_codes[3] ^= 1;
+  CHECK_FAILS(solution_check_nested(s, "here"), E_DATA);
+  s->absmax_codes[3] ^= 1;
+  *s->nested_offset *= 1 + 1e-6f;
+  CHECK_FAILS(solution_check_nested(s, "here"), E_DATA);
+}
+
+static void check_rule(const team *t, const grid_rule *rule, real_type loaded) {
+  solution s = solution_shape(&model, which, rule, RANK_MAX);
+  container *file = NULL;
+  char *memory = NULL;
+  s.loaded = loaded;
+  CHECK_OK(NEW(memory, solution_place(&s, SOLUTION_ALL, NULL), "a solution"));
+  solution_place(&s, SOLUTION_ALL, memory);
+  CHECK((s.absmax != NULL) == (rule->kind == GRID_NF4) && (s.scales == NULL) == (rule->kind == GRID_NF4) &&
+            (s.absmax_codes != NULL) == (rule->kind == GRID_NF4 && rule->nested),
+        "%d", (int)rule->kind);
+  make(&s);
+  solution_values(&s, 0, OUT, q);
+  write_file(t, &s, NULL);
+  CHECK_OK(container_open(path, "solution", &file));
+  check_rows(file, &s, 0, -1, 0, SOLUTION_ALL);
+  check_rows(file, &s, 0, OUT, 3, SOLUTION_ALL);
+  check_rows(file, &s, 17, 64, 1, SOLUTION_BASE | SOLUTION_ADAPTER);
+  check_rows(file, &s, OUT - 1, OUT, 0, SOLUTION_BASE);
+  check_rows(file, &s, 5, 9, 2, SOLUTION_ADAPTER);
+  check_rows(file, &s, 0, -1, 0, SOLUTION_CURVES);
+  solution r;
+  CHECK_FAILS(solution_load(file, "here", &model, which, 0, -1, RANK_MAX + 1, SOLUTION_ALL, &r), E_DATA);
+  CHECK_FAILS(solution_load(file, "here", &model, LIN_K, 0, -1, 0, SOLUTION_ALL, &r), E_DATA);
+  container_close(&file);
+  MPI_Barrier(t->comm);
+  check_bad(t, &s);
+  FREE(memory);
+}
+
+int main(int argc, char **argv) {
+  team t;
+  int rank;
+  MPI_Init(&argc, &argv);
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  if (rank == 0) CHECK(mkdtemp(folder), "%s", folder);
+  MPI_Bcast(folder, sizeof folder, MPI_CHAR, 0, MPI_COMM_WORLD);
+  snprintf(path, sizeof path, "%s/layer-000.h5", folder);
+  CHECK_OK(team_new(MPI_COMM_WORLD, 0, &t));
+  check_rule(&t, &(grid_rule){.bits = 3, .group = 64, .beta = 1}, REAL_F32);
+  check_rule(&t, &(grid_rule){.bits = 8, .group = 0, .symmetric = true, .beta = 1}, REAL_F32);
+  check_rule(&t, &(grid_rule){.kind = GRID_NF4, .bits = 4, .group = 64}, REAL_BF16);
+  check_rule(&t, &(grid_rule){.kind = GRID_NF4, .bits = 4, .group = 32, .nested = true}, REAL_F16); /* 384 of absmax: two nests */
+  check_rule(&t, &(grid_rule){.kind = GRID_NF4, .bits = 4, .group = 128, .nested = true}, REAL_F32);
+  if (rank == 0) {
+    unlink(path);
+    CHECK(rmdir(folder) == 0, "%s", folder);
+  }
+  team_free(&t);
+  return check_end("solution");
+}
