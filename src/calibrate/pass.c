@@ -12,28 +12,21 @@
 #include "base/memory.h"
 #include "dist/agree.h"
 
-enum { CHUNK_TOKENS = 2048, STEP_MOST = 1024 };
+enum { STEP_MOST = 1024 };
 
 const char *set_folder(int set) { return set == SET_CALIBRATION ? "grams" : "heldout"; }
 
-/* Windows per chunk and chunks per product depend on the window length alone, never on the ranks: they fix the order of summation. */
-static int windows_per_chunk(int64_t length) { return length >= CHUNK_TOKENS ? 1 : (int)(CHUNK_TOKENS / length); }
-
+/* Like the windows of a chunk, its chunks per product depend on the window length alone: they fix the order of summation. */
 static int chunks_per_product(int64_t length) {
   int64_t rows = length * windows_per_chunk(length);
   return rows >= GRAM_TOKENS ? 1 : (int)(GRAM_TOKENS / rows);
-}
-
-static int chunk_count(const windows *w) {
-  int per = windows_per_chunk(w->length);
-  return (int)((w->count + per - 1) / per);
 }
 
 static int64_t most_rows(const windows *const sets[SET_COUNT]) {
   int64_t most = 0;
   for (int s = 0; s < SET_COUNT; s++)
     if (sets[s]) {
-      int64_t rows = sets[s]->length * windows_per_chunk(sets[s]->length);
+      int64_t rows = windows_chunk_rows(sets[s]);
       if (rows > most) most = rows;
     }
   return most;
@@ -64,8 +57,8 @@ pass_bytes pass_memory(const arch *a, const windows *const sets[SET_COUNT], cons
   b.private_most = block_scratch_bytes(a, sets[0]->length, rows);
   for (int s = 0; s < SET_COUNT; s++) {
     if (!sets[s]) continue;
-    int mine = (chunk_count(sets[s]) + ranks - 1) / ranks;
-    b.streams += (uint64_t)(mine * sets[s]->length * windows_per_chunk(sets[s]->length) * a->hidden) * sizeof(float);
+    int mine = (windows_chunks(sets[s]) + ranks - 1) / ranks;
+    b.streams += (uint64_t)(mine * windows_chunk_rows(sets[s]) * a->hidden) * sizeof(float);
     for (int i = 0; i < IN_COUNT; i++)
       if (wanted[i]) {
         b.sums += gram_shared_bytes(input_width(a, i));
@@ -86,14 +79,7 @@ double pass_layer_flops(const arch *a, const windows *const sets[SET_COUNT], con
   return per_token * (set_tokens(sets[0]) + set_tokens(sets[1]));
 }
 
-static int chunk_windows(const pass_set *s, int chunk) {
-  int64_t left = s->w->count - (int64_t)chunk * s->per_chunk;
-  return (int)(left < s->per_chunk ? left : s->per_chunk);
-}
-
-static size_t chunk_floats(const pass *p, const pass_set *s) {
-  return (size_t)s->per_chunk * (size_t)s->w->length * (size_t)p->model->arch.hidden;
-}
+static size_t chunk_floats(const pass *p, const pass_set *s) { return (size_t)windows_chunk_rows(s->w) * (size_t)p->model->arch.hidden; }
 
 /* My stream of a chunk that is mine. */
 static float *stream(const pass *p, const pass_set *s, int chunk) { return s->x + (size_t)(chunk / p->t->size) * chunk_floats(p, s); }
@@ -110,8 +96,7 @@ status pass_new(const team *t, const checkpoint *model, const windows *const set
     pass_set *s = &p->sets[k];
     s->w = sets[k];
     if (!s->w) continue;
-    s->per_chunk = windows_per_chunk(s->w->length);
-    s->chunks = chunk_count(s->w);
+    s->chunks = windows_chunks(s->w);
     s->mine = (s->chunks - t->rank + t->size - 1) / t->size;
     if (st == OK) st = NEW(s->x, (size_t)s->mine * chunk_floats(p, s), "residual streams");
   }
@@ -150,8 +135,7 @@ status pass_embed(pass *p) {
     pass_set *s = &p->sets[k];
     if (!s->w) continue;
     for (int c = p->t->rank; c < s->chunks && st == OK; c += p->t->size)
-      st =
-          embed_tokens(p->model, chunk_windows(s, c) * s->w->length, s->w->ids + (int64_t)c * s->per_chunk * s->w->length, stream(p, s, c));
+      st = embed_tokens(p->model, windows_in_chunk(s->w, c) * s->w->length, windows_chunk_ids(s->w, c), stream(p, s, c));
   }
   return agree(p->t->comm, st);
 }
@@ -188,7 +172,7 @@ static void run_step(step_work *w) {
 #define EACH_OF_MINE(c) for (int c = mine; c < w->first + w->count; c += p->t->size)
   EACH_OF_MINE (c) block_attn_in(a, &p->layer, w->rows[c - w->first], stream(p, w->s, c), slot(w, 0, c));
   tap(w, IN_ATTN, 0);
-  EACH_OF_MINE (c) block_attention(a, &p->layer, w->layer, &p->scratch, chunk_windows(w->s, c), length, slot(w, 0, c), slot(w, 1, c));
+  EACH_OF_MINE (c) block_attention(a, &p->layer, w->layer, &p->scratch, windows_in_chunk(w->s->w, c), length, slot(w, 0, c), slot(w, 1, c));
   tap(w, IN_ATTN_OUT, 1);
   EACH_OF_MINE (c) block_attn_out(a, &p->layer, w->rows[c - w->first], slot(w, 1, c), stream(p, w->s, c), slot(w, 0, c));
   tap(w, IN_MLP, 0);
@@ -220,7 +204,7 @@ status pass_layer(pass *p, int64_t layer, bool with_grams, pass_progress progres
       step_work w = {.p = p, .s = s, .layer = layer, .first = first, .with_grams = with_grams};
       w.count = s->chunks - first < p->step ? s->chunks - first : p->step;
       for (int c = 0; c < w.count; c++) {
-        w.rows[c] = (int)(chunk_windows(s, first + c) * s->w->length);
+        w.rows[c] = (int)(windows_in_chunk(s->w, first + c) * s->w->length);
         flops += per_token * w.rows[c];
         tokens += w.rows[c];
       }

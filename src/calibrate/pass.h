@@ -1,6 +1,6 @@
 /* The full-precision model run over all windows, layer after layer, leaving a Gram for each of the four inputs of a layer.
  *
- * A chunk is one or several windows (about 2048 tokens) that one rank carries through the blocks: chunk c belongs to rank c mod size.
+ * A chunk of windows (model/tokens.h) is carried through the blocks by one rank: chunk c belongs to rank c mod size.
  * The residual stream of every chunk stays in its rank's memory between layers. In a step the ranks run `step` chunks side by side,
  * leave the inputs of each linear in a panel the team shares, and then each adds its own entries of the Gram. Two panels take turns,
  * so one barrier per input suffices. Weights of a layer are converted once per team, dealt over its ranks. */
@@ -19,7 +19,6 @@ const char *set_folder(int set); /* "grams", "heldout" */
 
 typedef struct pass_set {
   const windows *w;     /* borrowed; NULL: this set is absent */
-  int per_chunk;        /* windows per chunk */
   int chunks, mine;     /* in all; of this rank */
   float *x;             /* residual streams of my chunks, each (rows, d), in order; owned */
   gram grams[IN_COUNT]; /* empty where the input is not wanted */

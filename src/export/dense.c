@@ -1,7 +1,6 @@
 /* Dequantized weights in a checkpoint like the original: for any tool. With merge the adapter is added: W = Q + B A. */
 #include <stdio.h>
 
-#include "base/blas.h"
 #include "base/memory.h"
 #include "export/format.h"
 
@@ -32,10 +31,7 @@ static status fill(const export_request *q, const export_matrix *m, const soluti
   TRY(NEW(slab, SLAB_ROWS * s->in, "a slab of weights"));
   for (int64_t begin = 0; begin < s->out; begin += SLAB_ROWS) {
     int64_t end = begin + SLAB_ROWS < s->out ? begin + SLAB_ROWS : s->out, n = (end - begin) * s->in;
-    solution_values(s, begin, end, slab);
-    if (q->merge && m->rank)
-      sgemm(false, false, (int)(end - begin), (int)s->in, m->rank, 1, s->lora_b + begin * m->rank, m->rank, s->lora_a, (int)s->in, 1, slab,
-            (int)s->in);
+    solution_merged(s, q->merge ? m->rank : 0, begin, end, slab);
     TRY(format_narrow(where, type, slab, n, (char *)data[0] + (size_t)(begin * s->in) * real_bytes(type)));
   }
 done:

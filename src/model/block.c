@@ -241,6 +241,21 @@ void block_mlp_out(const arch *a, const layer_weights *w, int64_t rows, const fl
   project_onto(a, w, LIN_DOWN, rows, g, x);
 }
 
+int64_t block_wide(const arch *a) {
+  int64_t attended = input_width(a, IN_ATTN_OUT);
+  return attended > a->intermediate ? attended : a->intermediate;
+}
+
+void block_forward(const arch *a, const layer_weights *w, int64_t layer, block_scratch *s, int64_t sequences, int64_t length, float *x,
+                   float *n, float *wide) {
+  int64_t rows = sequences * length;
+  block_attn_in(a, w, rows, x, n);
+  block_attention(a, w, layer, s, sequences, length, n, wide);
+  block_attn_out(a, w, rows, wide, x, n);
+  block_mlp(a, w, s, rows, n, wide);
+  block_mlp_out(a, w, rows, wide, x);
+}
+
 /* ---- the ends of the model ---- */
 
 status embed_tokens(const checkpoint *c, int64_t count, const int32_t *ids, float *x) {

@@ -51,6 +51,10 @@ void block_attention(const arch *a, const layer_weights *w, int64_t layer, block
 void block_attn_out(const arch *a, const layer_weights *w, int64_t rows, const float *attended, float *x, float *m);
 void block_mlp(const arch *a, const layer_weights *w, block_scratch *s, int64_t rows, const float *m, float *g);
 void block_mlp_out(const arch *a, const layer_weights *w, int64_t rows, const float *g, float *x);
+/* All five, where nobody taps the inputs: x in place; n (rows, d) and wide (rows, block_wide) are scratch. */
+int64_t block_wide(const arch *a);
+void block_forward(const arch *a, const layer_weights *w, int64_t layer, block_scratch *s, int64_t sequences, int64_t length, float *x,
+                   float *n, float *wide);
 
 /* x (count, d) = embedding rows of ids. E_DATA on NaN/Inf. */
 status embed_tokens(const checkpoint *c, int64_t count, const int32_t *ids, float *x);

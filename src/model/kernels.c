@@ -124,6 +124,35 @@ HOT void kernel_scale(int64_t n, float factor, float *x) {
   for (int64_t k = 0; k < n; k++) x[k] *= factor;
 }
 
+HOT float kernel_max(int64_t n, const float *x) {
+  float most = -INFINITY;
+#pragma omp simd reduction(max : most)
+  for (int64_t k = 0; k < n; k++) most = x[k] > most ? x[k] : most;
+  return most;
+}
+
+HOT double kernel_exp_sum(int64_t n, const float *restrict x, float shift, float *restrict e) {
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t k = 0; k < n; k++) {
+    e[k] = exponential(x[k] - shift);
+    sum += (double)e[k];
+  }
+  return sum;
+}
+
+HOT double kernel_exp_cross(int64_t n, const float *restrict x, float shift, const float *restrict weight, const float *restrict reference,
+                            double *cross) {
+  double sum = 0, weighted = 0;
+#pragma omp simd reduction(+ : sum, weighted)
+  for (int64_t k = 0; k < n; k++) {
+    sum += (double)exponential(x[k] - shift);
+    weighted += (double)weight[k] * (double)(reference[k] - x[k]);
+  }
+  *cross = weighted;
+  return sum;
+}
+
 HOT bool kernel_all_finite(size_t n, const float *x) {
   uint32_t bad = 0;
   for (size_t i = 0; i < n; i++) {

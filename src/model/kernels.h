@@ -35,6 +35,13 @@ void kernel_scale(int64_t n, float factor, float *x);
 /* out = exp(x), within 1 ulp or so for -87.3 <= x <= 88.3 and clamped beyond: the exponential of silu and softmax, for tests. */
 void kernel_exp(int64_t n, const float *x, float *out);
 
+float kernel_max(int64_t n, const float *x); /* NaNs are passed over; n >= 1 */
+
+/* A piece of a softmax in one pass, sums in double: e = exp(x - shift), returns their sum (kernel_exp_sum); the same without keeping
+ * them, and *cross = sum of weight (reference - x) (kernel_exp_cross). */
+double kernel_exp_sum(int64_t n, const float *x, float shift, float *e);
+double kernel_exp_cross(int64_t n, const float *x, float shift, const float *weight, const float *reference, double *cross);
+
 bool kernel_all_finite(size_t n, const float *x);
 
 #endif

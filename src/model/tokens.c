@@ -213,21 +213,25 @@ done:
   return st;
 }
 
-status windows_draw(const window_request *q, int64_t vocab, windows *w) {
+status windows_draw(const window_request *request, int64_t vocab, windows *w) {
   status st = OK;
   npy f = {0};
   size_t total;
-  *w = (windows){.count = q->windows, .length = q->length};
-  if (q->windows < 1 || q->length < 1 || __builtin_mul_overflow((size_t)q->windows, (size_t)q->length, &total))
-    return fail(E_USAGE, "%s: expected at least one window of at least one id, found %lld of %lld", q->path, (long long)q->windows,
+  window_request filled = *request, *q = &filled;
+  *w = (windows){.length = q->length};
+  if (q->windows < 0 || q->length < 1 || __builtin_mul_overflow((size_t)q->windows, (size_t)q->length, &total))
+    return fail(E_USAGE, "%s: expected windows of at least one id, found %lld of %lld", q->path, (long long)q->windows,
                 (long long)q->length);
   TRY(npy_open(q->path, &f));
   TRY(check_ids(q->path, &f, vocab < INT32_MAX ? vocab : INT32_MAX));
-  TRY(NEW(w->start, q->windows, "window positions"));
+  if (q->windows == 0) q->windows = f.count / q->length;
+  if (q->windows == 0) q->windows = 1; /* which will be said to be missing */
+  w->count = q->windows;
+  TRY(NEW(w->start, w->count, "window positions"));
   TRY(choose_starts(q, f.count, w));
-  TRY(NEW(w->ids, total, "token windows"));
-  for (int64_t i = 0; i < q->windows; i++)
-    for (int64_t k = 0; k < q->length; k++) w->ids[i * q->length + k] = (int32_t)npy_id(&f, w->start[i] + k);
+  TRY(NEW(w->ids, w->count * w->length, "token windows"));
+  for (int64_t i = 0; i < w->count; i++)
+    for (int64_t k = 0; k < w->length; k++) w->ids[i * w->length + k] = (int32_t)npy_id(&f, w->start[i] + k);
   TRY(window_fingerprint(w));
 done:
   npy_close(&f);
@@ -240,3 +244,24 @@ void windows_free(windows *w) {
   FREE(w->start);
   *w = (windows){0};
 }
+
+/* ---- chunks ---- */
+
+enum { CHUNK_TOKENS = 2048 };
+
+int windows_per_chunk(int64_t length) { return length >= CHUNK_TOKENS ? 1 : (int)(CHUNK_TOKENS / length); }
+
+int windows_chunks(const windows *w) {
+  int per = windows_per_chunk(w->length);
+  return (int)((w->count + per - 1) / per);
+}
+
+int windows_in_chunk(const windows *w, int chunk) {
+  int per = windows_per_chunk(w->length);
+  int64_t left = w->count - (int64_t)chunk * per;
+  return (int)(left < per ? left : per);
+}
+
+int64_t windows_chunk_rows(const windows *w) { return w->length * windows_per_chunk(w->length); }
+
+const int32_t *windows_chunk_ids(const windows *w, int chunk) { return w->ids + (int64_t)chunk * windows_chunk_rows(w); }

@@ -12,7 +12,8 @@ typedef enum sampling { SAMPLE_RANDOM, SAMPLE_SEQUENTIAL } sampling;
 
 typedef struct window_request {
   const char *path; /* .npy, one dimension, any integer type */
-  int64_t windows, length;
+  int64_t windows;  /* 0: all that the file holds, one after the other */
+  int64_t length;
   sampling how;
   int64_t seed;
 } window_request;
@@ -28,6 +29,15 @@ typedef struct windows {
  * SAMPLE_RANDOM draws random.Random(seed).randint(0, n - length - 1) as Python does, in order; SEQUENTIAL is consecutive, without overlap. */
 status windows_draw(const window_request *q, int64_t vocab, windows *w);
 void windows_free(windows *w);
+
+/* A chunk is what one rank carries through the model at a time: a window, or as many short ones as make about 2048 tokens, so that no
+ * product is thin. Chunks follow from the window length alone, never from the ranks: results that are summed by chunks are the same on
+ * any number of them. */
+int windows_per_chunk(int64_t length);
+int windows_chunks(const windows *w);
+int windows_in_chunk(const windows *w, int chunk);             /* the last chunk may hold fewer */
+int64_t windows_chunk_rows(const windows *w);                  /* tokens of a full chunk */
+const int32_t *windows_chunk_ids(const windows *w, int chunk); /* borrowed */
 
 /* CPython's Mersenne Twister. */
 typedef struct python_random {

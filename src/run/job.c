@@ -104,24 +104,61 @@ static status get_real(section *s, const char *key, const char *what, double lo,
 
 /* ---- model, tokens, targets, parallel ---- */
 
-static status read_windows(section *s, sampling how, int64_t count, int64_t length, window_request *q) {
+/* What a section of tokens does not say is as in usual (path NULL: it must say that; windows 0: all that the file holds). */
+static status read_windows(section *s, const window_request *usual, const char *windows_word, int64_t shortest, window_request *q) {
   status st = OK;
   char *path = NULL;
   TRY(ONLY_KEYS(s, "tokens", "windows", "length", "sampling", "seed"));
-  TRY(get_text(s, "tokens", "the path of a token file", &path));
-  q->path = path;
-  TRY(get_int(s, "windows", "a count of at least 1", 1, 1 << 24, NULL, count, &q->windows));
-  TRY(get_int(s, "length", "a count of tokens, 1 to 1048576", 1, 1 << 20, NULL, length, &q->length));
+  if (usual->path && !lookup(s, "tokens")) {
+    if (!(path = mem_format("%s", usual->path))) return fail(E_MEMORY, "%stokens: no memory", s->prefix);
+    q->path = path;
+    TRY(keep(s, "tokens", json_string(path)));
+  } else {
+    TRY(get_text(s, "tokens", "the path of a token file", &path));
+    q->path = path;
+  }
+  bool all = windows_word && (lookup(s, "windows") || !usual->windows);
+  TRY(get_int(s, "windows", windows_word ? "all or a count of at least 1" : "a count of at least 1", 1, 1 << 24, all ? windows_word : NULL,
+              usual->windows, &q->windows));
+  TRY(get_int(s, "length", shortest > 1 ? "a count of tokens, 2 to 1048576" : "a count of tokens, 1 to 1048576", shortest, 1 << 20, NULL,
+              usual->length, &q->length));
   const json_t *v = lookup(s, "sampling");
-  const char *word = v ? json_string_value(v) : how == SAMPLE_RANDOM ? "random" : "sequential";
+  const char *word = v ? json_string_value(v) : usual->how == SAMPLE_RANDOM ? "random" : "sequential";
   bool random = word && strcmp(word, "random") == 0;
   if (!random && !(word && strcmp(word, "sequential") == 0)) {
     st = expected(s, "sampling", "random or sequential", v);
     goto done;
   }
   q->how = random ? SAMPLE_RANDOM : SAMPLE_SEQUENTIAL;
+  if (random && q->windows == 0) {
+    st = fail(E_USAGE, "%swindows: expected a count with sampling: random, found all", s->prefix);
+    goto done;
+  }
   TRY(keep(s, "sampling", json_string(word)));
   TRY(get_int(s, "seed", "an integer of at least 0", 0, INT64_MAX, NULL, 0, &q->seed));
+done:
+  return st;
+}
+
+/* Perplexity's tokens. Without tokens of its own: the held-out ones, as many windows; else all windows of its file. Never random unless
+ * it says so: windows that overlap are not independent. */
+static status read_eval(section *root, job *j) {
+  status st = OK;
+  section s;
+  window_request usual = {.length = j->calibration.length, .how = SAMPLE_SEQUENTIAL};
+  const json_t *given = lookup(root, "eval");
+  if (j->has_heldout) {
+    usual.length = j->heldout.length;
+    if (!json_object_get(given, "tokens")) usual.path = j->heldout.path, usual.windows = j->heldout.windows;
+  }
+  j->has_eval = given || j->has_heldout;
+  if (given) {
+    TRY(open_section(root, "eval", "a mapping with tokens", false, &s));
+    TRY(read_windows(&s, &usual, "all", 2, &j->eval));
+  } else if (j->has_heldout) {
+    j->eval = usual;
+    if (!(j->eval.path = mem_format("%s", usual.path))) return fail(E_MEMORY, "%seval: no memory", root->prefix);
+  }
 done:
   return st;
 }
@@ -442,16 +479,19 @@ static status read_tree(section *root, const char *pattern, job *j) {
   section s;
   json_t *option_lists = NULL;
   char prefix[PREFIX];
-  TRY(ONLY_KEYS(root, "model", "output", "calibration", "heldout", "targets", "sweep", "options", "parallel"));
+  TRY(ONLY_KEYS(root, "model", "output", "calibration", "heldout", "eval", "targets", "sweep", "options", "parallel"));
   TRY(get_text(root, "model", "the folder of a checkpoint", &j->model));
   TRY(get_text(root, "output", "the run directory", &j->output));
   TRY(open_section(root, "calibration", "a mapping with tokens", true, &s));
-  TRY(read_windows(&s, SAMPLE_RANDOM, 128, 2048, &j->calibration));
+  const window_request usual = {.windows = 128, .length = 2048, .how = SAMPLE_RANDOM};
+  TRY(read_windows(&s, &usual, NULL, 1, &j->calibration));
   j->has_heldout = lookup(root, "heldout") != NULL;
   if (j->has_heldout) {
     TRY(open_section(root, "heldout", "a mapping with tokens", true, &s));
-    TRY(read_windows(&s, SAMPLE_SEQUENTIAL, 32, j->calibration.length, &j->heldout));
+    const window_request usual_heldout = {.windows = 32, .length = j->calibration.length, .how = SAMPLE_SEQUENTIAL};
+    TRY(read_windows(&s, &usual_heldout, NULL, 1, &j->heldout));
   }
+  TRY(read_eval(root, j));
   TRY(read_targets(root, j->target));
   const json_t *given = lookup(root, "options");
   if (given && !json_is_object(given)) {
@@ -503,8 +543,8 @@ void job_free(job *j) {
   FREE(j->path);
   FREE(j->model);
   FREE(j->output);
-  char *tokens[] = {(char *)j->calibration.path, (char *)j->heldout.path};
-  for (int i = 0; i < 2; i++) FREE(tokens[i]);
+  char *tokens[] = {(char *)j->calibration.path, (char *)j->heldout.path, (char *)j->eval.path};
+  for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++) FREE(tokens[i]);
   for (int i = 0; i < j->setting_count; i++) FREE(j->settings[i].ranks);
   FREE(j->settings);
   json_drop(&j->tree);

@@ -46,8 +46,8 @@ typedef struct setting {
 typedef struct job {
   char *path; /* the job file */
   char *model, *output;
-  window_request calibration, heldout; /* .path owned here */
-  bool has_heldout;
+  window_request calibration, heldout, eval; /* .path owned here */
+  bool has_heldout, has_eval;                /* eval without a section of its own: the held-out tokens, one window after the other */
   bool target[LIN_COUNT];
   setting *settings; /* every combination of the sweep, distinct; settings that differ in ranks alone are one with all ranks */
   int setting_count;

@@ -29,8 +29,7 @@ enum { LIBRARY_BUFFERS = 6 << 20 };
 
 static const double CALIBRATE_OF_GEMM = 0.75, SOLVE_OF_GEMM = 0.5;
 
-/* Collective. All ranks multiply at the same time, as they will. */
-static status measure_rate(session *c, double *rate) {
+status gemm_rate(session *c, double *rate) {
   enum { N = 768, TIMES = 4 };
   float *x = NULL;
   status st = NEW(x, 3 * N * N, "a short product");
@@ -113,7 +112,7 @@ static status make_plan(session *c, plan *p) {
   count_bytes(c, p);
   st = free_space(c->job.output, &p->disk_free);
   TRY(agree(c->job_comm, st));
-  TRY(measure_rate(c, &p->gemm_rate));
+  TRY(gemm_rate(c, &p->gemm_rate));
   double layers_missing = (double)p->gram_missing / (c->sets[SET_HELDOUT] ? 2 : 1);
   p->calibrate_flops = layers_missing * pass_layer_flops(&c->model.arch, c->sets, c->wanted);
   p->solve_flops = (double)p->solution_missing / c->job.setting_count * layer_solver_flops(&c->job, &c->model.arch);

@@ -150,14 +150,14 @@ static bool same_cells(char (*a)[CELL], char (*b)[CELL], int count) {
 static status print_bits(FILE *out, const setting_report *s, const int *types, int count, int label_width, int column_width) {
   status st = OK;
   panel p = {0};
-  char(*label)[LABEL] = NULL;
+  char (*label)[LABEL] = NULL;
   int rows = 0;
   TRY(panel_new("bits per weight", count, s->point_count, &p));
   TRY(NEW(label, count, "table"));
   for (int k = 0; k < s->point_count; k++) rank_head(s->points[k], p.head[k]);
   for (int i = 0; i < count; i++) {
     const matrix_report *m = &s->matrix[types[i]];
-    char(*cells)[CELL] = &p.cell[rows * s->point_count];
+    char (*cells)[CELL] = &p.cell[rows * s->point_count];
     for (int k = 0; k < s->point_count; k++) bits_text(m->bits[k], cells[k]);
     int same = 0;
     while (same < rows && !same_cells(&p.cell[same * s->point_count], cells, s->point_count)) same++;
@@ -174,6 +174,47 @@ static status print_bits(FILE *out, const setting_report *s, const int *types, i
 done:
   panel_free(&p);
   FREE(label);
+  return st;
+}
+
+/* ---- evaluation ---- */
+
+enum { EVAL_PERPLEXITY, EVAL_KL, EVAL_TOP1, EVAL_ROWS };
+static const char *const eval_names[EVAL_ROWS] = {"perplexity", "KL to original", "top-1 agrees %"};
+
+static void eval_cell(const eval_point *p, int which, char text[CELL]) {
+  if (!p)
+    snprintf(text, CELL, "-");
+  else if (which == EVAL_PERPLEXITY)
+    snprintf(text, CELL, p->perplexity < 10 ? "%.3f" : p->perplexity < 1000 ? "%.2f" : "%.4g", p->perplexity);
+  else if (which == EVAL_KL)
+    three_digits(p->kl, text);
+  else
+    snprintf(text, CELL, "%.1f", 100 * p->top1);
+}
+
+/* Columns stand below those of the losses. */
+static status print_eval(FILE *out, const run_report *r, const setting_report *s, int label_width, int column_width) {
+  status st = OK;
+  panel p = {0};
+  char label[EVAL_ROWS][LABEL], title[128], reference[CELL];
+  eval_cell(&r->original.points[0], EVAL_PERPLEXITY, reference);
+  snprintf(title, sizeof title, "evaluated on %lld x %lld tokens, original: perplexity %s", (long long)s->eval.identity.windows,
+           (long long)s->eval.identity.length, reference);
+  TRY(panel_new(title, EVAL_ROWS, s->point_count, &p));
+  for (int k = 0; k < s->point_count; k++) {
+    rank_head(s->points[k], p.head[k]);
+    for (int i = 0; i < EVAL_ROWS; i++) eval_cell(eval_result_find(&s->eval, s->points[k]), i, panel_cell(&p, i, k));
+  }
+  for (int i = 0; i < EVAL_ROWS; i++) {
+    snprintf(label[i], LABEL, "  %s", eval_names[i]);
+    if ((int)strlen(label[i]) > label_width) label_width = (int)strlen(label[i]);
+  }
+  panel_fit(&p, EVAL_ROWS);
+  if (p.width < column_width) p.width = column_width;
+  print_panels(out, EVAL_ROWS, label, label_width, &p, 1);
+done:
+  panel_free(&p);
   return st;
 }
 
@@ -207,6 +248,7 @@ static status print_setting(FILE *out, const run_report *r, const setting_report
   TRY(seconds_panel(s, types, rows, &panels[count++]));
   print_panels(out, rows, label, LABEL_WIDTH, panels, count);
   TRY(print_bits(out, s, types, rows, LABEL_WIDTH, panels[0].width));
+  if (s->eval.count) TRY(print_eval(out, r, s, LABEL_WIDTH, panels[0].width));
 done:
   for (int i = 0; i < GRAM_KINDS + 1; i++) panel_free(&panels[i]);
   return st;
@@ -243,17 +285,20 @@ static int find_point(const setting_report *s, int rank) {
 
 static status print_summary(FILE *out, const run_report *r) {
   status st = OK;
-  panel panels[2] = {{0}};
-  char(*label)[LABEL] = NULL;
-  int *points = NULL, count = 0, gram = ON_HELDOUT, width = 0;
-  for (int i = 0; i < r->setting_count; i++)
+  panel panels[2 + EVAL_ROWS] = {{0}};
+  char (*label)[LABEL] = NULL;
+  int *points = NULL, count = 0, gram = ON_HELDOUT, width = 0, panel_count = 2;
+  for (int i = 0; i < r->setting_count; i++) {
     if (!has_values(&r->settings[i], ON_HELDOUT)) gram = ON_CALIBRATION;
+    if (r->settings[i].eval.count) panel_count = 2 + EVAL_ROWS;
+  }
   TRY(all_points(r, &points, &count));
   TRY(NEW(label, r->setting_count, "table"));
   TRY(panel_new(loss_titles[gram], r->setting_count, count, &panels[0]));
   TRY(panel_new("bits per weight", r->setting_count, count, &panels[1]));
+  for (int i = 2; i < panel_count; i++) TRY(panel_new(eval_names[i - 2], r->setting_count, count, &panels[i]));
   for (int k = 0; k < count; k++)
-    for (int i = 0; i < 2; i++) rank_head(points[k], panels[i].head[k]);
+    for (int i = 0; i < panel_count; i++) rank_head(points[k], panels[i].head[k]);
   for (int i = 0; i < r->setting_count; i++) {
     const setting_report *s = &r->settings[i];
     int length = snprintf(label[i], LABEL, "  %s", s->name);
@@ -263,24 +308,29 @@ static status print_summary(FILE *out, const run_report *r) {
       int p = find_point(s, points[k]);
       three_digits(p < 0 ? NAN : s->matrix[MATRIX_ALL].loss[gram][p], panel_cell(&panels[0], i, k));
       bits_text(p < 0 ? NAN : s->matrix[MATRIX_ALL].bits[p], panel_cell(&panels[1], i, k));
+      for (int j = 2; j < panel_count; j++) eval_cell(eval_result_find(&s->eval, points[k]), j - 2, panel_cell(&panels[j], i, k));
     }
   }
-  for (int i = 0; i < 2; i++) panel_fit(&panels[i], r->setting_count);
+  for (int i = 0; i < panel_count; i++) panel_fit(&panels[i], r->setting_count);
   fprintf(out, "\nAll settings, all matrices\n");
-  print_panels(out, r->setting_count, label, width, panels, 2);
+  print_panels(out, r->setting_count, label, width, panels, panel_count);
 done:
-  for (int i = 0; i < 2; i++) panel_free(&panels[i]);
+  for (int i = 0; i < panel_count; i++) panel_free(&panels[i]);
   FREE(label);
   FREE(points);
   return st;
 }
 
-static void print_legend(FILE *out) {
+static void print_legend(FILE *out, bool evaluated) {
   fprintf(out, "\n"
                "relative loss   tr((W-Q-BA) H (W-Q-BA)') / tr(W H W'), from the stored numbers; geometric mean over layers\n"
                "base, r=8       without adapter; with the adapter's first 8 columns\n"
                "bits per weight codes and grid as exported (fp16 scales, b-bit zeros; NF4: absmax), at r=8 with the adapter in fp16\n"
                "time            seconds of quantizing and of the adapter at the largest rank, summed over layers\n");
+  if (evaluated)
+    fprintf(
+        out,
+        "KL to original  mean KL(original || this) of the next token's distribution, in nats; top-1: both find the same one likeliest\n");
 }
 
 status report_table(const char *run_folder, const job *asked, FILE *out) {
@@ -295,7 +345,7 @@ status report_table(const char *run_folder, const job *asked, FILE *out) {
   fprintf(out, "\n");
   for (int i = 0; i < r.setting_count && st == OK; i++) st = print_setting(out, &r, &r.settings[i]);
   if (st == OK && r.setting_count > 1) st = print_summary(out, &r);
-  if (st == OK) print_legend(out);
+  if (st == OK) print_legend(out, r.original.count > 0);
   report_free(&r);
   if (st == OK && (fflush(out) != 0 || ferror(out))) st = fail(E_IO, "report: the table cannot be written: %m");
 done:
@@ -316,14 +366,23 @@ static json_t *matrix_json(const setting_report *s, const matrix_report *m) {
                    "relative_loss_heldout", has_values(s, ON_HELDOUT) ? real_list(m->loss[ON_HELDOUT], s->point_count) : json_null());
 }
 
-/* ranks[0] is 0, the codes alone; every other list has a place per rank. */
+static json_t *eval_json(const eval_result *e) {
+  json_t *points = json_array();
+  if (!e->count) return json_decref(points), json_null();
+  for (int i = 0; i < e->count; i++) json_array_append_new(points, eval_point_json(&e->points[i]));
+  return json_pack("{s:s, s:I, s:I, s:o}", "tokens_fingerprint", e->identity.tokens, "windows", (json_int_t)e->identity.windows, "length",
+                   (json_int_t)e->identity.length, "points", points);
+}
+
+/* ranks[0] is 0, the codes alone; every list of a matrix has a place per rank. */
 static json_t *setting_json(const setting_report *s) {
   json_t *ranks = json_array(), *types = json_object();
   for (int p = 0; p < s->point_count; p++) json_array_append_new(ranks, json_integer(s->points[p]));
   for (int k = 0; k < MATRIX_TYPES; k++)
     if (s->matrix[k].count) json_object_set_new(types, matrix_name(k), matrix_json(s, &s->matrix[k]));
-  return json_pack("{s:s, s:s, s:I, s:I, s:I, s:o, s:o}", "name", s->name, "method", s->method, "bits", (json_int_t)s->bits, "group",
-                   (json_int_t)s->group, "layers_done", (json_int_t)s->layers, "ranks", ranks, "matrices", types);
+  return json_pack("{s:s, s:s, s:I, s:I, s:I, s:o, s:o, s:o}", "name", s->name, "method", s->method, "bits", (json_int_t)s->bits, "group",
+                   (json_int_t)s->group, "layers_done", (json_int_t)s->layers, "ranks", ranks, "matrices", types, "eval",
+                   eval_json(&s->eval));
 }
 
 status report_json(const char *run_folder, const job *asked, FILE *out) {
@@ -332,9 +391,9 @@ status report_json(const char *run_folder, const job *asked, FILE *out) {
   TRY(report_read(run_folder, asked, &r));
   json_t *settings = json_array();
   for (int i = 0; i < r.setting_count; i++) json_array_append_new(settings, setting_json(&r.settings[i]));
-  json_t *tree = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:o}", "run", run_folder, "model", r.model, "model_fingerprint",
+  json_t *tree = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:o, s:o}", "run", run_folder, "model", r.model, "model_fingerprint",
                            r.model_fingerprint, "layers", (json_int_t)r.layers, "tokens", (json_int_t)r.tokens, "heldout_tokens",
-                           (json_int_t)r.heldout_tokens, "settings", settings);
+                           (json_int_t)r.heldout_tokens, "eval", eval_json(&r.original), "settings", settings);
   bool complete = tree && json_array_size(settings) == (size_t)r.setting_count;
   report_free(&r);
   if (!complete)

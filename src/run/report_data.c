@@ -9,6 +9,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "run/unit.h"
 #include "store/container.h"
 
 /* ---- folders ---- */
@@ -135,12 +136,13 @@ done:
   return st;
 }
 
-static status add_file(const char *path, setting_report *s, totals *t) {
+static status add_file(const char *path, setting_report *s, totals *t, hash *h) {
   status st = OK;
   container *c = NULL;
   char **groups = NULL;
   int count = 0;
   TRY(container_open(path, "solution", &c));
+  TRY(unit_hash_solution(c, h));
   TRY(container_groups(c, &groups, &count));
   for (int i = 0; i < count; i++) {
     int l = linear_of_group(groups[i]);
@@ -202,6 +204,36 @@ done:
   return st;
 }
 
+/* ---- evaluation ---- */
+
+static status read_eval(const char *run_folder, const char *name, eval_result *r) {
+  char *path = mem_format("%s/eval/%s.json", run_folder, name);
+  if (!path) return fail(E_MEMORY, "report: no memory");
+  status st = eval_result_read(path, r);
+  FREE(path);
+  return st;
+}
+
+/* Its ranks become points. */
+static status add_evaluated(const char *run_folder, setting_report *s) {
+  status st = OK;
+  TRY(read_eval(run_folder, s->name, &s->eval));
+  for (int i = 0; i < s->eval.count; i++) {
+    char text[16];
+    snprintf(text, sizeof text, "%d", s->eval.points[i].rank);
+    if (s->eval.points[i].rank > 0 && s->eval.points[i].rank < s->points[s->point_count - 1]) TRY(add_points(s->name, text, s));
+  }
+done:
+  return st;
+}
+
+/* What was found with other codes, another model or on other tokens than the original stands beside nothing here. */
+static void drop_foreign_eval(const eval_result *original, const char *fingerprint, setting_report *s) {
+  eval_identity expected = original->identity;
+  memcpy(expected.solution, fingerprint, HASH_HEX);
+  if (!original->count || eval_identity_differs(&s->eval.identity, &expected)) eval_result_free(&s->eval);
+}
+
 /* What the files of a setting say of it: method, bits and group of the first linear, the union of the ranks. */
 static status read_head(const char *path, setting_report *s) {
   status st = OK;
@@ -241,10 +273,12 @@ static void finish_setting(setting_report *s, const totals *t) {
 }
 
 /* s stays empty (layers 0) when the folder holds no finished file. */
-static status read_setting(const char *solutions, const char *name, const job *asked, setting_report *s) {
+static status read_setting(const char *run_folder, const char *solutions, const char *name, const job *asked, const eval_result *original,
+                           setting_report *s) {
   status st = OK;
   struct dirent **files = NULL;
-  char *folder = path_join(solutions, name), *path = NULL;
+  char *folder = path_join(solutions, name), *path = NULL, fingerprint[HASH_HEX];
+  hash *h = NULL;
   totals t[MATRIX_TYPES] = {{0, 0}};
   int count = 0, none = 0;
   s->name = mem_format("%s", name);
@@ -252,26 +286,31 @@ static status read_setting(const char *solutions, const char *name, const job *a
     st = fail(E_MEMORY, "report: no memory");
     goto done;
   }
+  TRY(hash_new(&h));
   TRY(list_folder(folder, is_layer_file, &files, &count));
   TRY(NEW(s->points, 1, "ranks"));
   s->points[none] = 0;
   s->point_count = 1;
-  for (int pass = 0; pass < 2; pass++) {
+  for (int round = 0; round < 2; round++) {
     for (int i = 0; i < count; i++) {
       path = path_join(folder, files[i]->d_name);
       if (!path) st = fail(E_MEMORY, "report: no memory");
-      if (st == OK) st = pass == 0 ? read_head(path, s) : add_file(path, s, t);
+      if (st == OK) st = round == 0 ? read_head(path, s) : add_file(path, s, t, h);
       FREE(path);
       if (st != OK) goto done;
     }
-    if (pass == 0) TRY(add_asked(asked, s));
-    for (int k = 0; pass == 0 && k < MATRIX_TYPES; k++) {
+    if (round == 0) TRY(add_asked(asked, s));
+    if (round == 0 && count) TRY(add_evaluated(run_folder, s));
+    for (int k = 0; round == 0 && k < MATRIX_TYPES; k++) {
       TRY(NEW(s->matrix[k].bits, s->point_count, "results"));
       for (int g = 0; g < GRAM_KINDS; g++) TRY(NEW(s->matrix[k].loss[g], s->point_count, "results"));
     }
   }
   finish_setting(s, t);
+  TRY(hash_end(&h, fingerprint));
+  drop_foreign_eval(original, fingerprint, s);
 done:
+  hash_free(&h);
   list_free(&files, count);
   FREE(folder);
   return st;
@@ -317,6 +356,7 @@ static void free_setting(setting_report *s) {
   FREE(s->name);
   FREE(s->method);
   FREE(s->points);
+  eval_result_free(&s->eval);
   for (int k = 0; k < MATRIX_TYPES; k++) {
     FREE(s->matrix[k].bits);
     for (int g = 0; g < GRAM_KINDS; g++) FREE(s->matrix[k].loss[g]);
@@ -336,11 +376,12 @@ status report_read(const char *run_folder, const job *asked, run_report *r) {
     goto done;
   }
   TRY(read_master(run_folder, r));
+  TRY(read_eval(run_folder, "original", &r->original));
   TRY(list_folder(solutions, is_shown, &names, &count));
   TRY(NEW(r->settings, (size_t)count + 1, "settings"));
   for (int i = 0; i < count; i++) {
     setting_report *s = &r->settings[r->setting_count++];
-    TRY(read_setting(solutions, names[i]->d_name, asked, s));
+    TRY(read_setting(run_folder, solutions, names[i]->d_name, asked, &r->original, s));
     if (s->layers) continue;
     free_setting(s);
     r->setting_count--;
@@ -357,6 +398,7 @@ done:
 void report_free(run_report *r) {
   for (int i = 0; i < r->setting_count; i++) free_setting(&r->settings[i]);
   FREE(r->settings);
+  eval_result_free(&r->original);
   FREE(r->model);
   FREE(r->model_fingerprint);
   memset(r, 0, sizeof *r);

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "base/status.h"
+#include "run/eval_results.h"
 #include "run/job.h"
 #include "model/checkpoint.h"
 
@@ -25,11 +26,13 @@ typedef struct setting_report {
   int *points; /* [point_count] ascending, points[0] = 0; owned */
   int point_count;
   matrix_report matrix[MATRIX_TYPES];
+  eval_result eval; /* of RUN/eval, if it belongs to these very files and to the original's evaluation; else without points */
 } setting_report;
 
 typedef struct run_report {
   char *model, *model_fingerprint;        /* "" when RUN/run.h5 is not there yet; owned */
   int64_t layers, tokens, heldout_tokens; /* 0: unknown, or none */
+  eval_result original;                   /* without points: not evaluated */
   setting_report *settings;               /* sorted by name, numbers in names by value; owned */
   int setting_count;
 } run_report;

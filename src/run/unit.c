@@ -96,6 +96,28 @@ done:
   return st;
 }
 
+status unit_hash_solution(container *file, hash *h) {
+  static const char *const names[] = {"codes", "scales", "zeros", "absmax", "lora_A", "lora_B"};
+  status st = OK;
+  attributes a = {0};
+  char **groups = NULL, path[160];
+  int count = 0;
+  TRY(container_groups(file, &groups, &count));
+  for (int i = 0; i < count; i++)
+    for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
+      snprintf(path, sizeof path, "%.100s/%s", groups[i], names[k]);
+      if (!container_has(file, path)) continue;
+      TRY(container_attributes(file, path, &a));
+      TRY(hash_add_text(h, path));
+      TRY(hash_add_text(h, attr_get_text(&a, "sha256")));
+      attr_free(&a);
+    }
+done:
+  attr_free(&a);
+  container_names_free(&groups, count);
+  return st;
+}
+
 status unit_read_gram(const session *c, int set, int64_t layer, input_id input, int part, int parts, float *full, int64_t *tokens) {
   status st = OK;
   container *file = NULL;

@@ -2,6 +2,7 @@
 #ifndef CLOQWORK_RUN_UNIT_H
 #define CLOQWORK_RUN_UNIT_H
 
+#include "base/hash.h"
 #include "run/session.h"
 #include "store/container.h"
 
@@ -19,6 +20,9 @@ status unit_solution_identity(const session *c, const setting *s, int64_t layer,
 
 /* SHA-256 over the checksums of the Gram files (calibration and held-out) of a layer, inputs that targets read. E_DATA. */
 status unit_gram_fingerprint(const session *c, int64_t layer, char hex[HASH_HEX]);
+
+/* Adds the checksums of a solution file's codes, grids and factors to h: what its numbers are, whoever made them when. E_DATA. */
+status unit_hash_solution(container *file, hash *h);
 
 /* Local. Part `part` of `parts` of the tiles of one input's Gram, expanded into full (m, m); all parts together fill it. E_DATA, E_IO. */
 status unit_read_gram(const session *c, int set, int64_t layer, input_id input, int part, int parts, float *full, int64_t *tokens);

@@ -52,6 +52,18 @@ const verb verbs[] = {
      "Does plan, calibrate, solve and the master file RUN/run.h5, then prints the table of results. What is done is not done again; "
      "SIGUSR1, SIGTERM\n"
      "or --max-hours stop it at the end of a unit with exit code 75: run the same line again to go on."},
+    {"eval", verb_eval, true, NEEDS_MODEL, NULL, "perplexity, KL and top-1 agreement to the original model, of every finished setting",
+     "usage: mpirun -n N cloqwork eval JOB.yaml|RUN [--settings PATTERN] [--rank 8,16] [--set eval.tokens=FILE.npy] [--max-hours H] "
+     "[--json]\n\n"
+     "Runs the original model and, of every setting whose layers are all solved, the quantized base alone and with the adapter at each "
+     "rank (those\n"
+     "of the job, or of --rank) over the tokens of the job's `eval` section (default: the held-out ones): windows without overlap, each of "
+     "which\n"
+     "predicts its last length - 1 tokens. Prints perplexity, and mean KL(original || variant) and top-1 agreement per token, with "
+     "standard errors\n"
+     "over windows, paired for the difference to the original. Results stay in RUN/eval/NAME.json: what is there is not computed again. "
+     "The same\n"
+     "numbers for any number of ranks and teams."},
     {"status", verb_status, false, NEEDS_TOKENS, NULL, "what is done, what is missing; --complete exits 0 only if everything is there",
      "usage: cloqwork status JOB.yaml|RUN [--complete] [--json]\n\n"
      "Counts the units whose files are there, from any shell, while the job runs or after it. With --complete: exit code 0 only if the "

@@ -25,13 +25,15 @@ status verb_calibrate(session *c);
 status verb_solve(session *c);
 status verb_run(session *c);
 status verb_verify(session *c);
+status verb_eval(session *c);
 status verb_export(session *c);
 status verb_report(session *c);
 status verb_status(session *c);
 status verb_methods(session *c);
 
-/* Parts that `run` shares with the verbs of their own. Collective. */
-status collect(session *c); /* master file run.h5 over everything that is done */
+/* Parts that verbs share. Collective. */
+status collect(session *c);                 /* master file run.h5 over everything that is done */
+status gemm_rate(session *c, double *rate); /* flops/s of all ranks in a short product, all at the same time, as they will work */
 
 bool verify_is_export(const arguments *a); /* verify of a folder that export made, not of a run */
 status verify_export(session *c);

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/blas.h"
 #include "base/memory.h"
 #include "quant/codes.h"
 #include "quant/nf4.h"
@@ -68,6 +69,13 @@ void solution_values(const solution *s, int64_t begin, int64_t end, float *q) {
     nf4_values(s->rule.group, rows, in, codes, s->absmax + first * s->groups, s->loaded, q);
   else
     codes_values(&s->rule, rows, in, codes, s->scales + first * s->groups, s->zeros + first * s->groups, q);
+}
+
+void solution_merged(const solution *s, int rank, int64_t begin, int64_t end, float *w) {
+  solution_values(s, begin, end, w);
+  if (rank)
+    sgemm(false, false, (int)(end - begin), (int)s->in, rank, 1, s->lora_b + (begin - s->begin) * s->rank, s->rank, s->lora_a, (int)s->in,
+          1, w, (int)s->in);
 }
 
 void solution_residual(const solution *s, const float *x, int64_t begin, int64_t end, float *e) {

@@ -58,6 +58,9 @@ size_t solution_place(solution *s, unsigned parts, char *at);
 /* q (end - begin, in): dequantized rows [begin, end) of the matrix, which must be held. */
 void solution_values(const solution *s, int64_t begin, int64_t end, float *q);
 
+/* The same plus lora_B lora_A at `rank`, at most the one that is held; 0: Q alone. In float: 2 rank flops a weight. */
+void solution_merged(const solution *s, int rank, int64_t begin, int64_t end, float *w);
+
 /* e (end - begin, in) = x - Q, x (out, in) the whole matrix. */
 void solution_residual(const solution *s, const float *x, int64_t begin, int64_t end, float *e);
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Benchmarks: tables for people and, for scripts, a line per figure: BENCH <name> <value>. Figures are ratios measured side by side in one run.
 #
-#   ./tests/bench/run.sh              all of them (about ten minutes on two quiet cores)
+#   ./tests/bench/run.sh              all of them (about a quarter of an hour on two quiet cores)
 #   ./tests/bench/run.sh NAME...      the named ones: fwd_gram_smollm2_of_peak fwd_gram_7b_of_peak fwd_gram_70b_of_peak
-#                                     adapter_4096_vs_root_svd rank_sweep_cost peak_memory_vs_plan
+#                                     adapter_4096_vs_root_svd rank_sweep_cost peak_memory_vs_plan eval_smollm2_of_peak eval_7b_of_peak
 #   RANKS=2 (default), WINDOWS=8 windows of 2048 tokens (70b: 2), BENCH_DIR=folder for the made-up checkpoints (404 MB for 7b, 1.7 GB for 70b)
 #
 # fwd_gram_70b is run only when it is named.
@@ -18,8 +18,9 @@ dir=${BENCH_DIR:-${TMPDIR:-/tmp}/cloqwork-bench}
 mkdir -p "$dir"
 yield_if_oversubscribed "$ranks"
 names=("$@")
-[ $# -gt 0 ] || names=(fwd_gram_smollm2_of_peak fwd_gram_7b_of_peak adapter_4096_vs_root_svd peak_memory_vs_plan)
+[ $# -gt 0 ] || names=(fwd_gram_smollm2_of_peak fwd_gram_7b_of_peak eval_smollm2_of_peak eval_7b_of_peak adapter_4096_vs_root_svd peak_memory_vs_plan)
 
+evaluate() { mpirun -n "$ranks" build/tests/bench_eval "$dir" "$1" "${WINDOWS:-$2}"; }
 fwd_gram() { mpirun -n "$ranks" build/tests/bench_fwd_gram "$dir" "$1" "${WINDOWS:-$2}"; }
 
 adapter_done=
@@ -49,6 +50,8 @@ for name in "${names[@]}"; do
     fwd_gram_smollm2_of_peak) fwd_gram smollm2 8 ;;
     fwd_gram_7b_of_peak) fwd_gram 7b 8 ;;
     fwd_gram_70b_of_peak) fwd_gram 70b 2 ;;
+    eval_smollm2_of_peak) evaluate smollm2 4 ;;
+    eval_7b_of_peak) evaluate 7b 2 ;;
     adapter_4096_vs_root_svd | rank_sweep_cost) adapter ;;
     peak_memory_vs_plan)
         job=models/smollm2/config.json

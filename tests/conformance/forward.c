@@ -11,7 +11,7 @@
 #include "model/tokens.h"
 
 typedef struct buffers {
-  float *weights, *x, *n, *attended, *m, *g, *norm, *head, *logits;
+  float *weights, *x, *n, *wide, *norm, *head, *logits;
 } buffers;
 
 static status write_floats(FILE *f, const float *x, size_t count) {
@@ -25,11 +25,7 @@ static status run_layers(const checkpoint *c, int64_t count, int64_t length, buf
   layer_weights_place(&c->arch, b->weights, &w);
   for (int64_t layer = 0; layer < c->arch.layers; layer++) {
     for (int part = 0; part < 3; part++) TRY(layer_weights_load(c, layer, b->weights, part, 3)); /* as three ranks would */
-    block_attn_in(&c->arch, &w, rows, b->x, b->n);
-    block_attention(&c->arch, &w, layer, s, count, length, b->n, b->attended);
-    block_attn_out(&c->arch, &w, rows, b->attended, b->x, b->m);
-    block_mlp(&c->arch, &w, s, rows, b->m, b->g);
-    block_mlp_out(&c->arch, &w, rows, b->g, b->x);
+    block_forward(&c->arch, &w, layer, s, count, length, b->x, b->n, b->wide);
     TRY(write_floats(out, b->x, (size_t)(rows * c->arch.hidden)));
   }
 done:
@@ -46,9 +42,7 @@ static status run(const checkpoint *c, const windows *t, FILE *out) {
   TRY(NEW(b.weights, layer_weights_floats(a), "weights"));
   TRY(NEW(b.x, rows * a->hidden, "x"));
   TRY(NEW(b.n, rows * a->hidden, "n"));
-  TRY(NEW(b.attended, rows * a->heads * a->head_dim, "attended"));
-  TRY(NEW(b.m, rows * a->hidden, "m"));
-  TRY(NEW(b.g, rows * a->intermediate, "g"));
+  TRY(NEW(b.wide, rows * block_wide(a), "wide"));
   TRY(NEW(b.norm, a->hidden, "norm"));
   TRY(NEW(b.head, a->vocab * a->hidden, "head"));
   TRY(NEW(b.logits, rows * a->vocab, "logits"));
@@ -61,7 +55,7 @@ static status run(const checkpoint *c, const windows *t, FILE *out) {
   TRY(write_floats(out, b.logits, (size_t)(rows * a->vocab)));
 done:
   block_scratch_free(&s);
-  float **all[] = {&b.weights, &b.x, &b.n, &b.attended, &b.m, &b.g, &b.norm, &b.head, &b.logits};
+  float **all[] = {&b.weights, &b.x, &b.n, &b.wide, &b.norm, &b.head, &b.logits};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) FREE(*all[i]);
   return st;
 }

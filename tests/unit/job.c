@@ -150,6 +150,39 @@ static void test_sweep(void **state) {
   job_free(&j);
 }
 
+/* eval's tokens: its own, all of them; else the held-out ones, as many windows, one after the other. */
+static void test_eval(void **state) {
+  (void)state;
+  static const struct {
+    const char *sections, *path;
+    int windows, length;
+    sampling how;
+  } cases[] = {
+      {"heldout: {tokens: h, windows: 5, length: 9, sampling: random}", "h", 5, 9, SAMPLE_SEQUENTIAL},
+      {"heldout: {tokens: h, windows: 5}\neval: {length: 7}", "h", 5, 7, SAMPLE_SEQUENTIAL},
+      {"heldout: {tokens: h, windows: 5}\neval: {windows: all}", "h", 0, 512, SAMPLE_SEQUENTIAL},
+      {"heldout: {tokens: h, windows: 5, length: 9}\neval: {tokens: e}", "e", 0, 9, SAMPLE_SEQUENTIAL},
+      {"eval: {tokens: e}", "e", 0, 512, SAMPLE_SEQUENTIAL},
+      {"eval: {tokens: e, windows: 3, length: 2, sampling: random, seed: 4}", "e", 3, 2, SAMPLE_RANDOM},
+  };
+  char text[512];
+  job j;
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    snprintf(text, sizeof text, "model: m\noutput: o\ncalibration: {tokens: c, length: 512}\n%s\nsweep: {bits: 4, rank: 8}\n",
+             cases[i].sections);
+    assert_done(read_job(text, &j));
+    assert_true(j.has_eval);
+    assert_string_equal(j.eval.path, cases[i].path);
+    if (j.eval.windows != cases[i].windows || j.eval.length != cases[i].length || j.eval.how != cases[i].how)
+      fail_msg("%s", cases[i].sections);
+    job_free(&j);
+  }
+  snprintf(text, sizeof text, "%ssweep: {bits: 4, rank: 8}\n", HEAD);
+  assert_done(read_job(text, &j));
+  assert_true(j.has_eval == j.has_heldout);
+  job_free(&j);
+}
+
 /* A method may be named by its parts; the row decides the setting's name. What NF4 does not look at makes no setting. */
 static void test_parts(void **state) {
   (void)state;
@@ -320,6 +353,10 @@ static void test_refusals(void **state) {
       {"model: m\noutput: o\ncalibration: {tokens: c, sampling: 1}", "calibration.sampling: expected random or sequential, found 1"},
       {"model: m\noutput: o\ncalibration: {tokens: c, seed: -3}", "calibration.seed: expected an integer of at least 0, found -3"},
       {"*heldout: {windows: 2}", "heldout.tokens: expected the path of a token file, found nothing"},
+      {"*eval: {windows: 2}", "eval.tokens: expected the path of a token file, found nothing"},
+      {"*eval: {tokens: e, windows: 0}", "eval.windows: expected all or a count of at least 1, found 0"},
+      {"*eval: {tokens: e, length: 1}", "eval.length: expected a count of tokens, 2 to 1048576, found 1"},
+      {"*eval: {tokens: e, sampling: random}", "eval.windows: expected a count with sampling: random, found all"},
       {"*heldout: h.npy", "heldout: expected a mapping with tokens, found the text h.npy"},
       {"*heldout: {tokens: h, lenght: 2}", "heldout.lenght: unknown key, did you mean length"},
       {"*modle: x", "modle: unknown key, did you mean model"},
@@ -538,7 +575,7 @@ int main(void) {
       cmocka_unit_test(test_parts),        cmocka_unit_test(test_ranks_merge),   cmocka_unit_test(test_automatic),
       cmocka_unit_test(test_overrides),    cmocka_unit_test(test_resolved_tree), cmocka_unit_test(test_pattern),
       cmocka_unit_test(test_refusals),     cmocka_unit_test(test_model),         cmocka_unit_test(test_describe),
-      cmocka_unit_test(test_project_jobs), cmocka_unit_test(test_methods),
+      cmocka_unit_test(test_project_jobs), cmocka_unit_test(test_methods),       cmocka_unit_test(test_eval),
   };
   return cmocka_run_group_tests(tests, enter_folder, leave_folder);
 }

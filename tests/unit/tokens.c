@@ -203,15 +203,38 @@ static void refuses_too_few(void **state) {
   assert_done(windows_draw(&q, 50000, &w));
   assert_int_equal(w.start[0], 0);
   windows_free(&w);
-  q.windows = 0;
-  assert_refused_saying(windows_draw(&q, 50000, &w), E_USAGE, "at least one window", "");
+  q.windows = -1;
+  assert_refused_saying(windows_draw(&q, 50000, &w), E_USAGE, "expected windows of at least one id", "");
+}
+
+/* windows 0: all that the file holds; chunks of them. */
+static void takes_all(void **state) {
+  (void)state;
+  windows w;
+  put_ids("ids.npy", 11);
+  window_request q = {in_folder("ids.npy"), 0, 4, SAMPLE_SEQUENTIAL, 0};
+  assert_done(windows_draw(&q, 50000, &w));
+  assert_true(w.count == 2 && w.start[1] == 4);
+  assert_int_equal(windows_per_chunk(4), 512);
+  assert_true(windows_chunks(&w) == 1 && windows_in_chunk(&w, 0) == 2 && windows_chunk_rows(&w) == 2048);
+  windows_free(&w);
+  q.length = 12;
+  assert_refused_saying(windows_draw(&q, 50000, &w), E_DATA, "expected 1 windows of 12 ids", "found 11");
+  windows many = {.count = 17, .length = 250}, one = {.count = 3, .length = 5000};
+  assert_true(windows_per_chunk(250) == 8 && windows_chunks(&many) == 3 && windows_in_chunk(&many, 1) == 8 &&
+              windows_in_chunk(&many, 2) == 1);
+  assert_true(windows_chunks(&one) == 3 && windows_chunk_rows(&one) == 5000 && windows_chunk_ids(&one, 2) == one.ids + 10000);
 }
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(draws_as_python_does),     cmocka_unit_test(draws_the_windows_of_the_literature),
-      cmocka_unit_test(reads_every_integer_type), cmocka_unit_test(refuses_ids_outside),
-      cmocka_unit_test(refuses_other_files),      cmocka_unit_test(refuses_too_few),
+      cmocka_unit_test(draws_as_python_does),
+      cmocka_unit_test(draws_the_windows_of_the_literature),
+      cmocka_unit_test(reads_every_integer_type),
+      cmocka_unit_test(refuses_ids_outside),
+      cmocka_unit_test(refuses_other_files),
+      cmocka_unit_test(refuses_too_few),
+      cmocka_unit_test(takes_all),
   };
   return cmocka_run_group_tests_name("tokens", tests, folder_setup, folder_teardown);
 }

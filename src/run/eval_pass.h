@@ -1,0 +1,64 @@
+/* The original model and variants of its linears over the same windows, side by side, layer after layer, to what each of them predicts.
+ *
+ * Chunks of windows (model/tokens.h) are dealt to all ranks of all teams: chunk c belongs to rank c mod the ranks of the job. A rank
+ * keeps the residual streams of its chunks, one set for the original and one for each variant of a batch. In a layer the team holds the
+ * original's weights and one variant's, in memory its ranks share; variants take turns in the latter. The original goes along with the
+ * first batch alone: its final hidden states are kept. The head is walked in strips that fit the weights' memory (model/head.h).
+ * What a window scores depends on the window length, the weights and the tokens alone: the same bits on any number of ranks and teams. */
+#ifndef CLOQWORK_RUN_EVAL_PASS_H
+#define CLOQWORK_RUN_EVAL_PASS_H
+
+#include <stdbool.h>
+
+#include "calibrate/pass.h"
+#include "dist/team.h"
+#include "model/block.h"
+#include "model/head.h"
+#include "model/tokens.h"
+
+typedef struct eval_pass {
+  const team *t; /* borrowed, like model and w */
+  const checkpoint *model;
+  const windows *w;
+  int room, count;          /* variants: there is room for; of this batch */
+  int mine;                 /* chunks of this rank */
+  bool original_done;       /* streams[0] holds final hidden states */
+  float **streams;          /* [1 + room] (mine * rows of a chunk, d): 0 the original's */
+  prediction **predictions; /* [1 + room] (mine * rows of a chunk) */
+  float *n, *wide;          /* scratch of block_forward */
+  int32_t *next;            /* (rows of a chunk) */
+  block_scratch block;
+  head_scratch head;
+  shared weights, changed; /* of a layer: the original's; a variant's targets */
+  layer_weights original, variant;
+  float *target[LIN_COUNT]; /* where a variant's targets are to be written: in `changed`; NULL: not a target */
+  double weights_seconds, forward_seconds, head_seconds, flops; /* of this rank so far; flops: of its own chunks */
+} eval_pass;
+
+/* Memory of one rank: whatever the variants, and for each; and what its team shares. */
+typedef struct eval_bytes {
+  uint64_t fixed, variant, shared;
+} eval_bytes;
+eval_bytes eval_pass_memory(const arch *a, const windows *w, int job_size);
+
+/* Collective over the team (and all teams alike). targets: which linears variants replace. E_MEMORY. */
+status eval_pass_new(const team *t, const checkpoint *model, const windows *w, const bool targets[LIN_COUNT], int room, eval_pass *p);
+void eval_pass_free(eval_pass *p); /* Collective; accepts an empty one */
+
+/* Local: this rank's rows of a variant's targets into target[l] (out, in), which are shared. */
+typedef status (*eval_fill)(void *context, int64_t layer, int variant, float *const target[LIN_COUNT]);
+
+status eval_pass_begin(eval_pass *p, int count); /* Collective over the team: a batch of so many variants, at most `room` */
+/* Collective over the team. progress (may be NULL) is called by every rank after each variant. */
+status eval_pass_layer(eval_pass *p, int64_t layer, eval_fill fill, void *fill_context, pass_progress progress, void *context);
+/* Collective over the team, after the last layer. */
+status eval_pass_head(eval_pass *p, pass_progress progress, void *context);
+/* Local. score [1 + count][windows]: those of my chunks; the others stay as they are. names [1 + count] for messages: E_NUMERICS where a
+ * logit is not finite. */
+status eval_pass_scores(const eval_pass *p, const char *const *names, window_score *score);
+
+/* Linears 2 params, scores and values 4 h D a visible pair, the head 2 d V: of one model over so many windows. */
+double eval_layer_flops(const arch *a, int64_t layer, int64_t sequences, int64_t length);
+double eval_head_flops(const arch *a, int64_t tokens);
+
+#endif

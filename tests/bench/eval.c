@@ -1,0 +1,137 @@
+/* Evaluation of the original and a quantized variant with its adapter, head included, as a fraction of what BLAS sgemm itself reaches on
+ * the same ranks at the same time.
+ *
+ * usage: mpirun -n N bench_eval FOLDER smollm2|7b [WINDOWS]
+ * Makes a one-layer checkpoint of that shape with random bf16 weights in FOLDER (kept for the next call) and 4-bit codes with an adapter of
+ * rank 16 in memory, and runs the program's own pass over WINDOWS x 2048 tokens, the layer `layers` times and the head, with 2048^3
+ * products before and after. All seconds count: converting and dequantizing weights, softmax statistics, waiting.
+ * Counted: 2 params tokens per layer, attention's 4 h D a pair of a query and a key it sees, 2 d V tokens for the head. */
+#include <math.h>
+#include <mpi.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "block_model.h"
+#include "dist/agree.h"
+#include "run/eval_pass.h"
+#include "solution/solution.h"
+
+enum { RANK = 16, ROWS = 64 };
+
+typedef struct subject {
+  shape shape;
+  int layers, windows;
+} subject;
+
+/* 7b: two layers to a head, where the model has 32: the head's share is larger than in truth. */
+static const subject subjects[] = {{{"smollm2", 576, 1536, 9, 3, 64, 49152}, 30, 4}, {{"7b", 4096, 11008, 32, 32, 128, 32000}, 2, 2}};
+
+/* My rows of every linear with random codes, scales that make weights of variance 1 / columns, and a small adapter. */
+static status make_solution(const team *t, const arch *a, linear_id l, solution *s, char **memory) {
+  status st = OK;
+  const grid_rule rule = {.bits = 4, .group = 64, .beta = 1};
+  *s = solution_shape(a, l, &rule, RANK);
+  deal_range(s->out, t->size, t->rank, ROWS, &s->begin, &s->end);
+  TRY(NEW(*memory, solution_place(s, SOLUTION_BASE | SOLUTION_ADAPTER, NULL), "a solution"));
+  solution_place(s, SOLUTION_BASE | SOLUTION_ADAPTER, *memory);
+  int64_t rows = s->end - s->begin;
+  uint32_t random = 2463534242u;
+#define NEXT (random ^= random << 13, random ^= random >> 17, random ^= random << 5)
+  for (int64_t k = 0; k < rows * s->words; k++) s->codes[k] = NEXT;
+  for (int64_t k = 0; k < rows * s->groups; k++) s->scales[k] = float_to_half(0.21f / sqrtf((float)s->in)), s->zeros[k] = 8;
+  for (int64_t k = 0; k < RANK * s->in; k++) s->lora_a[k] = (float)(NEXT % 1000) * 1e-5f;
+  for (int64_t k = 0; k < rows * RANK; k++) s->lora_b[k] = (float)(NEXT % 1000) * 1e-5f;
+#undef NEXT
+done:
+  return st;
+}
+
+static status fill(void *context, int64_t layer, int variant, float *const target[LIN_COUNT]) {
+  const solution *list = context;
+  (void)layer;
+  (void)variant;
+  for (int l = 0; l < LIN_COUNT; l++) {
+    const solution *s = &list[l];
+    for (int64_t at = s->begin; at < s->end; at += ROWS)
+      solution_merged(s, RANK, at, at + ROWS < s->end ? at + ROWS : s->end, target[l] + at * s->in);
+  }
+  return OK;
+}
+
+static status evaluate(eval_pass *p, int layers, solution *list) {
+  status st = OK;
+  p->original_done = false;
+  TRY(eval_pass_begin(p, 1));
+  for (int k = 0; k < layers; k++) TRY(eval_pass_layer(p, 0, fill, list, NULL, NULL));
+  TRY(eval_pass_head(p, NULL, NULL));
+done:
+  return st;
+}
+
+static status run(const char *folder, const subject *u, int count, int rank) {
+  status st = OK;
+  checkpoint model = {0};
+  team t = {0};
+  eval_pass p = {0};
+  windows w = {.count = count, .length = LENGTH};
+  const bool targets[LIN_COUNT] = {true, true, true, true, true, true, true};
+  solution list[LIN_COUNT] = {{0}};
+  char *memory[LIN_COUNT] = {NULL}, path[4096];
+  float *x = NULL;
+  snprintf(path, sizeof path, "%s/eval-%s", folder, u->shape.name);
+  st = rank == 0 ? write_model(path, &u->shape) : OK;
+  TRY(agree(MPI_COMM_WORLD, st));
+  TRY(checkpoint_open(path, &model));
+  TRY(NEW(w.ids, count * LENGTH, "ids"));
+  TRY(NEW(x, 3 * PEAK * PEAK, "products"));
+  for (int k = 0; k < count * LENGTH; k++) w.ids[k] = (int32_t)((k * 7919 + k / 13) % u->shape.vocab);
+  for (int k = 0; k < 2 * PEAK * PEAK; k++) x[k] = (float)(k % 17) / 17 - 0.4f;
+  TRY(team_new(MPI_COMM_WORLD, 0, &t));
+  for (int l = 0; l < LIN_COUNT; l++) TRY(make_solution(&t, &model.arch, (linear_id)l, &list[l], &memory[l]));
+  TRY(eval_pass_new(&t, &model, &w, targets, 1, &p));
+  double best = 0, peak = peak_rate(x), spent[3] = {0};
+  for (int repeat = 0; repeat < 2; repeat++) {
+    double flops = p.flops, start = clock_now(), before[3] = {p.weights_seconds, p.forward_seconds, p.head_seconds};
+    TRY(evaluate(&p, u->layers, list));
+    double seconds = clock_now() - start;
+    flops = p.flops - flops;
+    MPI_Allreduce(MPI_IN_PLACE, &flops, 1, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
+    if (flops / seconds > best) {
+      best = flops / seconds;
+      spent[0] = p.weights_seconds - before[0], spent[1] = p.forward_seconds - before[1], spent[2] = p.head_seconds - before[2];
+    }
+    peak = fmax(peak, peak_rate(x));
+  }
+  if (rank == 0) {
+    printf(
+        "%-8s %d x %d tokens, 2 models of %d layers and head, %d ranks: %.1f GFLOP/s of %.1f in sgemm; weights %.1f s, layers %.1f s, head "
+        "%.1f s\n",
+        u->shape.name, count, LENGTH, u->layers, t.size, 1e-9 * best, 1e-9 * peak, spent[0], spent[1], spent[2]);
+    printf("BENCH eval_%s_of_peak %.3f\n", u->shape.name, best / peak);
+  }
+done:
+  eval_pass_free(&p);
+  team_free(&t);
+  checkpoint_close(&model);
+  for (int l = 0; l < LIN_COUNT; l++) FREE(memory[l]);
+  FREE(w.ids);
+  FREE(x);
+  return st;
+}
+
+int main(int argc, char **argv) {
+  int rank;
+  blas_setup();
+  MPI_Init(&argc, &argv);
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  status st = fail(E_USAGE, "bench: expected FOLDER and smollm2 or 7b");
+  for (size_t k = 0; argc > 2 && k < sizeof subjects / sizeof *subjects; k++)
+    if (strcmp(argv[2], subjects[k].shape.name) == 0) {
+      status_clear();
+      st = run(argv[1], &subjects[k], argc > 3 ? atoi(argv[3]) : subjects[k].windows, rank);
+    }
+  if (st != OK && rank == 0) fprintf(stderr, "cloqwork: %s\n", status_message());
+  MPI_Finalize();
+  return status_exit_code(st);
+}
