@@ -5,6 +5,7 @@
 #   run_environment         MPI, BLAS and thread settings for our processes; the system's own choices stay as they are
 #   build_program           build/cloqwork
 #   run_job JOB DIR         the job on $RANKS ranks (default 2), its table, and where everything lies; ends the script if the run fails
+#   export_setting RUN SETTING RANK FORMAT   RUN/export/SETTING-rRANK-FORMAT, made unless it is there and right, and how to load it
 #   need_venv GROUP         .venv with pinned Python packages; GROUP is `data` (light) or `tests` (torch and the libraries that load exports too)
 #
 # What a user may set:
@@ -208,5 +209,24 @@ run_job() {
         "$dir/grams/, $dir/heldout/" "what calibration left; any further setting starts from it" \
         "$dir/run.log, metrics.jsonl" "what was done, when, how fast" \
         "$job" "the job; change it, or add --set key=value, and run again"
+}
 
+export_setting() {
+    local run=$1 setting=$2 rank=$3 format=$4 ranks=${RANKS:-2} rc=0
+    local out=$run/export/$setting-r$rank-$format
+    yield_if_oversubscribed "$ranks"
+    if [ -e "$out" ] && ! mpirun -n "$ranks" build/cloqwork verify "$out" --run "$run" >/dev/null 2>&1 </dev/null; then
+        say stale "$out is not what $run gives now: made anew"
+        rm -r "$out"
+    fi
+    if [ ! -e "$out" ]; then
+        say export "mpirun -n $ranks build/cloqwork export $run --setting $setting --rank $rank --to $format"
+        mpirun -n "$ranks" build/cloqwork export "$run" --setting "$setting" --rank "$rank" --to "$format" >/dev/null </dev/null || rc=$?
+        [ $rc -eq 0 ] || die "the export ended with code $rc"
+    fi
+    printf '%-44s %s\n' "$out/base" "the quantized model, for $format loaders" "$out/adapter" "its LoRA adapter, for PEFT; README.md in both"
+    # the model card's own lines, with the folders as seen from here
+    printf '\nTo load them, generate ten tokens and go on training (%s):\n\n' "$(sed -n 's/^    \(pip install .*\)/\1/p' "$out/adapter/README.md")"
+    sed -n '/^```python/,/^```/p' "$out/adapter/README.md" | sed -e '/^```/d' -e '/^# in this folder/d' -e "s|\"\.\./base\"|\"$out/base\"|" \
+        -e "s|(base, \"\.\"|(base, \"$out/adapter\"|"
 }

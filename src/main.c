@@ -59,38 +59,59 @@ static status parse_layers(const char *text, arguments *a) {
   return OK;
 }
 
+/* Options that take a value: where it goes; count: it may be given several times. */
+typedef struct valued {
+  const char *name, **value;
+  int *count;
+} valued;
+
+static status parse_hours(const char *text, arguments *a) {
+  char *end;
+  a->max_hours = strtod(text, &end);
+  if (*end || !(a->max_hours > 0)) return fail(E_USAGE, "--max-hours: expected hours above 0, found %s", text);
+  return OK;
+}
+
 static status parse(int argc, char **argv, arguments *a, bool *help) {
   status st = OK;
-  const char *value;
-  char *end;
+  const char *hours = NULL, *layers = NULL;
   *a = (arguments){.last_layer = -1};
   TRY(NEW(a->overrides, argc, "arguments"));
+  TRY(NEW(a->setting_choices, argc, "arguments"));
+  TRY(NEW(a->rank_choices, argc, "arguments"));
+  const valued with_value[] = {{"--set", a->overrides, &a->override_count},
+                               {"--setting", a->setting_choices, &a->setting_choice_count},
+                               {"--rank", a->rank_choices, &a->rank_choice_count},
+                               {"--settings", &a->settings, NULL},
+                               {"--layers", &layers, NULL},
+                               {"--max-hours", &hours, NULL},
+                               {"--to", &a->to, NULL},
+                               {"--out", &a->out, NULL},
+                               {"--run", &a->run, NULL},
+                               {"--split", &a->split, NULL},
+                               {"--dtype", &a->dtype, NULL},
+                               {"--adapter-dtype", &a->adapter_dtype, NULL}};
+  const struct {
+    const char *name;
+    bool *value;
+  } plain[] = {{"--help", help},      {"-h", help}, {"--quiet", &a->quiet}, {"--json", &a->json}, {"--complete", &a->complete},
+               {"--merge", &a->merge}};
+  enum { WITH_VALUE = sizeof with_value / sizeof *with_value, PLAIN = sizeof plain / sizeof *plain };
   for (int i = 1; i < argc; i++) {
-    const char *text = argv[i];
-    if (strcmp(text, "--help") == 0 || strcmp(text, "-h") == 0) {
-      *help = true;
-    } else if (strcmp(text, "--set") == 0) {
-      TRY(option_value(argc, argv, &i, &value));
-      a->overrides[a->override_count++] = value;
-    } else if (strcmp(text, "--settings") == 0) {
-      TRY(option_value(argc, argv, &i, &a->settings));
-    } else if (strcmp(text, "--layers") == 0) {
-      TRY(option_value(argc, argv, &i, &value));
-      TRY(parse_layers(value, a));
-    } else if (strcmp(text, "--max-hours") == 0) {
-      TRY(option_value(argc, argv, &i, &value));
-      a->max_hours = strtod(value, &end);
-      if (*end || !(a->max_hours > 0)) return fail(E_USAGE, "--max-hours: expected hours above 0, found %s", value);
-    } else if (strcmp(text, "--quiet") == 0) {
-      a->quiet = true;
-    } else if (strcmp(text, "--json") == 0) {
-      a->json = true;
-    } else if (strcmp(text, "--complete") == 0) {
-      a->complete = true;
+    const char *text = argv[i], *known[WITH_VALUE + PLAIN + 1] = {"--version"};
+    int v = 0, p = 0;
+    while (v < WITH_VALUE && strcmp(with_value[v].name, text) != 0) v++;
+    while (p < PLAIN && strcmp(plain[p].name, text) != 0) p++;
+    if (v < WITH_VALUE) {
+      int *count = with_value[v].count;
+      TRY(option_value(argc, argv, &i, &with_value[v].value[count ? *count : 0]));
+      if (count) ++*count;
+    } else if (p < PLAIN) {
+      *plain[p].value = true;
     } else if (text[0] == '-' && text[1]) {
-      static const char *const known[] = {"--set",  "--layers",   "--settings", "--max-hours", "--quiet",
-                                          "--json", "--complete", "--help",     "--version"};
-      const char *near = settings_nearest(text, known, (int)(sizeof known / sizeof *known));
+      for (v = 0; v < WITH_VALUE; v++) known[1 + v] = with_value[v].name;
+      for (p = 0; p < PLAIN; p++) known[1 + WITH_VALUE + p] = plain[p].name;
+      const char *near = settings_nearest(text, known, 1 + WITH_VALUE + PLAIN);
       return fail(E_USAGE, "%s: unknown option%s%s", text, near ? ", did you mean " : "", near ? near : "");
     } else if (!a->verb) {
       a->verb = text;
@@ -100,6 +121,8 @@ static status parse(int argc, char **argv, arguments *a, bool *help) {
       return fail(E_USAGE, "%s: expected at most one job file, found another argument", text);
     }
   }
+  if (layers) TRY(parse_layers(layers, a));
+  if (hours) TRY(parse_hours(hours, a));
 done:
   return st;
 }
@@ -107,13 +130,16 @@ done:
 static status work(MPI_Comm comm, const verb *v, const arguments *a, const blas_info *blas, const char *io) {
   status st = OK;
   session c = {0};
-  if (!v->needs_job) {
+  verb_needs needs = v->alone && v->alone(a) ? NEEDS_NOTHING : v->needs;
+  if (needs == NEEDS_NOTHING) {
     c.job_comm = comm;
+    c.blas = *blas;
     c.arguments = *a;
     MPI_Comm_rank(comm, &c.rank);
+    MPI_Comm_size(comm, &c.size);
     return v->work(&c);
   }
-  TRY(session_open(comm, a, blas, &c));
+  TRY(session_open(comm, a, blas, needs == NEEDS_TOKENS, &c));
   if (v->writes) {
     TRY(session_begin_run(&c));
     char mpi[MPI_MAX_LIBRARY_VERSION_STRING];
@@ -163,6 +189,8 @@ int main(int argc, char **argv) {
   if (st == OK && fault_count())
     fprintf(stderr, "cloqwork: rank %d: %llu operations that could have failed\n", rank, (unsigned long long)fault_count());
   FREE(a.overrides);
+  FREE(a.setting_choices);
+  FREE(a.rank_choices);
   MPI_Finalize();
   return status_exit_code(st);
 }

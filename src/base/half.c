@@ -60,3 +60,39 @@ HOT void half_to_float_array(float *restrict out, const uint16_t *restrict in, s
     memcpy(out + i, &u, sizeof u);
   }
 }
+
+HOT void float_to_bf16_array(uint16_t *restrict out, const float *restrict in, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    uint32_t u;
+    memcpy(&u, in + i, sizeof u);
+    uint32_t rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16, nan = (u >> 16) | 0x40;
+    out[i] = (uint16_t)((u & 0x7fffffff) > 0x7f800000 ? nan : rounded);
+  }
+}
+
+/* float_to_half without branches, so that it vectorizes. */
+HOT void float_to_half_array(uint16_t *restrict out, const float *restrict in, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    uint32_t u, v;
+    memcpy(&u, in + i, sizeof u);
+    uint32_t sign = (u >> 16) & 0x8000;
+    u &= 0x7fffffff;
+    float magnitude;
+    memcpy(&magnitude, &u, sizeof u);
+    magnitude += 0.5f;
+    memcpy(&v, &magnitude, sizeof v);
+    uint32_t normal = (u + 0xfff + ((u >> 13) & 1) - 0x38000000) >> 13, h = u < 0x38800000 ? v - 0x3f000000 : normal;
+    h = u >= 0x477ff000 ? 0x7c00 : h;
+    h = u > 0x7f800000 ? 0x7e00 : h;
+    out[i] = (uint16_t)(sign | h);
+  }
+}
+
+void float_to_real_array(real_type t, void *out, const float *in, size_t n) {
+  if (t == REAL_F32)
+    memcpy(out, in, n * sizeof *in);
+  else if (t == REAL_F16)
+    float_to_half_array(out, in, n);
+  else
+    float_to_bf16_array(out, in, n);
+}

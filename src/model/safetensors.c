@@ -29,6 +29,17 @@ const char *dtype_name(dtype t) {
   return names[t];
 }
 
+int st_type_order(const char *type_text) {
+  for (int i = 0; i < (int)(sizeof dtypes / sizeof *dtypes); i++)
+    if (strcmp(type_text, dtypes[i].name) == 0) return i;
+  return -1;
+}
+
+unsigned st_type_bits(const char *type_text) {
+  int i = st_type_order(type_text);
+  return i < 0 ? 0 : dtypes[i].bits;
+}
+
 static status read_metadata(const char *path, const json_t *o) {
   const char *key;
   json_t *value;
@@ -69,8 +80,8 @@ static status read_offsets(const char *path, const json_t *o, st_tensor *t) {
 static status read_dtype(const char *path, const json_t *o, st_tensor *t, unsigned *bits) {
   const char *text = json_string_value(json_object_get(o, "dtype"));
   if (!text) return fail(E_DATA, "%s: %s: dtype: expected a string, found none", path, t->name);
-  for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++) {
-    if (strcmp(text, dtypes[i].name) != 0) continue;
+  int i = st_type_order(text);
+  if (i >= 0) {
     t->type = dtypes[i].type;
     *bits = dtypes[i].bits;
     snprintf(t->type_text, sizeof t->type_text, "%s", text);

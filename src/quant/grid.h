@@ -1,4 +1,5 @@
-/* Uniform code grids: q = scale * (code - zero), code in 0 .. 2^bits - 1, one scale and zero per row and group of columns. Local.
+/* Code grids. The rule says which; NF4 is computed in quant/nf4.h, everything else here is about uniform grids: q = scale * (code - zero),
+ * code in 0 .. 2^bits - 1, one scale and zero per row and group of columns. Local.
  * Source: spec methods section 3. The scale is rounded to fp16 BEFORE zero and codes are chosen, because the rounded one is what
  * will be loaded: codes and residual must belong to it. */
 #ifndef CLOQWORK_QUANT_GRID_H
@@ -9,9 +10,13 @@
 
 #include "base/status.h"
 
+typedef enum grid_kind { GRID_UNIFORM, GRID_NF4 } grid_kind;
+
 typedef struct grid_rule {
-  int bits;         /* 1 .. 8 */
+  grid_kind kind;
+  int bits;         /* 1 .. 8; NF4: 4 */
   int group;        /* columns per scale; divides the width; 0: one group per row */
+  bool nested;      /* NF4: double quantization of absmax. Uniform, and so are the members below: */
   bool symmetric;   /* zero = 2^(bits-1), scale = beta 2 max|w| / (2^bits - 1) */
   double beta;      /* 1; MagR's shrink of the range */
   bool anchor_zero; /* beta shrinks both ends (zero from the unshrunk scale) instead of the published quirk: low end kept, top cut */

@@ -8,6 +8,7 @@
 
 #include "base/memory.h"
 #include "base/settings.h"
+#include "quant/nf4.h"
 #include "run/options.h"
 
 enum { PREFIX = 1024, MOST_SETTINGS = 4096, MOST_BITS = 8 };
@@ -197,18 +198,44 @@ done:
   return st;
 }
 
-static status read_axis_method(section *s, const json_t *missing, json_t **list) {
-  status st = OK;
-  size_t i;
-  json_t *v;
-  TRY(read_axis(s, "method", "names of methods", missing, list));
-  json_array_foreach(*list, i, v) {
-    if (!json_is_string(v)) return expected(s, "method", "names of methods", v);
-    const char *name = json_string_value(v), *near = method_nearest(name);
-    if (method_find(name)) continue;
-    if (near) return fail(E_USAGE, "%smethod: unknown method %s, did you mean %s", s->prefix, name, near);
-    return fail(E_USAGE, "%smethod: unknown method %s: `cloqwork methods` lists those of this version", s->prefix, name);
+/* One part of a method by its name. */
+static status read_part(section *s, const char *key, const char *const *names, int count, int *index) {
+  const json_t *v = lookup(s, key);
+  const char *word = json_string_value(v);
+  char what[128] = "one of ";
+  for (int i = 0; i < count; i++) {
+    size_t used = strlen(what);
+    snprintf(what + used, sizeof what - used, "%s%s", i ? ", " : "", names[i]);
   }
+  if (!word) return expected(s, key, what, v);
+  for (*index = 0; *index < count; ++*index)
+    if (strcmp(names[*index], word) == 0) return OK;
+  const char *near = settings_nearest(word, names, count);
+  if (near) return fail(E_USAGE, "%s%s: unknown %s %s, did you mean %s", s->prefix, key, key, word, near);
+  return fail(E_USAGE, "%s%s: unknown %s %s, expected %s", s->prefix, key, key, word, what);
+}
+
+/* One entry of sweep.method: the name of a row, or its quantizer and initialization. */
+static status read_method(const section *s, const json_t *v, const method **m) {
+  status st = OK;
+  if (json_is_object(v)) {
+    section parts = {.given = v};
+    int q = 0, i = 0;
+    compose(parts.prefix, "%smethod.", s->prefix);
+    TRY(ONLY_KEYS(&parts, "quantizer", "init"));
+    TRY(read_part(&parts, "quantizer", quantizer_names, QUANT_COUNT, &q));
+    TRY(read_part(&parts, "init", initialization_names, INIT_COUNT, &i));
+    *m = method_combine((quantizer)q, (initialization)i);
+    if (*m) return OK;
+    return fail(E_USAGE, "%smethod: this version does not combine %s with %s: `cloqwork methods` lists what it does", s->prefix,
+                quantizer_names[q], initialization_names[i]);
+  }
+  if (!json_is_string(v)) return expected(s, "method", "names of methods", v);
+  const char *name = json_string_value(v), *near = method_nearest(name);
+  *m = method_find(name);
+  if (*m) return OK;
+  if (near) return fail(E_USAGE, "%smethod: unknown method %s, did you mean %s", s->prefix, name, near);
+  return fail(E_USAGE, "%smethod: unknown method %s: `cloqwork methods` lists those of this version", s->prefix, name);
 done:
   return st;
 }
@@ -237,7 +264,13 @@ static status make_setting(const combination *c, const json_t *option_lists, con
     if (used >= sizeof s->name)
       return fail(E_USAGE, "%s: the setting's name %s… is too long: expected fewer options off their default", c->where, s->name);
   }
-  s->rule = (grid_rule){c->bits, c->group, s->options.grid_symmetric, s->options.grid_beta, s->options.grid_beta_anchor_zero};
+  s->rule = (grid_rule){.kind = c->method->quantizer == QUANT_NF4 ? GRID_NF4 : GRID_UNIFORM,
+                        .bits = c->bits,
+                        .group = c->group,
+                        .nested = s->options.nf_double,
+                        .symmetric = s->options.grid_symmetric,
+                        .beta = s->options.grid_beta,
+                        .anchor_zero = s->options.grid_beta_anchor_zero};
   return OK;
 }
 
@@ -268,6 +301,22 @@ static status add_ranks(const combination *c, setting *s) {
 done:
   FREE(all);
   return st;
+}
+
+/* NF4 has one width of codes, and the blocks that its loaders know. */
+static status check_nf4(const section *s, const combination *c) {
+  const char *name = c->method->name;
+  if (c->method->quantizer != QUANT_NF4) return OK;
+  if (c->bits != NF4_BITS)
+    return fail(E_USAGE, "%sbits: expected %d with %s (a list of sweeps gives every method its own bits), found %d", s->prefix, NF4_BITS,
+                name, c->bits);
+  if (c->group == 0)
+    return fail(E_USAGE, "%sgroup: expected a power of two from %d to %d with %s (NF4 knows no block of a whole row), found 0", s->prefix,
+                NF4_GROUP_LEAST, NF4_GROUP_MOST, name);
+  if (c->group < NF4_GROUP_LEAST || c->group > NF4_GROUP_MOST || (c->group & (c->group - 1)))
+    return fail(E_USAGE, "%sgroup: expected a power of two from %d to %d with %s, found %d", s->prefix, NF4_GROUP_LEAST, NF4_GROUP_MOST,
+                name, c->group);
+  return OK;
 }
 
 /* Every choice of options for one method, bits and group; options that the method does not look at stay at their first place. */
@@ -304,12 +353,14 @@ static status add_map(section *s, const char *where, const json_t *option_lists,
   json_t *method_list, *bits_list, *group_list, *rank_list, *m, *bits, *group;
   json_t *usual_method = json_string("cloq"), *usual_group = json_integer(64);
   TRY(ONLY_KEYS(s, "method", "bits", "group", "rank"));
-  TRY(read_axis_method(s, usual_method, &method_list));
+  TRY(read_axis(s, "method", "names of methods", usual_method, &method_list));
   TRY(read_axis_int(s, "bits", "1 to 8", 1, MOST_BITS, NULL, &bits_list));
   TRY(read_axis_int(s, "group", "0 (one scale per row) or a count of columns", 0, 1 << 24, usual_group, &group_list));
   TRY(read_axis_int(s, "rank", "ranks of at least 1", 1, 1 << 24, NULL, &rank_list));
   json_array_foreach(method_list, a, m) json_array_foreach(bits_list, b, bits) json_array_foreach(group_list, g, group) {
-    combination c = {where, method_find(json_string_value(m)), (int)json_integer_value(bits), (int)json_integer_value(group), rank_list};
+    combination c = {where, NULL, (int)json_integer_value(bits), (int)json_integer_value(group), rank_list};
+    TRY(read_method(s, m, &c.method));
+    TRY(check_nf4(s, &c));
     TRY(add_combination(&c, option_lists, j));
   }
 done:
@@ -347,7 +398,8 @@ done:
   return st;
 }
 
-/* Lists of one become their value again; an option that no method of the sweep looks at must not have been given. */
+/* Lists of one become their value again. An option that no method of the sweep looks at must not have been given, and is not recorded:
+ * what is recorded can be read back. */
 static status keep_options(section *root, json_t *option_lists, const job *j) {
   const json_t *given = lookup(root, "options");
   for (int i = 0; i < option_count; i++) {
@@ -357,7 +409,9 @@ static status keep_options(section *root, json_t *option_lists, const job *j) {
     const json_t *v = json_object_get(given, name);
     if (v && !json_is_null(v) && !used) return fail(E_USAGE, "%soptions.%s: no method of this sweep uses this option", root->prefix, name);
     json_t *list = json_object_get(option_lists, name);
-    if (json_array_size(list) == 1 && json_object_set(option_lists, name, json_array_get(list, 0)) != 0)
+    if (!used)
+      json_object_del(option_lists, name);
+    else if (json_array_size(list) == 1 && json_object_set(option_lists, name, json_array_get(list, 0)) != 0)
       return fail(E_MEMORY, "%soptions: no memory", root->prefix);
   }
   return keep(root, "options", json_incref(option_lists));
@@ -489,6 +543,7 @@ void setting_describe(const setting *s, option_sink sink, void *context) {
     sink(context, numbers[i].key, text);
   }
   for (int i = 0; i < option_count; i++) {
+    if (!option_concerns(i, s->method)) continue;
     option_text(i, &s->options, text);
     sink(context, option_name(i), text);
   }

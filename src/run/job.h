@@ -30,6 +30,7 @@ typedef struct options {
   bool grid_beta_anchor_zero; /* grid_beta_anchor: low | zero */
   bool optq_order_act;        /* optq_order: natural | act */
   bool optq_dead_rtn;         /* optq_dead: zero | rtn */
+  bool nf_double;             /* off | on: NF4's absmax quantized in turn */
 } options;
 
 typedef struct setting {

@@ -10,6 +10,7 @@
 #include "dist/agree.h"
 #include "dist/dlinalg.h"
 #include "quant/codes.h"
+#include "quant/nf4.h"
 #include "quant/optq.h"
 #include "run/unit.h"
 
@@ -48,32 +49,6 @@ typedef struct input_work {
 } input_work;
 
 /* ---- sizes ---- */
-
-static size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
-
-size_t result_place(const arch *a, const setting *s, linear_id l, char *at, result *r) {
-  int64_t out, in;
-  linear_shape(a, l, &out, &in);
-  *r = (result){
-      .setting = s, .linear = l, .out = out, .in = in, .groups = grid_groups(&s->rule, (int)in), .words = codes_words(in, s->rule.bits)};
-  size_t used = 0;
-#define PLACE(field, count)                               \
-  do {                                                    \
-    r->field = at ? (void *)(at + used) : NULL;           \
-    used += round_up((size_t)(count) * sizeof *r->field); \
-  } while (0)
-  PLACE(codes, out * r->words);
-  PLACE(scales, out * r->groups);
-  PLACE(zeros, out * r->groups);
-  PLACE(lora_a, s->rank_max * in);
-  PLACE(lora_b, out * s->rank_max);
-  PLACE(loss, s->rank_max + 1);
-  PLACE(loss_heldout, s->rank_max + 1);
-  PLACE(values, s->rank_max + 1);
-  PLACE(facts, 1);
-#undef PLACE
-  return used;
-}
 
 typedef struct sizes {
   size_t h, w, arrays, rows, slab, residual, start, private_most;
@@ -126,8 +101,8 @@ static sizes measure(const job *j, const arch *a, int ranks) {
       size_t codes = (size_t)((out + ranks - 1) / ranks) * (size_t)in;
       for (int k = 0; k < j->setting_count; k++) {
         const setting *s = &j->settings[k];
-        size_t mine[] = {adapter_private(s, out, in), codes + (size_t)optq_bytes(&s->rule, (int)in),
-                         (size_t)magr_bytes((int)in, s->rule.group)};
+        size_t optq = s->method->quantizer == QUANT_OPTQ ? (size_t)optq_bytes(&s->rule, (int)in) : 0;
+        size_t mine[] = {adapter_private(s, out, in), codes + optq, s->method->magr ? (size_t)magr_bytes((int)in, s->rule.group) : 0};
         for (int e = 0; e < 3; e++)
           if (mine[e] > z.private_most) z.private_most = mine[e];
       }
@@ -140,8 +115,8 @@ static sizes measure(const job *j, const arch *a, int ranks) {
   z.private_most += z.slab * sizeof(float);
   for (int k = 0; k < j->setting_count; k++)
     for (int l = 0; l < LIN_COUNT; l++) {
-      result r;
-      if (j->target[l]) z.arrays += result_place(a, &j->settings[k], l, NULL, &r);
+      solution r = solution_shape(a, l, &j->settings[k].rule, j->settings[k].rank_max);
+      if (j->target[l]) z.arrays += solution_place(&r, SOLUTION_ALL, NULL);
     }
   return z;
 }
@@ -200,7 +175,12 @@ status layer_solver_new(session *c, layer_solver *s) {
   char *at = s->arrays.base;
   for (int k = 0; k < c->job.setting_count; k++)
     for (int l = 0; l < LIN_COUNT; l++)
-      if (c->job.target[l]) at += result_place(&c->model.arch, &c->job.settings[k], l, at, layer_result(s, k, l));
+      if (c->job.target[l]) {
+        const setting *which = &c->job.settings[k];
+        result *r = layer_result(s, k, l);
+        *r = (result){which, solution_shape(&c->model.arch, l, &which->rule, which->rank_max)};
+        at += solution_place(&r->s, SOLUTION_ALL, at);
+      }
 done:
   if (st != OK) layer_solver_free(s);
   return st;
@@ -363,11 +343,11 @@ static status check_optq(const input_work *w, const result *r, const float *x, i
   status st = OK;
   float *e = NULL;
   double sum;
-  TRY(NEW(e, (end - begin) * r->in, "residual of the identity"));
-  result_residual(r, x, begin, end, e);
-  TRY(adapter_trace(r->in, e, w->s->h.base, 0, end - begin, NULL, &sum));
-  for (int64_t k = 0; k < (end - begin) * r->in; k++)
-    if (!w->dead[k % r->in]) sum += ridge * (double)e[k] * (double)e[k];
+  TRY(NEW(e, (end - begin) * r->s.in, "residual of the identity"));
+  solution_residual(&r->s, x, begin, end, e);
+  TRY(adapter_trace(r->s.in, e, w->s->h.base, 0, end - begin, NULL, &sum));
+  for (int64_t k = 0; k < (end - begin) * r->s.in; k++)
+    if (!w->dead[k % r->s.in]) sum += ridge * (double)e[k] * (double)e[k];
   if (!(fabs(sum - loss) <= 1e-5 * fabs(loss)))
     st = fail(E_NUMERICS, "%s: identity of OPTQ: expected %.12g, found %.12g", r->setting->name, loss, sum);
 done:
@@ -382,16 +362,16 @@ static status quantize_rows(input_work *w, const setting *s, int k, result *r, c
   status st = OK;
   uint8_t *codes = NULL;
   int64_t begin, end;
-  my_rows(c, r->out, r->in, &begin, &end);
-  int rows = (int)(end - begin), in = (int)r->in;
+  my_rows(c, r->s.out, r->s.in, &begin, &end);
+  int rows = (int)(end - begin), in = (int)r->s.in;
   const float *x = w->base + w->weight_at[k] + begin * in;
-  uint16_t *scales = r->scales + begin * r->groups;
-  uint8_t *zeros = r->zeros + begin * r->groups;
+  uint16_t *scales = r->s.scales + begin * r->s.groups;
+  uint8_t *zeros = r->s.zeros + begin * r->s.groups;
   double start = clock_now(), loss = 0;
   if (rows == 0) return OK;
   TRY(NEW(codes, (size_t)rows * (size_t)in, "codes of my rows"));
   int64_t tiny = grid_fit(&s->rule, rows, in, x, in, scales, zeros);
-  __atomic_add_fetch(&r->facts->tiny_scales, tiny, __ATOMIC_RELAXED);
+  __atomic_add_fetch(&r->s.facts->tiny_scales, tiny, __ATOMIC_RELAXED);
   if (s->method->quantizer == QUANT_OPTQ) {
     optq_request q = {.rule = s->rule,
                       .rows = rows,
@@ -408,14 +388,43 @@ static status quantize_rows(input_work *w, const setting *s, int k, result *r, c
   } else {
     grid_round(&s->rule, rows, in, x, in, scales, zeros, codes);
   }
-  codes_pack(s->rule.bits, rows, in, codes, r->codes + begin * r->words);
+  codes_pack(s->rule.bits, rows, in, codes, r->s.codes + begin * r->s.words);
 #ifdef CLOQWORK_DEBUG_CHECKS
   if (s->method->quantizer == QUANT_OPTQ) TRY(check_optq(w, r, w->base + w->weight_at[k], begin, end, ridge, loss));
 #endif
   if (c->team.rank == 0) {
-    r->facts->quantize_seconds = clock_now() - start;
-    r->facts->damping_used = s->method->quantizer == QUANT_OPTQ ? ridge : 0;
+    r->s.facts->quantize_seconds = clock_now() - start;
+    r->s.facts->damping_used = s->method->quantizer == QUANT_OPTQ ? ridge : 0;
   }
+done:
+  FREE(codes);
+  return st;
+}
+
+/* NF4 of one (setting, linear). Collective: double quantization needs absmax of all rows, and the codes come after it. */
+static status quantize_nf4(input_work *w, const setting *s, int k, result *r) {
+  session *c = w->s->c;
+  status st = OK;
+  uint8_t *codes = NULL;
+  int64_t begin, end;
+  solution *to = &r->s;
+  my_rows(c, to->out, to->in, &begin, &end);
+  int rows = (int)(end - begin), in = (int)to->in, group = s->rule.group;
+  const float *x = w->base + w->weight_at[k] + begin * in;
+  float *absmax = to->absmax + begin * to->groups;
+  double start = clock_now();
+  to->loaded = solution_loaded(checkpoint_linear(&c->model, w->layer, w->linears[k]).tensor->type);
+  st = NEW(codes, (size_t)rows * (size_t)in, "codes of my rows");
+  if (st == OK) st = nf4_absmax(group, rows, in, x, in, absmax);
+  TRY(agree(c->team.comm, st));
+  if (s->rule.nested) {
+    team_barrier(&c->team);
+    if (c->team.rank == 0) nf4_nest(to->out * to->groups, to->absmax, to->absmax_codes, to->nested_absmax, to->nested_offset);
+    team_barrier(&c->team);
+  }
+  nf4_round(group, rows, in, x, in, absmax, codes);
+  codes_pack(s->rule.bits, rows, in, codes, to->codes + begin * to->words);
+  if (c->team.rank == 0) to->facts->quantize_seconds = clock_now() - start;
 done:
   FREE(codes);
   return st;
@@ -458,8 +467,8 @@ static status quantize_with(input_work *w, int first, bool *handled) {
     handled[g] = true;
     for (int k = 0; k < w->linear_count && st == OK; k++) {
       result *r = layer_result(w->s, w->group[g], w->linears[k]);
-      st = quantize_rows(w, s, k, r, order, ridge);
-      w->s->spent.flops += s->method->quantizer == QUANT_OPTQ ? optq_flops(r->out, r->in) : 0;
+      st = s->method->quantizer == QUANT_NF4 ? quantize_nf4(w, s, k, r) : quantize_rows(w, s, k, r, order, ridge);
+      w->s->spent.flops += s->method->quantizer == QUANT_OPTQ ? optq_flops(r->s.out, r->s.in) : 0;
     }
   }
   st = agree(c->team.comm, st);
@@ -471,13 +480,6 @@ done:
 }
 
 /* ---- losses of residuals ---- */
-
-void result_residual(const result *r, const float *x, int64_t begin, int64_t end, float *e) {
-  codes_values(&r->setting->rule, (int)(end - begin), (int)r->in, r->codes + begin * r->words, r->scales + begin * r->groups,
-               r->zeros + begin * r->groups, e);
-  const float *from = x + begin * r->in;
-  for (int64_t k = 0; k < (end - begin) * r->in; k++) e[k] = from[k] - e[k];
-}
 
 /* tr(E H E^T) for the Gram h: my rows' terms into shared memory, then the sum in the order of rows on every rank. r NULL: E = W. */
 static status team_trace(input_work *w, int k, const result *r, const float *h, double *sum) {
@@ -491,7 +493,7 @@ static status team_trace(input_work *w, int k, const result *r, const float *h, 
     int64_t upto = at + SLAB_ROWS < end ? at + SLAB_ROWS : end;
     const float *e = weights_of(w, k) + at * in;
     if (r) {
-      result_residual(r, weights_of(w, k), at, upto, w->s->slab);
+      solution_residual(&r->s, weights_of(w, k), at, upto, w->s->slab);
       e = w->s->slab;
     }
     st = adapter_trace(in, e, h, 0, upto - at, rows + at, &part);
@@ -516,12 +518,12 @@ static status all_traces(input_work *w, const double reference[3][2]) {
       TRY(team_trace(w, k, r, w->s->h.base, &trace));
       if (w->heldout) TRY(team_trace(w, k, r, w->s->h_heldout.base, &heldout));
       if (c->team.rank == 0) {
-        r->facts->trace = trace;
-        r->facts->trace_heldout = heldout;
-        r->facts->reference = reference[k][0];
-        r->facts->reference_heldout = reference[k][1];
-        r->facts->numerical_rank = w->facts->numerical_rank;
-        r->facts->tokens = w->facts->tokens;
+        r->s.facts->trace = trace;
+        r->s.facts->trace_heldout = heldout;
+        r->s.facts->reference = reference[k][0];
+        r->s.facts->reference_heldout = reference[k][1];
+        r->s.facts->numerical_rank = w->facts->numerical_rank;
+        r->s.facts->tokens = w->facts->tokens;
       }
     }
   team_barrier(&c->team);
@@ -533,20 +535,20 @@ done:
 /* ---- adapters ---- */
 
 static void name_result(const input_work *w, const result *r, char where[256]) {
-  snprintf(where, 256, "model.layers.%lld.%s, %s", (long long)w->layer, linear_path(r->linear), r->setting->name);
+  snprintf(where, 256, "model.layers.%lld.%s, %s", (long long)w->layer, linear_path(r->s.linear), r->setting->name);
 }
 
 static void request_of(const input_work *w, const result *r, const char *where, const float *e, adapter_request *q) {
   const options *o = &r->setting->options;
   bool plain = !o->residual_magr && o->adapter_damping == 0;
-  int rows = adapter_start_rows(r->out, r->in, r->setting->rank_max);
+  int rows = adapter_start_rows(r->s.out, r->s.in, r->setting->rank_max);
   *q = (adapter_request){.where = where,
-                         .n = r->out,
-                         .m = r->in,
+                         .n = r->s.out,
+                         .m = r->s.in,
                          .e = e,
                          .h = w->s->h.base,
                          .rank = r->setting->rank_max,
-                         .trace = plain ? r->facts->trace : NAN,
+                         .trace = plain ? r->s.facts->trace : NAN,
                          .tolerance = o->adapter_tolerance,
                          .path = solver_path[o->adapter_solver],
                          .start = rows ? w->s->start.base : NULL,
@@ -556,12 +558,12 @@ static void request_of(const input_work *w, const result *r, const char *where, 
 /* Factors and values to their place; the last value is what all eigenvalues beyond rank_max sum to, so that the tail at r is the sum from r on. */
 static void keep_adapter(result *r, const adapter *a) {
   size_t rank = (size_t)a->rank;
-  memcpy(r->lora_a, a->a, rank * (size_t)r->in * sizeof(float));
-  memcpy(r->lora_b, a->b, rank * (size_t)r->out * sizeof(float));
-  memcpy(r->values, a->values, rank * sizeof(double));
+  memcpy(r->s.lora_a, a->a, rank * (size_t)r->s.in * sizeof(float));
+  memcpy(r->s.lora_b, a->b, rank * (size_t)r->s.out * sizeof(float));
+  memcpy(r->s.values, a->values, rank * sizeof(double));
   double rest = a->trace;
   for (size_t k = 0; k < rank; k++) rest -= a->values[k];
-  r->values[rank] = rest;
+  r->s.values[rank] = rest;
 }
 
 static status solve_locally(input_work *w, result *r) {
@@ -572,14 +574,14 @@ static status solve_locally(input_work *w, result *r) {
   char where[256];
   double start = clock_now();
   name_result(w, r, where);
-  TRY(NEW(e, r->out * r->in, "a residual"));
-  result_residual(
-      r, r->setting->options.residual_magr ? w->base + w->weight_at[index_of(w, r->linear)] : weights_of(w, index_of(w, r->linear)), 0,
-      r->out, e);
+  TRY(NEW(e, r->s.out * r->s.in, "a residual"));
+  solution_residual(
+      &r->s, r->setting->options.residual_magr ? w->base + w->weight_at[index_of(w, r->s.linear)] : weights_of(w, index_of(w, r->s.linear)),
+      0, r->s.out, e);
   request_of(w, r, where, e, &q);
   TRY(adapter_local(&q, &a));
   keep_adapter(r, &a);
-  r->facts->adapter_seconds = clock_now() - start;
+  r->s.facts->adapter_seconds = clock_now() - start;
 done:
   adapter_free(&a);
   FREE(e);
@@ -594,17 +596,17 @@ static status solve_on_grid(input_work *w, result *r) {
   char where[256];
   int64_t begin, end;
   double start = clock_now();
-  int k = index_of(w, r->linear);
+  int k = index_of(w, r->s.linear);
   name_result(w, r, where);
-  deal_range(r->out, c->team.size, c->team.rank, 1, &begin, &end);
-  result_residual(r, r->setting->options.residual_magr ? w->base + w->weight_at[k] : weights_of(w, k), begin, end,
-                  (float *)w->s->residual.base + begin * r->in);
+  deal_range(r->s.out, c->team.size, c->team.rank, 1, &begin, &end);
+  solution_residual(&r->s, r->setting->options.residual_magr ? w->base + w->weight_at[k] : weights_of(w, k), begin, end,
+                    (float *)w->s->residual.base + begin * r->s.in);
   team_barrier(&c->team);
   request_of(w, r, where, w->s->residual.base, &q);
   TRY(adapter_grid(&q, &c->grid, &a));
   if (c->team.rank == 0) {
     keep_adapter(r, &a);
-    r->facts->adapter_seconds = clock_now() - start;
+    r->s.facts->adapter_seconds = clock_now() - start;
   }
   team_barrier(&c->team);
 done:
@@ -612,29 +614,16 @@ done:
   return st;
 }
 
-status result_fingerprint(const result *r, char hex[HASH_HEX]) {
-  status st = OK;
-  hash *h = NULL;
-  TRY(hash_new(&h));
-  TRY(hash_add(h, r->codes, (size_t)(r->out * r->words) * sizeof *r->codes));
-  TRY(hash_add(h, r->scales, (size_t)(r->out * r->groups) * sizeof *r->scales));
-  TRY(hash_add(h, r->zeros, (size_t)(r->out * r->groups) * sizeof *r->zeros));
-  TRY(hash_end(&h, hex));
-done:
-  hash_free(&h);
-  return st;
-}
-
 static status finish_result(input_work *w, result *r) {
   status st = OK;
   float *e = NULL;
-  TRY(NEW(e, r->out * r->in, "a residual"));
-  result_residual(r, weights_of(w, index_of(w, r->linear)), 0, r->out, e);
-  TRY(adapter_losses(r->out, r->in, e, w->s->h.base, r->lora_b, r->lora_a, r->setting->rank_max, r->facts->trace, r->loss));
+  TRY(NEW(e, r->s.out * r->s.in, "a residual"));
+  solution_residual(&r->s, weights_of(w, index_of(w, r->s.linear)), 0, r->s.out, e);
+  TRY(adapter_losses(r->s.out, r->s.in, e, w->s->h.base, r->s.lora_b, r->s.lora_a, r->setting->rank_max, r->s.facts->trace, r->s.loss));
   if (w->heldout)
-    TRY(adapter_losses(r->out, r->in, e, w->s->h_heldout.base, r->lora_b, r->lora_a, r->setting->rank_max, r->facts->trace_heldout,
-                       r->loss_heldout));
-  TRY(result_fingerprint(r, r->facts->base_fingerprint));
+    TRY(adapter_losses(r->s.out, r->s.in, e, w->s->h_heldout.base, r->s.lora_b, r->s.lora_a, r->setting->rank_max,
+                       r->s.facts->trace_heldout, r->s.loss_heldout));
+  TRY(solution_fingerprint(&r->s, r->s.facts->base_fingerprint));
 done:
   FREE(e);
   return st;
@@ -821,7 +810,7 @@ status layer_solve(layer_solver *s, int64_t layer, const bool *pending, pass_pro
   if (c->team.rank == 0)
     for (int k = 0; k < c->job.setting_count; k++)
       for (int l = 0; l < LIN_COUNT; l++)
-        if (pending[k] && c->job.target[l]) *layer_result(s, k, l)->facts = (result_facts){0};
+        if (pending[k] && c->job.target[l]) *layer_result(s, k, l)->s.facts = (solution_facts){0};
   team_barrier(&c->team);
   for (int i = 0; i < IN_COUNT; i++) {
     if (!c->wanted[i]) continue;

@@ -9,31 +9,13 @@
 #ifndef CLOQWORK_RUN_LAYER_SOLVER_H
 #define CLOQWORK_RUN_LAYER_SOLVER_H
 
-#include "base/hash.h"
 #include "run/session.h"
-
-/* Numbers of one solved linear that end up as attributes. Lies in shared memory. */
-typedef struct result_facts {
-  double reference, reference_heldout; /* tr(W H W^T); NaN without held-out Grams */
-  double trace, trace_heldout;         /* tr(E H E^T) */
-  double damping_used;                 /* absolute, on the diagonal */
-  double quantize_seconds, adapter_seconds;
-  int64_t numerical_rank, tokens, tiny_scales;
-  char base_fingerprint[HASH_HEX], gram_fingerprint[HASH_HEX];
-} result_facts;
+#include "solution/solution.h"
 
 /* One (setting, linear): arrays in shared memory, borrowed from the solver. */
 typedef struct result {
   const setting *setting;
-  linear_id linear;
-  int64_t out, in, groups, words;
-  uint32_t *codes;                      /* (out, words) */
-  uint16_t *scales;                     /* (out, groups) half */
-  uint8_t *zeros;                       /* (out, groups) */
-  float *lora_a;                        /* (rank_max, in) */
-  float *lora_b;                        /* (out, rank_max) */
-  double *loss, *loss_heldout, *values; /* [rank_max + 1]; values: leading eigenvalues, last the sum of all others */
-  result_facts *facts;
+  solution s;
 } result;
 
 typedef struct stage_seconds {
@@ -60,15 +42,6 @@ void layer_solver_free(layer_solver *s);
 
 /* Solves the settings with pending[i]; progress as in calibrate/pass.h. E_NUMERICS, E_DATA, E_IO, E_MEMORY. */
 status layer_solve(layer_solver *s, int64_t layer, const bool *pending, pass_progress progress, void *context);
-
-/* Local. e (end - begin, in) = x - Q in float, rows [begin, end) of x (out, in). */
-void result_residual(const result *r, const float *x, int64_t begin, int64_t end, float *e);
-
-/* Local. SHA-256 of codes, scales and zeros: what an adapter belongs to. */
-status result_fingerprint(const result *r, char hex[HASH_HEX]);
-
-/* Local. Where the arrays of a result stand in memory at `at` (NULL: only measures); returns the bytes. */
-size_t result_place(const arch *a, const setting *s, linear_id l, char *at, result *r);
 
 static inline result *layer_result(const layer_solver *s, int setting_index, linear_id l) {
   return &s->results[setting_index * LIN_COUNT + l];

@@ -5,8 +5,12 @@
 #include <stdbool.h>
 #include <stdio.h>
 
-typedef enum quantizer { QUANT_RTN, QUANT_OPTQ } quantizer;
-typedef enum initialization { INIT_CLOSED_FORM } initialization;
+typedef enum quantizer { QUANT_RTN, QUANT_OPTQ, QUANT_NF4, QUANT_COUNT } quantizer;
+typedef enum initialization { INIT_CLOSED_FORM, INIT_COUNT } initialization;
+
+/* What a job file calls them: `method: {quantizer: nf4, init: cloq}`. */
+extern const char *const quantizer_names[QUANT_COUNT];
+extern const char *const initialization_names[INIT_COUNT];
 
 typedef struct method {
   const char *name;
@@ -21,8 +25,9 @@ typedef struct method {
 extern const method methods[];
 extern const int method_count;
 
-const method *method_find(const char *name);  /* NULL when unknown */
-const char *method_nearest(const char *name); /* NULL when nothing is near */
+const method *method_find(const char *name);                    /* NULL when unknown */
+const char *method_nearest(const char *name);                   /* NULL when nothing is near */
+const method *method_combine(quantizer q, initialization init); /* the row without MagR; NULL when there is none */
 void methods_print(FILE *out);
 
 #endif

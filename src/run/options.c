@@ -7,7 +7,7 @@
 #include "base/settings.h"
 
 typedef enum option_kind { OPT_REAL, OPT_COUNT, OPT_CHOICE, OPT_FIXED } option_kind;
-typedef enum option_reach { ALL, WITH_MAGR, WITH_OPTQ } option_reach;
+typedef enum option_reach { ALL, WITH_MAGR, WITH_OPTQ, WITH_UNIFORM, WITH_NF4 } option_reach;
 
 typedef struct option_row {
   const char *name;
@@ -47,8 +47,8 @@ static double auto_grid_beta(const method *m, int bits, int group, const options
   { #name, OPT_COUNT, reach, MEMBER(name), standard, lo, hi, NULL, NULL, automatic }
 #define CHOICE(name, reach, field, ...) \
   { #name, OPT_CHOICE, reach, MEMBER(field), 0, 0, 0, WORDS(__VA_ARGS__), NULL, NULL }
-#define FIXED(name, offered, ...) \
-  { #name, OPT_FIXED, ALL, 0, 0, 0, 0, 0, WORDS(#offered), WORDS(__VA_ARGS__), NULL }
+#define FIXED(name, reach, offered, ...) \
+  { #name, OPT_FIXED, reach, 0, 0, 0, 0, 0, WORDS(#offered), WORDS(__VA_ARGS__), NULL }
 
 static const option_row rows[] = {
     REAL(damping, WITH_OPTQ, 0.01, 0, 10, NULL),
@@ -60,35 +60,42 @@ static const option_row rows[] = {
     CHOICE(magr_solver, WITH_MAGR, magr_solver, "fista", "pg"),
     REAL(magr_alpha, WITH_MAGR, 0, 0, 10, auto_magr_alpha),
     COUNT(magr_K, WITH_MAGR, 0, 1, 100000, auto_magr_steps),
-    CHOICE(grid_type, ALL, grid_symmetric, "asym", "sym"),
-    REAL(grid_beta, ALL, 0, 0.1, 1, auto_grid_beta),
-    CHOICE(grid_beta_anchor, ALL, grid_beta_anchor_zero, "low", "zero"),
+    CHOICE(grid_type, WITH_UNIFORM, grid_symmetric, "asym", "sym"),
+    REAL(grid_beta, WITH_UNIFORM, 0, 0.1, 1, auto_grid_beta),
+    CHOICE(grid_beta_anchor, WITH_UNIFORM, grid_beta_anchor_zero, "low", "zero"),
     CHOICE(optq_order, WITH_OPTQ, optq_order_act, "natural", "act"),
     CHOICE(optq_dead, WITH_OPTQ, optq_dead_rtn, "zero", "rtn"),
-    FIXED(act_quantizer, fp, "prefix", "cross"),
-    FIXED(act_adapter, fp, "prefix", "cross"),
-    FIXED(optq_groups, static, "dynamic"),
-    FIXED(magr_threshold, normalised, "literal"),
-    FIXED(grid_zero, int, "real"),
-    FIXED(grid_search, none, "mse", "scan", "l4q"),
-    FIXED(cd_pass, none, "comq"),
-    FIXED(joint_method, none, "bidup", "intrinsic", "projq", "varpro", "caldera"),
-    FIXED(split, cloq, "qera", "balanced"),
-    FIXED(adapter_dtype, fp32, "fp16", "bf16"),
+    CHOICE(nf_double, WITH_NF4, nf_double, "off", "on"),
+    FIXED(act_quantizer, ALL, fp, "prefix", "cross"),
+    FIXED(act_adapter, ALL, fp, "prefix", "cross"),
+    FIXED(optq_groups, WITH_OPTQ, static, "dynamic"),
+    FIXED(magr_threshold, WITH_MAGR, normalised, "literal"),
+    FIXED(grid_zero, WITH_UNIFORM, int, "real"),
+    FIXED(grid_search, WITH_UNIFORM, none, "mse", "scan", "l4q"),
+    FIXED(cd_pass, WITH_OPTQ, none, "comq"),
+    FIXED(joint_method, ALL, none, "bidup", "intrinsic", "projq", "varpro", "caldera"),
+    FIXED(split, ALL, cloq, "qera", "balanced"),
+    FIXED(adapter_dtype, ALL, fp32, "fp16", "bf16"),
 };
 enum { ROWS = sizeof rows / sizeof *rows };
 const int option_count = ROWS;
 _Static_assert((int)ROWS <= (int)OPTION_MOST, "the sweep counts through the options in an array of OPTION_MOST");
 
 /* Options of methods that this version does not have. */
-static const char *const later_names[] = {
-    "grid_weight",   "nf_double",  "loftq_T",      "loftq_parity_scale", "lasq_variant", "lasq_base",  "lqer_stat", "eora_gram",
-    "slim_salience", "slim_score", "joint_rounds", "joint_damp",         "xgram_alpha",  "xgram_damp", "lr_solver", NULL};
+static const char *const later_names[] = {"grid_weight", "loftq_T",     "loftq_parity_scale", "lasq_variant", "lasq_base",
+                                          "lqer_stat",   "eora_gram",   "slim_salience",      "slim_score",   "joint_rounds",
+                                          "joint_damp",  "xgram_alpha", "xgram_damp",         "lr_solver",    NULL};
 
 const char *option_name(int i) { return rows[i].name; }
 
 bool option_concerns(int i, const method *m) {
-  return rows[i].reach == ALL || (rows[i].reach == WITH_MAGR ? m->magr : m->quantizer == QUANT_OPTQ);
+  switch (rows[i].reach) {
+  case WITH_MAGR: return m->magr;
+  case WITH_OPTQ: return m->quantizer == QUANT_OPTQ;
+  case WITH_UNIFORM: return m->quantizer != QUANT_NF4;
+  case WITH_NF4: return m->quantizer == QUANT_NF4;
+  default: return true;
+  }
 }
 
 static int word_index(const char *const *words, const char *word) {

@@ -82,8 +82,8 @@ static void count_bytes(const session *c, plan *p) {
   p->gram_file = p->tiles;
   for (int k = 0; k < c->job.setting_count; k++)
     for (int l = 0; l < LIN_COUNT; l++) {
-      result r;
-      if (c->job.target[l]) p->solution_files += result_place(a, &c->job.settings[k], l, NULL, &r);
+      solution s = solution_shape(a, l, &c->job.settings[k].rule, c->job.settings[k].rank_max);
+      if (c->job.target[l]) p->solution_files += solution_place(&s, SOLUTION_ALL, NULL);
     }
   p->disk_missing =
       p->gram_file * (uint64_t)p->gram_missing + p->solution_files / (uint64_t)c->job.setting_count * (uint64_t)p->solution_missing;

@@ -98,6 +98,14 @@ static void add_curve(const setting_report *s, const double *curve, int64_t leng
     sums[p] += s->points[p] < length ? log(fmax(curve[s->points[p]], 0) / reference) : NAN; /* loss 0 gives -inf, whose mean is 0 */
 }
 
+/* What the grid of a matrix takes, in bits: fp16 scales and zeros of `bits` bits; NF4: absmax in fp32, or doubly quantized. */
+static double grid_bits(container *c, const char *group, const attributes *a, int64_t bits, double groups) {
+  char place[128];
+  if (strcmp(attr_get_text(a, "grid"), "nf4") != 0) return (16 + (double)bits) * groups;
+  snprintf(place, sizeof place, "%s/absmax_codes", group);
+  return container_has(c, place) ? 8 * groups + 32 * ceil(groups / 256) + 32 : 32 * groups;
+}
+
 static status add_linear(container *c, const char *path, const char *group, linear_id l, setting_report *s, totals *t) {
   status st = OK;
   attributes a = {0};
@@ -109,15 +117,14 @@ static status add_linear(container *c, const char *path, const char *group, line
   TRY(read_curve(c, path, group, "loss_heldout", &curve[ON_HELDOUT], &length[ON_HELDOUT]));
   const double reference[GRAM_KINDS] = {attr_get_real(&a, "reference", NAN), attr_get_real(&a, "reference_heldout", NAN)};
   const int64_t columns = s->group > 0 ? s->group : in;
-  const double weights = (double)out * (double)in;
+  const double weights = (double)out * (double)in, of_grid = grid_bits(c, group, &a, s->bits, weights / (double)columns);
   const int kinds[] = {(int)l, MATRIX_ALL};
   for (int k = 0; k < 2; k++) {
     matrix_report *m = &s->matrix[kinds[k]];
     m->count++;
     m->seconds += attr_get_real(&a, "seconds", 0);
     t[kinds[k]].weights += weights;
-    for (int p = 0; p < s->point_count; p++)
-      m->bits[p] += weights * ((double)s->bits + (16 + (double)s->bits) / (double)columns) + 16.0 * s->points[p] * (double)(out + in);
+    for (int p = 0; p < s->point_count; p++) m->bits[p] += weights * (double)s->bits + of_grid + 16.0 * s->points[p] * (double)(out + in);
     if (reference[ON_CALIBRATION] == 0) continue; /* weights that nothing reads: no relative loss to speak of */
     t[kinds[k]].counted++;
     for (int g = 0; g < GRAM_KINDS; g++) add_curve(s, curve[g], length[g], reference[g], m->loss[g]);

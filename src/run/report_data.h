@@ -16,7 +16,7 @@ typedef struct matrix_report {
   int64_t count;            /* matrices: layers that hold this type */
   double seconds;           /* sum */
   double *loss[GRAM_KINDS]; /* [points] geometric mean of loss / reference; NaN where a matrix lacks it; owned */
-  double *bits;             /* [points] bits per weight: codes, fp16 scales, zeros of `bits` bits, adapter in fp16; owned */
+  double *bits; /* [points] bits per weight: codes, grid (fp16 scales and zeros of `bits` bits; NF4: absmax), adapter in fp16; owned */
 } matrix_report;
 
 typedef struct setting_report {

@@ -54,13 +54,15 @@ done:
   return st;
 }
 
-static status read_inputs(session *c) {
+static status read_inputs(session *c, bool with_tokens) {
   status st = OK;
   TRY(checkpoint_open(c->job.model, &c->model));
   TRY(job_check_model(&c->job, &c->model.arch));
-  TRY(windows_draw(&c->job.calibration, c->model.arch.vocab, &c->windows[SET_CALIBRATION]));
-  c->sets[SET_CALIBRATION] = &c->windows[SET_CALIBRATION];
-  if (c->job.has_heldout) {
+  if (with_tokens) {
+    TRY(windows_draw(&c->job.calibration, c->model.arch.vocab, &c->windows[SET_CALIBRATION]));
+    c->sets[SET_CALIBRATION] = &c->windows[SET_CALIBRATION];
+  }
+  if (with_tokens && c->job.has_heldout) {
     TRY(windows_draw(&c->job.heldout, c->model.arch.vocab, &c->windows[SET_HELDOUT]));
     c->sets[SET_HELDOUT] = &c->windows[SET_HELDOUT];
   }
@@ -86,7 +88,7 @@ static void name_job(session *c) {
   MPI_Bcast(c->job_tag, sizeof c->job_tag, MPI_CHAR, 0, c->job_comm);
 }
 
-status session_open(MPI_Comm comm, const arguments *a, const blas_info *blas, session *c) {
+status session_open(MPI_Comm comm, const arguments *a, const blas_info *blas, bool with_tokens, session *c) {
   status st = OK;
   *c = (session){.job_comm = comm, .arguments = *a, .blas = *blas, .started = clock_now(), .lock_file = -1, .opened = true};
   MPI_Comm_rank(comm, &c->rank);
@@ -94,7 +96,7 @@ status session_open(MPI_Comm comm, const arguments *a, const blas_info *blas, se
   name_job(c);
   st = read_job(c);
   TRY(agree(comm, st));
-  st = read_inputs(c);
+  st = read_inputs(c, with_tokens);
   TRY(agree(comm, st));
   TRY(agree_same(comm, "the model", c->model.fingerprint, sizeof c->model.fingerprint));
   TRY(team_new(comm, c->job.parallel.team, &c->team));

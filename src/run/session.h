@@ -19,10 +19,15 @@ typedef struct arguments {
   const char *target;     /* job file or run directory; NULL where none was given */
   const char **overrides; /* after --set; owned array of borrowed texts */
   int override_count;
-  const char *settings;            /* --settings PATTERN */
-  int64_t first_layer, last_layer; /* --layers A-B; last -1: all */
-  double max_hours;                /* 0: no limit */
-  bool quiet, json, complete;      /* complete: status --complete */
+  const char *settings;         /* --settings PATTERN */
+  const char **setting_choices; /* --setting [PATTERN=]NAME, in order; owned array of borrowed texts */
+  const char **rank_choices;    /* --rank [PATTERN=]R or R,R; likewise */
+  int setting_choice_count, rank_choice_count;
+  const char *to, *out, *run, *split, *dtype, *adapter_dtype; /* of export and verify; NULL: not given */
+  bool merge;                                                 /* export --merge */
+  int64_t first_layer, last_layer;                            /* --layers A-B; last -1: all */
+  double max_hours;                                           /* 0: no limit */
+  bool quiet, json, complete;                                 /* complete: status --complete */
 } arguments;
 
 typedef struct session {
@@ -45,8 +50,9 @@ typedef struct session {
   bool opened;
 } session;
 
-/* Collective over comm. Reads and checks the job, the model's headers and the token files (every rank), makes teams and grid. */
-status session_open(MPI_Comm comm, const arguments *a, const blas_info *blas, session *c);
+/* Collective over comm. Reads and checks the job, the model's headers and, with_tokens, the token files (every rank), makes teams and
+ * grid. Without tokens c->sets stays empty. */
+status session_open(MPI_Comm comm, const arguments *a, const blas_info *blas, bool with_tokens, session *c);
 /* Collective. Makes the run directory, takes its lock, removes stale temporaries, opens the log, writes job.yaml. For verbs that write. */
 status session_begin_run(session *c);
 void session_close(session *c); /* Collective */

@@ -15,10 +15,8 @@
 
 /* ---- the file of one (layer, setting) ---- */
 
-enum { DATASETS_PER_LINEAR = 8 };
-
 typedef struct linear_names {
-  char path[DATASETS_PER_LINEAR][64];
+  char path[SOLUTION_DATASETS][SOLUTION_PATH];
   attributes group;
 } linear_names;
 
@@ -28,15 +26,13 @@ static void option_to_group(void *context, const char *key, const char *text) {
 }
 
 static status describe_linear(const session *c, const result *r, attributes *a) {
-  const result_facts *f = r->facts;
+  const solution_facts *f = r->s.facts;
   status st = OK;
   setting_describe(r->setting, option_to_group, a);
   TRY(attr_text(a, "method", r->setting->method->name));
   TRY(attr_int(a, "bits", r->setting->rule.bits));
   TRY(attr_int(a, "group", r->setting->rule.group));
-  TRY(attr_int(a, "symmetric", r->setting->rule.symmetric));
-  TRY(attr_text(a, "zero", "int"));
-  TRY(attr_text(a, "grid", "uniform"));
+  TRY(solution_grid_attributes(&r->s, a));
   TRY(attr_real(a, "damping", r->setting->options.damping));
   TRY(attr_real(a, "damping_used", f->damping_used));
   TRY(attr_int(a, "numerical_rank", f->numerical_rank));
@@ -59,29 +55,12 @@ static void list_ranks(const setting *s, char text[256]) {
   }
 }
 
-static int describe_arrays(const session *c, const result *r, linear_names *names, dataset *sets) {
-  int64_t rank = r->setting->rank_max;
-  const dataset all[DATASETS_PER_LINEAR] = {
-      {"codes", EL_U32, 2, {r->out, r->words}, r->codes}, {"scales", EL_F16, 2, {r->out, r->groups}, r->scales},
-      {"zeros", EL_U8, 2, {r->out, r->groups}, r->zeros}, {"lora_A", EL_F32, 2, {rank, r->in}, r->lora_a},
-      {"lora_B", EL_F32, 2, {r->out, rank}, r->lora_b},   {"loss", EL_F64, 1, {rank + 1}, r->loss},
-      {"eigenvalues", EL_F64, 1, {rank + 1}, r->values},  {"loss_heldout", EL_F64, 1, {rank + 1}, r->loss_heldout},
-  };
-  int count = c->sets[SET_HELDOUT] ? DATASETS_PER_LINEAR : DATASETS_PER_LINEAR - 1;
-  for (int k = 0; k < count; k++) {
-    snprintf(names->path[k], sizeof names->path[k], "%s/%s", linear_path(r->linear), all[k].path);
-    sets[k] = all[k];
-    sets[k].path = names->path[k];
-  }
-  return count;
-}
-
 static status write_solution(const layer_solver *s, int index, int64_t layer, const char *gram_fingerprint) {
   session *c = s->c;
   const setting *which = &c->job.settings[index];
   status st = OK;
   linear_names *names = NULL;
-  dataset sets[LIN_COUNT * DATASETS_PER_LINEAR];
+  dataset sets[LIN_COUNT * SOLUTION_DATASETS];
   group_attributes groups[LIN_COUNT + 1];
   attributes root = {0};
   int set_count = 0, group_count = 0;
@@ -97,7 +76,7 @@ static status write_solution(const layer_solver *s, int index, int64_t layer, co
     if (!c->job.target[l]) continue;
     const result *r = layer_result(s, index, l);
     st = describe_linear(c, r, &names[l].group);
-    set_count += describe_arrays(c, r, &names[l], sets + set_count);
+    set_count += solution_datasets(&r->s, c->sets[SET_HELDOUT] != NULL, names[l].path, sets + set_count);
     groups[group_count++] = (group_attributes){linear_path(l), &names[l].group};
   }
   TRY(agree(c->team.comm, st));
@@ -137,9 +116,9 @@ static void relative_losses(const layer_solver *s, int index, double *without, d
   int count = 0;
   for (int l = 0; l < LIN_COUNT; l++) {
     const result *r = layer_result(s, index, l);
-    if (!s->c->job.target[l] || !(r->facts->reference > 0)) continue;
-    sum0 += log(fmax(r->loss[0], 1e-300) / r->facts->reference);
-    sum1 += log(fmax(r->loss[r->setting->rank_max], 1e-300) / r->facts->reference);
+    if (!s->c->job.target[l] || !(r->s.facts->reference > 0)) continue;
+    sum0 += log(fmax(r->s.loss[0], 1e-300) / r->s.facts->reference);
+    sum1 += log(fmax(r->s.loss[r->setting->rank_max], 1e-300) / r->s.facts->reference);
     count++;
   }
   *without = count ? exp(sum0 / count) : 0;
@@ -166,7 +145,7 @@ static status report_unit(const layer_solver *s, int index, int64_t layer, int s
 static void note_gram_fingerprints(const layer_solver *s, const bool *pending, const char *gram_fingerprint) {
   for (int k = 0; k < s->c->job.setting_count; k++)
     for (int l = 0; l < LIN_COUNT; l++)
-      if (pending[k] && s->c->job.target[l]) snprintf(layer_result(s, k, l)->facts->gram_fingerprint, HASH_HEX, "%s", gram_fingerprint);
+      if (pending[k] && s->c->job.target[l]) snprintf(layer_result(s, k, l)->s.facts->gram_fingerprint, HASH_HEX, "%s", gram_fingerprint);
 }
 
 static status solve_one_layer(layer_solver *s, int64_t layer, layer_progress *p) {

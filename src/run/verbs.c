@@ -31,43 +31,58 @@ status verb_methods(session *c) {
 }
 
 const verb verbs[] = {
-    {"plan", verb_plan, false, true, "what will be computed: units, flops, memory, disk, hours; exit 4 if it cannot fit",
+    {"plan", verb_plan, false, NEEDS_TOKENS, NULL, "what will be computed: units, flops, memory, disk, hours; exit 4 if it cannot fit",
      "usage: cloqwork plan JOB.yaml [--set key=value]... [--json]\n\n"
      "Checks the job, the headers of the checkpoint and the token files, then prints the units of work, their flops, the peak memory of a "
      "rank and of\n"
      "a node, bytes on disk, and hours by stage at the rate of a short product measured now. Exit code 4 when memory or disk would not "
      "suffice.\n"
      "The number of ranks is that of the call: mpirun -n 64 cloqwork plan JOB.yaml."},
-    {"calibrate", verb_calibrate, true, true, "Grams of all layers, and held-out Grams if the job names held-out tokens",
+    {"calibrate", verb_calibrate, true, NEEDS_TOKENS, NULL, "Grams of all layers, and held-out Grams if the job names held-out tokens",
      "usage: mpirun -n N cloqwork calibrate JOB.yaml [--layers 0-9] [--max-hours H]\n\n"
      "Runs the full-precision model over the calibration windows once and stores, for each layer, the Gram X^T X of its four inputs in\n"
      "RUN/grams/layer-NNN.h5 (RUN/heldout for held-out tokens). Layers that are there are kept. Bit-identical for any number of ranks."},
-    {"solve", verb_solve, true, true, "codes and adapters of every (layer, setting) that is not done yet",
+    {"solve", verb_solve, true, NEEDS_TOKENS, NULL, "codes and adapters of every (layer, setting) that is not done yet",
      "usage: mpirun -n N cloqwork solve JOB.yaml [--layers 0-9] [--settings PATTERN] [--max-hours H]\n\n"
      "Quantizes the targets of every layer with every setting of the sweep and computes the adapter at the largest rank, which serves all "
      "smaller\n"
      "ranks, into RUN/solutions/SETTING/layer-NNN.h5. Needs the Grams; never touches tokens or the forward pass."},
-    {"run", verb_run, true, true, "plan, calibrate, solve, collect: the main job; run again to resume",
+    {"run", verb_run, true, NEEDS_TOKENS, NULL, "plan, calibrate, solve, collect: the main job; run again to resume",
      "usage: mpirun -n N cloqwork run JOB.yaml [--set key=value]... [--layers 0-9] [--settings PATTERN] [--max-hours H] [--quiet]\n\n"
      "Does plan, calibrate, solve and the master file RUN/run.h5, then prints the table of results. What is done is not done again; "
      "SIGUSR1, SIGTERM\n"
      "or --max-hours stop it at the end of a unit with exit code 75: run the same line again to go on."},
-    {"status", verb_status, false, true, "what is done, what is missing; --complete exits 0 only if everything is there",
+    {"status", verb_status, false, NEEDS_TOKENS, NULL, "what is done, what is missing; --complete exits 0 only if everything is there",
      "usage: cloqwork status JOB.yaml|RUN [--complete] [--json]\n\n"
      "Counts the units whose files are there, from any shell, while the job runs or after it. With --complete: exit code 0 only if the "
      "master file says\n"
      "that every unit is there, 75 otherwise."},
-    {"verify", verb_verify, false, true, "re-reads everything, checks checksums and recomputes each certificate",
-     "usage: mpirun -n N cloqwork verify JOB.yaml|RUN\n\n"
+    {"verify", verb_verify, false, NEEDS_TOKENS, verify_is_export, "re-reads everything, checks checksums and recomputes each certificate",
+     "usage: mpirun -n N cloqwork verify JOB.yaml|RUN\n"
+     "       mpirun -n N cloqwork verify EXPORT [--run RUN]\n\n"
      "Reads every dataset of the run and compares its SHA-256; recomputes from the stored codes and factors, the model's weights and the "
      "Grams every\n"
      "loss curve, and holds it against the stored curve and the spectrum's tail. Names every dataset that differs; exit code 3 if one "
      "does."},
-    {"report", verb_report, false, true, "the table of results; --json for scripts",
+    {"export", verb_export, false, NEEDS_MODEL, NULL, "a setting as folders that PEFT, GPTQ, bitsandbytes and vLLM loaders take",
+     "usage: mpirun -n N cloqwork export JOB.yaml|RUN --setting [PATTERN=]NAME --rank [PATTERN=]R --to FORMAT [--out DIR]\n"
+     "                                   [--merge] [--split cloq|qera|balanced] [--dtype T] [--adapter-dtype T]\n\n"
+     "Writes DIR/base, a Hugging Face folder with quantized linears, and DIR/adapter, a PEFT LoRA adapter with scale exactly 1 (default "
+     "DIR:\n"
+     "RUN/export/SETTING-rR-FORMAT). The README.md in each says how to load it.\n\n"
+     "  --to       gptq (uniform grids of 2, 3, 4, 8 bits), bnb (NF4), compressed-tensors (2, 3, 4, 8 bits, mixed), dense (everything)\n"
+     "  --setting  may be left out where the run has one; again with PATTERN= (q_proj, 'model.layers.[0-3].*') for other matrices: the "
+     "last\n"
+     "             that matches counts, so that bits and ranks can be mixed\n"
+     "  --rank     up to the largest of the job; 0: no adapter\n"
+     "  --merge    W = Q + BA in one dense model, no adapter\n"
+     "  --split    how the product is split: cloq (B orthonormal), qera, balanced\n"
+     "  --dtype    of dense weights: float32, float16, bfloat16 (default: the checkpoint's); --adapter-dtype: of the adapter (float32)"},
+    {"report", verb_report, false, NEEDS_TOKENS, NULL, "the table of results; --json for scripts",
      "usage: cloqwork report JOB.yaml|RUN [--json]\n\n"
      "Per setting and matrix type: the relative loss without adapter and at each rank, on calibration and held-out tokens; bits per "
      "weight; seconds."},
-    {"methods", verb_methods, false, false, "the methods that a job may name",
+    {"methods", verb_methods, false, NEEDS_NOTHING, NULL, "the methods that a job may name",
      "usage: cloqwork methods\n\nLists the rows of the method table."},
 };
 const int verb_count = (int)(sizeof verbs / sizeof *verbs);

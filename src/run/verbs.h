@@ -4,13 +4,17 @@
 
 #include "run/session.h"
 
+/* What is opened before a verb works: with NEEDS_NOTHING the session holds the arguments and ranks alone. */
+typedef enum verb_needs { NEEDS_NOTHING, NEEDS_MODEL, NEEDS_TOKENS } verb_needs;
+
 typedef struct verb {
   const char *name;
-  status (*work)(session *c); /* after session_open */
-  bool writes;                /* takes the run directory: session_begin_run first */
-  bool needs_job;
-  const char *line; /* for --help */
-  const char *help; /* for VERB --help */
+  status (*work)(session *c);        /* after session_open */
+  bool writes;                       /* takes the run directory: session_begin_run first */
+  verb_needs needs;                  /* the job and the model's headers; the token files of calibration, too */
+  bool (*alone)(const arguments *a); /* where given and true: this call needs nothing after all */
+  const char *line;                  /* for --help */
+  const char *help;                  /* for VERB --help */
 } verb;
 
 extern const verb verbs[];
@@ -21,11 +25,15 @@ status verb_calibrate(session *c);
 status verb_solve(session *c);
 status verb_run(session *c);
 status verb_verify(session *c);
+status verb_export(session *c);
 status verb_report(session *c);
 status verb_status(session *c);
 status verb_methods(session *c);
 
 /* Parts that `run` shares with the verbs of their own. Collective. */
 status collect(session *c); /* master file run.h5 over everything that is done */
+
+bool verify_is_export(const arguments *a); /* verify of a folder that export made, not of a run */
+status verify_export(session *c);
 
 #endif

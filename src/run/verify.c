@@ -50,34 +50,8 @@ done:
   return st;
 }
 
-/* The stored arrays of one linear, in memory of our own. */
-static status read_result(verifier *v, container *file, result *r) {
-  status st = OK;
-  char name[96];
-  const struct {
-    const char *name;
-    element type;
-    int64_t rows;
-    void *data;
-  } parts[] = {{"codes", EL_U32, r->out, r->codes},
-               {"scales", EL_F16, r->out, r->scales},
-               {"zeros", EL_U8, r->out, r->zeros},
-               {"lora_A", EL_F32, r->setting->rank_max, r->lora_a},
-               {"lora_B", EL_F32, r->out, r->lora_b},
-               {"loss", EL_F64, r->setting->rank_max + 1, r->loss},
-               {"eigenvalues", EL_F64, r->setting->rank_max + 1, r->values},
-               {"loss_heldout", EL_F64, r->setting->rank_max + 1, r->loss_heldout}};
-  int count = (int)(sizeof parts / sizeof *parts) - (v->c->sets[SET_HELDOUT] ? 0 : 1);
-  for (int k = 0; k < count; k++) {
-    snprintf(name, sizeof name, "%s/%s", linear_path(r->linear), parts[k].name);
-    TRY(container_read(file, name, parts[k].type, 0, parts[k].rows, parts[k].data));
-  }
-done:
-  return st;
-}
-
-static status compare(verifier *v, const char *where, const result *r, const double *stored, const double *computed, const char *which) {
-  for (int k = 0; k <= r->setting->rank_max; k++) {
+static status compare(verifier *v, const char *where, const solution *r, const double *stored, const double *computed, const char *which) {
+  for (int k = 0; k <= r->rank; k++) {
     double off = fabs(stored[k] - computed[k]) / fmax(computed[0], 1e-300);
     if (off > v->worst_loss) v->worst_loss = off;
     if (!(off <= 1e-9))
@@ -88,10 +62,10 @@ static status compare(verifier *v, const char *where, const result *r, const dou
 }
 
 /* Stored loss against the tail of the stored spectrum. Only the plain problem has this certificate. */
-static status check_tail(verifier *v, const char *where, const result *r) {
-  if (r->setting->options.residual_magr || r->setting->options.adapter_damping > 0) return OK;
+static status check_tail(verifier *v, const char *where, const setting *s, const solution *r) {
+  if (s->options.residual_magr || s->options.adapter_damping > 0) return OK;
   double tail = 0, trace = r->loss[0];
-  for (int k = r->setting->rank_max; k >= 0; k--) {
+  for (int k = r->rank; k >= 0; k--) {
     tail += r->values[k];
     double off = fabs(r->loss[k] - fmax(tail, 0)); /* the rounding of a singular Gram can leave a tail below 0; a loss is not */
     if (tail > 1e-9 * trace && off / tail > v->worst_tail) v->worst_tail = off / tail;
@@ -112,21 +86,17 @@ static status check_result(verifier *v, const layer_view *l, const setting *s, l
   session *c = v->c;
   status st = OK;
   container *file = NULL;
-  attributes group = {0};
-  char *arrays = NULL, path[PATH_MOST], where[PATH_MOST + 64], hex[HASH_HEX];
+  char path[PATH_MOST], where[PATH_MOST + 64], hex[HASH_HEX];
   double *curve = NULL, trace;
-  result r;
+  solution r = {0};
   unit_solution_path(c, s, l->layer, path);
   if (!file_exists(path)) return OK; /* already found */
   snprintf(where, sizeof where, "%s: %s", path, linear_path(linear));
-  size_t bytes = result_place(&c->model.arch, s, linear, NULL, &r);
-  TRY(NEW(arrays, bytes, "a solution"));
   TRY(NEW(curve, s->rank_max + 1, "a loss curve"));
-  result_place(&c->model.arch, s, linear, arrays, &r);
   TRY(container_open(path, "solution", &file));
-  TRY(container_attributes(file, linear_path(linear), &group));
-  TRY(read_result(v, file, &r));
-  result_residual(&r, l->w, 0, r.out, l->e);
+  TRY(solution_load(file, where, &c->model.arch, linear, 0, -1, s->rank_max, SOLUTION_ALL, &r));
+  TRY(solution_check_nested(&r, where));
+  solution_residual(&r, l->w, 0, r.out, l->e);
   TRY(adapter_trace(r.in, l->e, l->h, 0, r.out, NULL, &trace));
   TRY(adapter_losses(r.out, r.in, l->e, l->h, r.lora_b, r.lora_a, s->rank_max, trace, curve));
   TRY(compare(v, where, &r, r.loss, curve, "loss"));
@@ -135,16 +105,15 @@ static status check_result(verifier *v, const layer_view *l, const setting *s, l
     TRY(adapter_losses(r.out, r.in, l->e, l->h_heldout, r.lora_b, r.lora_a, s->rank_max, trace, curve));
     TRY(compare(v, where, &r, r.loss_heldout, curve, "held-out loss"));
   }
-  TRY(check_tail(v, where, &r));
-  TRY(result_fingerprint(&r, hex));
-  if (strcmp(hex, attr_get_text(&group, "base_fingerprint")) != 0)
-    st = fail(E_DATA, "%s: base_fingerprint: expected %s, found %s", where, hex, attr_get_text(&group, "base_fingerprint"));
+  TRY(check_tail(v, where, s, &r));
+  TRY(solution_fingerprint(&r, hex));
+  if (strcmp(hex, r.facts->base_fingerprint) != 0)
+    st = fail(E_DATA, "%s: base_fingerprint: expected %s, found %s", where, hex, r.facts->base_fingerprint);
   v->curves++;
 done:
-  attr_free(&group);
+  solution_free(&r);
   container_close(&file);
   FREE(curve);
-  FREE(arrays);
   return st;
 }
 
@@ -233,6 +202,7 @@ static void print_findings(const verifier *v) {
 }
 
 status verb_verify(session *c) {
+  if (verify_is_export(&c->arguments)) return verify_export(c);
   status st = OK;
   verifier v = {.c = c};
   for (int64_t layer = c->layer_begin + c->rank; layer < c->layer_end && st == OK; layer += c->size) {

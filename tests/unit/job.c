@@ -150,6 +150,32 @@ static void test_sweep(void **state) {
   job_free(&j);
 }
 
+/* A method may be named by its parts; the row decides the setting's name. What NF4 does not look at makes no setting. */
+static void test_parts(void **state) {
+  (void)state;
+  char text[512];
+  snprintf(text, sizeof text, "%ssweep: {method: {quantizer: nf4, init: cloq}, bits: 4, rank: 8}\noptions: {nf_double: [off, on]}\n", HEAD);
+  NAMES(text, "nf4-cloq-b4-g64", "nf4-cloq-b4-g64-nf_double_on");
+  job j;
+  assert_done(read_job(text, &j));
+  assert_ptr_equal(j.settings[0].method, method_find("nf4-cloq"));
+  for (int k = 0; k < 2; k++) {
+    const grid_rule *r = &j.settings[k].rule;
+    assert_true(r->kind == GRID_NF4 && r->bits == 4 && r->group == 64 && !r->symmetric && r->nested == (k == 1));
+  }
+  job_free(&j);
+  snprintf(text, sizeof text,
+           "%ssweep: {method: [{quantizer: optq, init: cloq}, {init: cloq, quantizer: rtn}, cloq, nf4-cloq], bits: 4, group: [32, 4096], "
+           "rank: 8}\noptions: {nf_double: on, grid_type: sym, damping: 1}\n",
+           HEAD);
+  NAMES(text, "cloq-nomagr-b4-g32-damping_1-grid_type_sym", "cloq-nomagr-b4-g4096-damping_1-grid_type_sym", "cloq-rtn-b4-g32-grid_type_sym",
+        "cloq-rtn-b4-g4096-grid_type_sym", "cloq-b4-g32-damping_1-grid_type_sym", "cloq-b4-g4096-damping_1-grid_type_sym",
+        "nf4-cloq-b4-g32-nf_double_on", "nf4-cloq-b4-g4096-nf_double_on");
+  assert_done(read_job(text, &j));
+  assert_true(j.settings[0].rule.kind == GRID_UNIFORM && !j.settings[0].rule.nested && !j.settings[7].rule.symmetric);
+  job_free(&j);
+}
+
 /* Settings that differ in rank alone are one, whichever map they come from. */
 static void test_ranks_merge(void **state) {
   (void)state;
@@ -201,11 +227,17 @@ static void test_automatic(void **state) {
 /* What RUN/job.yaml says is a job file again, and the same one. */
 static void test_resolved_tree(void **state) {
   (void)state;
-  static const char *const jobs[] = {"model: m\noutput: 'o: x'\ncalibration: {tokens: c}\nheldout: {tokens: h}\nsweep: {bits: [2, 4], "
-                                     "rank: [8, 16]}\noptions: {damping: [0.01, 1], magr_K: 7}\n",
-                                     "model: m\noutput: o\ncalibration: {tokens: c}\nheldout:\ntargets: [v_proj]\nsweep: [{bits: 2, rank: "
-                                     "8}, {method: cloq-rtn, bits: 3, rank: 1}]\n"
-                                     "parallel: {team: 4}\n"};
+  static const char *const jobs[] = {
+      "model: m\noutput: 'o: x'\ncalibration: {tokens: c}\nheldout: {tokens: h}\nsweep: {bits: [2, 4], "
+      "rank: [8, 16]}\noptions: {damping: [0.01, 1], magr_K: 7}\n",
+      "model: m\noutput: o\ncalibration: {tokens: c}\nheldout:\ntargets: [v_proj]\nsweep: [{bits: 2, rank: "
+      "8}, {method: cloq-rtn, bits: 3, rank: 1}]\n"
+      "parallel: {team: 4}\n",
+      "model: m\noutput: o\ncalibration: {tokens: c}\nsweep: {method: {quantizer: nf4, init: cloq}, bits: 4, "
+      "rank: 8}\n",
+      "model: m\noutput: o\ncalibration: {tokens: c}\nsweep: {method: [cloq, {quantizer: nf4, init: cloq}], "
+      "bits: [4], rank: 8}\noptions: {nf_double: [off, on]}\n"};
+  const size_t recorded[] = {24, 24, 9, 25}; /* every option that a method of the sweep looks at */
   for (size_t i = 0; i < sizeof jobs / sizeof *jobs; i++) {
     job j, again;
     char *text;
@@ -216,9 +248,9 @@ static void test_resolved_tree(void **state) {
     assert_int_equal(j.setting_count, again.setting_count);
     for (int k = 0; k < j.setting_count; k++) assert_string_equal(j.settings[k].name, again.settings[k].name);
     assert_true((json_object_get(j.tree, "heldout") != NULL) == j.has_heldout);
-    const json_t *o = json_object_get(j.tree, "options"); /* every option is there */
-    assert_int_equal(json_object_size(o), 24);
-    assert_string_equal(json_string_value(json_object_get(o, "magr_alpha")), "auto");
+    const json_t *o = json_object_get(j.tree, "options");
+    assert_int_equal(json_object_size(o), recorded[i]);
+    if (recorded[i] >= 24) assert_string_equal(json_string_value(json_object_get(o, "magr_alpha")), "auto");
     assert_string_equal(json_string_value(json_object_get(o, "act_quantizer")), "fp");
     FREE(text);
     job_free(&j);
@@ -317,6 +349,33 @@ static void test_refusals(void **state) {
       {"+sweep: {method: spinquant, bits: 4, rank: 8}",
        "sweep.method: unknown method spinquant: `cloqwork methods` lists those of this version"},
       {"+sweep: {method: 1, bits: 4, rank: 8}", "sweep.method: expected names of methods, found 1"},
+      {"+sweep: {method: {quantizer: nf4}, bits: 4, rank: 8}", "sweep.method.init: expected one of cloq, found nothing"},
+      {"+sweep: {method: {init: cloq}, bits: 4, rank: 8}", "sweep.method.quantizer: expected one of rtn, optq, nf4, found nothing"},
+      {"+sweep: {method: {quantizer: 4, init: cloq}, bits: 4, rank: 8}", "sweep.method.quantizer: expected one of rtn, optq, nf4, found 4"},
+      {"+sweep: {method: {quantizer: nf3, init: cloq}, bits: 4, rank: 8}",
+       "sweep.method.quantizer: unknown quantizer nf3, did you mean nf4"},
+      {"+sweep: {method: {quantizer: spinquant, init: cloq}, bits: 4, rank: 8}",
+       "sweep.method.quantizer: unknown quantizer spinquant, expected one of rtn, optq, nf4"},
+      {"+sweep: [{method: [cloq, {quantizer: nf4, init: cloqq}], bits: 4, rank: 8}]",
+       "sweep[0].method.init: unknown init cloqq, did you mean cloq"},
+      {"+sweep: {method: {quantiser: nf4, init: cloq}, bits: 4, rank: 8}", "sweep.method.quantiser: unknown key, did you mean quantizer"},
+      {"+sweep: {method: nf4-clok, bits: 4, rank: 8}", "sweep.method: unknown method nf4-clok, did you mean nf4-cloq"},
+      {"+sweep: {method: [cloq-rtn, {quantizer: rtn, init: cloq}], bits: 4, rank: 8}",
+       "sweep: cloq-rtn-b4-g64 with rank 8 is asked for twice"},
+      {"+sweep: {method: [cloq, nf4-cloq], bits: [4, 3], rank: 8}",
+       "sweep.bits: expected 4 with nf4-cloq (a list of sweeps gives every method its own bits), found 3"},
+      {"+sweep: [{bits: 3, rank: 8}, {method: nf4-cloq, bits: 4, group: 0, rank: 8}]",
+       "sweep[1].group: expected a power of two from 32 to 4096 with nf4-cloq (NF4 knows no block of a whole row), found 0"},
+      {"+sweep: {method: nf4-cloq, bits: 4, group: 48, rank: 8}",
+       "sweep.group: expected a power of two from 32 to 4096 with nf4-cloq, found 48"},
+      {"+sweep: {method: nf4-cloq, bits: 4, group: 16, rank: 8}",
+       "sweep.group: expected a power of two from 32 to 4096 with nf4-cloq, found 16"},
+      {"+sweep: {method: nf4-cloq, bits: 4, group: 8192, rank: 8}",
+       "sweep.group: expected a power of two from 32 to 4096 with nf4-cloq, found 8192"},
+      {"+sweep: {method: nf4-cloq, bits: 4, rank: 8}\noptions: {grid_type: sym}",
+       "options.grid_type: no method of this sweep uses this option"},
+      {"*options: {nf_double: on}", "options.nf_double: no method of this sweep uses this option"},
+      {"*options: {nf_double: twice}", "options.nf_double: expected one of off, on, found the text twice"},
       {"+sweep: {bits: [4, 4], rank: 8}", "sweep: cloq-b4-g64 with rank 8 is asked for twice"},
       {"+sweep: {bits: 4, rank: [8, 16, 8]}", "sweep: cloq-b4-g64 with rank 8 is asked for twice"},
       {"+sweep: [{bits: [2, 3], rank: 8}, {bits: 3, rank: [4, 8]}]", "sweep: cloq-b3-g64 with rank 8 is asked for twice"},
@@ -434,6 +493,15 @@ static void test_describe(void **state) {
       "magr_threshold=normalised\ngrid_zero=int\ngrid_search=none\ncd_pass=none\njoint_method=none\nsplit=cloq\nadapter_dtype=fp32\n");
   assert_string_not_equal(one.text, other.text);
   job_free(&j);
+  snprintf(text, sizeof text, "%ssweep: {method: nf4-cloq, bits: 4, rank: 8}\noptions: {nf_double: on}\n", HEAD);
+  assert_done(read_job(text, &j));
+  one = (collected){""};
+  setting_describe(&j.settings[0], collect, &one);
+  assert_string_equal(one.text, "method=nf4-cloq\nmethod_version=1\nbits=4\ngroup=64\nrank_max=8\nadapter_damping=0\n"
+                                "adapter_tolerance=1e-6\nadapter_solver=auto\nnf_double=on\nact_quantizer=fp\nact_adapter=fp\n"
+                                "joint_method=none\nsplit=cloq\n"
+                                "adapter_dtype=fp32\n");
+  job_free(&j);
 }
 
 /* The project's own job files. */
@@ -460,15 +528,17 @@ static void test_methods(void **state) {
   assert_null(method_find("CLOQ"));
   assert_string_equal(method_nearest("cloq_rtn"), "cloq-rtn");
   assert_null(method_nearest("something else"));
+  assert_ptr_equal(method_combine(QUANT_NF4, INIT_CLOSED_FORM), method_find("nf4-cloq"));
+  assert_ptr_equal(method_combine(QUANT_OPTQ, INIT_CLOSED_FORM), method_find("cloq-nomagr"));
 }
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_defaults),      cmocka_unit_test(test_given),     cmocka_unit_test(test_sweep),
-      cmocka_unit_test(test_ranks_merge),   cmocka_unit_test(test_automatic), cmocka_unit_test(test_overrides),
-      cmocka_unit_test(test_resolved_tree), cmocka_unit_test(test_pattern),   cmocka_unit_test(test_refusals),
-      cmocka_unit_test(test_model),         cmocka_unit_test(test_describe),  cmocka_unit_test(test_project_jobs),
-      cmocka_unit_test(test_methods),
+      cmocka_unit_test(test_defaults),     cmocka_unit_test(test_given),         cmocka_unit_test(test_sweep),
+      cmocka_unit_test(test_parts),        cmocka_unit_test(test_ranks_merge),   cmocka_unit_test(test_automatic),
+      cmocka_unit_test(test_overrides),    cmocka_unit_test(test_resolved_tree), cmocka_unit_test(test_pattern),
+      cmocka_unit_test(test_refusals),     cmocka_unit_test(test_model),         cmocka_unit_test(test_describe),
+      cmocka_unit_test(test_project_jobs), cmocka_unit_test(test_methods),
   };
   return cmocka_run_group_tests(tests, enter_folder, leave_folder);
 }

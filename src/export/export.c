@@ -1,0 +1,270 @@
+#include "export/export.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/memory.h"
+#include "dist/agree.h"
+#include "export/folder.h"
+
+/* ---- what the solution files say ---- */
+
+typedef struct described {
+  solution shape;
+  char base_fingerprint[HASH_HEX], method[64];
+  double loss[2], loss_heldout[2];
+} described;
+
+static status read_losses(container *file, const char *where, const arch *a, const export_matrix *m, described *d) {
+  status st = OK;
+  solution s = {0};
+  TRY(solution_load(file, where, a, m->linear, 0, 0, 0, SOLUTION_CURVES, &s));
+  bool heldout = isfinite(s.facts->reference_heldout) && s.facts->reference_heldout > 0;
+  for (int k = 0; k < 2; k++) {
+    d->loss[k] = s.loss[k ? m->rank : 0] / s.facts->reference;
+    d->loss_heldout[k] = heldout ? s.loss_heldout[k ? m->rank : 0] / s.facts->reference_heldout : NAN;
+  }
+  snprintf(d->base_fingerprint, HASH_HEX, "%s", s.facts->base_fingerprint);
+done:
+  solution_free(&s);
+  return st;
+}
+
+static status describe_one(const export_request *q, const export_matrix *m, described *d) {
+  status st = OK;
+  container *file = NULL;
+  attributes root = {0}, group = {0};
+  char where[4352];
+  snprintf(where, sizeof where, "%s: %s", m->file, linear_path(m->linear));
+  TRY(container_open(m->file, "solution", &file));
+  TRY(container_attributes(file, "", &root));
+  if (strcmp(attr_get_text(&root, "model_fingerprint"), q->model->fingerprint) != 0) {
+    st = fail(E_DATA, "%s: the checkpoint has changed since calibration: expected fingerprint %.16s…, found %.16s… in %s", m->file,
+              attr_get_text(&root, "model_fingerprint"), q->model->fingerprint, q->model->folder);
+    goto done;
+  }
+  TRY(solution_describe(file, where, &q->model->arch, m->linear, &group, &d->shape));
+  if (m->rank > d->shape.rank) {
+    st = fail(E_USAGE, "export: --rank: expected at most %d, the largest rank of %s, found %d", d->shape.rank, m->setting, m->rank);
+    goto done;
+  }
+  snprintf(d->method, sizeof d->method, "%.63s", attr_get_text(&group, "method"));
+  TRY(read_losses(file, where, &q->model->arch, m, d));
+done:
+  attr_free(&group);
+  attr_free(&root);
+  container_close(&file);
+  return st;
+}
+
+status export_describe(export_request *q) {
+  status st = OK;
+  described *list = NULL;
+  int rank;
+  MPI_Comm_rank(q->comm, &rank);
+  st = NEW(list, q->count, "matrices of an export");
+  for (int i = 0; i < q->count && st == OK && rank == 0; i++) st = describe_one(q, &q->matrices[i], &list[i]);
+  TRY(agree(q->comm, st));
+  TRY(share_bytes(q->comm, list, (size_t)q->count * sizeof *list));
+  for (int i = 0; i < q->count; i++) {
+    export_matrix *m = &q->matrices[i];
+    m->shape = list[i].shape;
+    memcpy(m->base_fingerprint, list[i].base_fingerprint, HASH_HEX);
+    memcpy(m->method, list[i].method, sizeof m->method);
+    memcpy(m->loss, list[i].loss, sizeof m->loss);
+    memcpy(m->loss_heldout, list[i].loss_heldout, sizeof m->loss_heldout);
+  }
+done:
+  FREE(list);
+  return st;
+}
+
+/* ---- the folder: made beside its place, put there whole ---- */
+
+typedef struct folders {
+  char *place, *making, *base, *adapter, *lock; /* owned */
+  int lock_file;
+} folders;
+
+static status name_folders(const export_request *q, folders *f) {
+  size_t length = strlen(q->folder);
+  while (length > 1 && q->folder[length - 1] == '/') length--;
+  *f = (folders){.lock_file = -1};
+  f->place = mem_format("%.*s", (int)length, q->folder);
+  f->making = mem_format("%.*s.tmp", (int)length, q->folder);
+  if (f->making) {
+    f->base = path_join(f->making, "base");
+    f->adapter = path_join(f->making, "adapter");
+    f->lock = path_join(f->making, ".lock");
+  }
+  return f->place && f->base && f->adapter && f->lock ? OK : fail(E_MEMORY, "%s: no memory for names", q->folder);
+}
+
+static void forget_folders(folders *f) {
+  FREE(f->place);
+  FREE(f->making);
+  FREE(f->base);
+  FREE(f->adapter);
+  FREE(f->lock);
+}
+
+static int remove_entry(const char *path, const struct stat *s, int kind, struct FTW *at) {
+  (void)s, (void)kind, (void)at;
+  return remove(path);
+}
+
+/* Symbolic links are removed, never followed. */
+static status remove_tree(const char *path) {
+  if (nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS) != 0 && errno != ENOENT) return fail(E_IO, "%s: cannot be removed: %m", path);
+  return OK;
+}
+
+static status check_place(const char *place) {
+  struct stat s;
+  if (lstat(place, &s) != 0) return errno == ENOENT ? OK : fail(E_IO, "%s: cannot be examined: %m", place);
+  DIR *d = S_ISDIR(s.st_mode) ? opendir(place) : NULL;
+  if (!d) return fail(E_USAGE, "%s: expected no such file or an empty folder, found something else", place);
+  const char *found = NULL;
+  char name[256];
+  for (struct dirent *e = readdir(d); e && !found; e = readdir(d))
+    if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0) {
+      snprintf(name, sizeof name, "%s", e->d_name);
+      found = name;
+    }
+  closedir(d);
+  return found ? fail(E_USAGE, "%s: expected an empty folder, found %s in it; choose another --out or remove it", place, found) : OK;
+}
+
+/* Rank 0. What a killed export left is removed; a living one keeps its lock and is not disturbed. */
+static status begin_folders(const export_request *q, folders *f) {
+  status st = OK;
+  TRY(check_place(f->place));
+  TRY(file_make_folders(f->making));
+  TRY(file_lock(f->lock, q->tag, &f->lock_file));
+  TRY(remove_tree(f->base));
+  TRY(remove_tree(f->adapter));
+  TRY(file_make_folders(f->base));
+  if (request_has_adapter(q)) TRY(file_make_folders(f->adapter));
+done:
+  return st;
+}
+
+static status sync_folder(const char *path) {
+  int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  status st = fd < 0 || fsync(fd) != 0 ? fail(E_IO, "%s: cannot be synced: %m", path) : OK;
+  if (fd >= 0) close(fd);
+  return st;
+}
+
+/* Rank 0. */
+static status publish_folders(folders *f, bool adapter) {
+  status st = OK;
+  char *above = NULL;
+  TRY(sync_folder(f->base));
+  if (adapter) TRY(sync_folder(f->adapter));
+  file_unlock(f->lock, &f->lock_file);
+  TRY(file_remove(f->lock));
+  TRY(sync_folder(f->making));
+  if (rename(f->making, f->place) != 0) {
+    st = fail(E_IO, "%s: cannot be renamed to %s: %m", f->making, f->place);
+    goto done;
+  }
+  if (!(above = path_join(f->place, ".."))) {
+    st = fail(E_MEMORY, "%s: no memory for a name", f->place);
+    goto done;
+  }
+  TRY(sync_folder(above));
+done:
+  FREE(above);
+  return st;
+}
+
+/* ---- writing ---- */
+
+typedef struct sinks {
+  const assembly *a;
+  const folders *f;
+} sinks;
+
+static status put(void *context, image *m, int index, const void *data) {
+  const sinks *s = context;
+  return image_put(m, m == &s->a->adapter ? s->f->adapter : s->f->base, index, data);
+}
+
+/* Collective. Every tensor's hash on every rank. */
+static status share_hashes(MPI_Comm comm, image *m) {
+  status st = OK;
+  char(*all)[HASH_HEX] = NULL;
+  st = NEW(all, m->count, "hashes of tensors");
+  TRY(agree(comm, st));
+  for (int i = 0; i < m->count; i++) memcpy(all[i], m->tensors[i].sha256, HASH_HEX);
+  MPI_Allreduce(MPI_IN_PLACE, all, m->count * HASH_HEX, MPI_BYTE, MPI_BOR, comm);
+  for (int i = 0; i < m->count; i++) memcpy(m->tensors[i].sha256, all[i], HASH_HEX);
+done:
+  FREE(all);
+  return st;
+}
+
+static json_t *metadata(const export_request *q, const char *fingerprint, bool adapter) {
+  json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s}", "format", "pt", "base_fingerprint", fingerprint, "model_fingerprint",
+                        q->model->fingerprint, "setting", q->setting, "cloqwork", CLOQWORK_VERSION);
+  if (adapter) json_object_set_new(o, "rank", json_string(q->rank));
+  return o;
+}
+
+status export_write(export_request *q, export_result *r) {
+  status st = OK;
+  folders f = {.lock_file = -1};
+  assembly a = {0};
+  json_t *meta[2] = {NULL, NULL};
+  bool begun = false;
+  int rank;
+  double start = clock_now();
+  MPI_Comm_rank(q->comm, &rank);
+  *r = (export_result){0};
+  st = name_folders(q, &f);
+  if (st == OK) st = request_base_fingerprint(q, r->base_fingerprint);
+  for (int k = 0; k < 2; k++) meta[k] = metadata(q, r->base_fingerprint, k == 1);
+  if (st == OK) st = assembly_new(q, meta[0], meta[1], &a);
+  TRY(agree(q->comm, st));
+  if (rank == 0) {
+    st = begin_folders(q, &f);
+    begun = f.lock_file >= 0;
+    if (st == OK) st = image_create(&a.base, f.base);
+    if (st == OK) st = image_create(&a.adapter, f.adapter);
+  }
+  TRY(agree(q->comm, st));
+  sinks s = {&a, &f};
+  TRY(assembly_make_all(q, &a, put, &s));
+  st = image_sync(&a.base, f.base);
+  if (st == OK) st = image_sync(&a.adapter, f.adapter);
+  TRY(agree(q->comm, st));
+  TRY(share_hashes(q->comm, &a.base));
+  TRY(share_hashes(q->comm, &a.adapter));
+  if (rank == 0) {
+    st = folder_finish_base(q, &a, r->base_fingerprint, f.base);
+    if (st == OK && request_has_adapter(q)) st = folder_finish_adapter(q, &a, r->base_fingerprint, f.adapter);
+    if (st == OK) st = publish_folders(&f, request_has_adapter(q));
+  }
+  TRY(agree(q->comm, st));
+  for (int i = 0; i < a.count; i++) r->bytes += (uint64_t)a.items[i].bytes;
+  r->seconds = clock_now() - start;
+done:
+  if (st != OK && begun) {
+    file_unlock(f.lock, &f.lock_file);
+    if (file_exists(f.making)) remove_tree(f.making);
+  }
+  for (int k = 0; k < 2; k++) json_drop(&meta[k]);
+  assembly_free(&a);
+  forget_folders(&f);
+  return st;
+}

@@ -1,0 +1,319 @@
+#include "solution/solution.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "quant/codes.h"
+#include "quant/nf4.h"
+
+/* ---- arrays ---- */
+
+solution solution_of(int64_t out, int64_t in, const grid_rule *rule, int rank) {
+  return (solution){.rule = *rule,
+                    .out = out,
+                    .in = in,
+                    .end = out,
+                    .groups = grid_groups(rule, (int)in),
+                    .words = codes_words(in, rule->bits),
+                    .rank = rank};
+}
+
+solution solution_shape(const arch *a, linear_id l, const grid_rule *rule, int rank) {
+  int64_t out, in;
+  linear_shape(a, l, &out, &in);
+  solution s = solution_of(out, in, rule, rank);
+  s.linear = l;
+  return s;
+}
+
+real_type solution_loaded(dtype stored) { return stored == DT_BF16 ? REAL_BF16 : stored == DT_F16 ? REAL_F16 : REAL_F32; }
+
+static int64_t nests(const solution *s) { return nf4_nests(s->out * s->groups); }
+
+static size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+size_t solution_place(solution *s, unsigned parts, char *at) {
+  size_t used = 0;
+  int64_t rows = s->end - s->begin, points = s->rank + 1;
+  unsigned uniform = s->rule.kind == GRID_UNIFORM ? SOLUTION_BASE : 0, nf4 = SOLUTION_BASE & ~uniform, nested = s->rule.nested ? nf4 : 0;
+#define PLACE(part, field, count)                                             \
+  do {                                                                        \
+    s->field = at && (parts & (part)) ? (void *)(at + used) : NULL;           \
+    if (parts & (part)) used += round_up((size_t)(count) * sizeof *s->field); \
+  } while (0)
+  PLACE(SOLUTION_BASE, codes, rows * s->words);
+  PLACE(uniform, scales, rows * s->groups);
+  PLACE(uniform, zeros, rows * s->groups);
+  PLACE(nf4, absmax, rows * s->groups);
+  PLACE(nested, absmax_codes, rows * s->groups);
+  PLACE(nested, nested_absmax, nests(s));
+  PLACE(nested, nested_offset, 1);
+  PLACE(SOLUTION_ADAPTER, lora_a, s->rank * s->in);
+  PLACE(SOLUTION_ADAPTER, lora_b, rows * s->rank);
+  PLACE(SOLUTION_CURVES, loss, points);
+  PLACE(SOLUTION_CURVES, loss_heldout, points);
+  PLACE(SOLUTION_CURVES, values, points);
+  PLACE(SOLUTION_ALL, facts, 1);
+#undef PLACE
+  return used;
+}
+
+void solution_values(const solution *s, int64_t begin, int64_t end, float *q) {
+  int64_t first = begin - s->begin;
+  int rows = (int)(end - begin), in = (int)s->in;
+  const uint32_t *codes = s->codes + first * s->words;
+  if (s->rule.kind == GRID_NF4)
+    nf4_values(s->rule.group, rows, in, codes, s->absmax + first * s->groups, s->loaded, q);
+  else
+    codes_values(&s->rule, rows, in, codes, s->scales + first * s->groups, s->zeros + first * s->groups, q);
+}
+
+void solution_residual(const solution *s, const float *x, int64_t begin, int64_t end, float *e) {
+  solution_values(s, begin, end, e);
+  const float *from = x + begin * s->in;
+  for (int64_t k = 0; k < (end - begin) * s->in; k++) e[k] = from[k] - e[k];
+}
+
+/* ---- the file ---- */
+
+/* Every dataset of a group: what part it belongs to and its second dimension (0: it has one). Curves are the same for all rows. */
+typedef struct row {
+  const char *name;
+  unsigned part;
+  element type;
+  int64_t rows, cols;
+  void *data;
+  bool by_output; /* its rows are those of the output side */
+} row;
+
+static int rows_of(const solution *s, row list[SOLUTION_DATASETS]) {
+  int64_t points = s->rank + 1;
+  bool uniform = s->rule.kind == GRID_UNIFORM, nested = !uniform && s->rule.nested;
+  const struct {
+    bool here;
+    row row;
+  } all[] = {
+      {true, {"codes", SOLUTION_BASE, EL_U32, s->out, s->words, s->codes, true}},
+      {uniform, {"scales", SOLUTION_BASE, EL_F16, s->out, s->groups, s->scales, true}},
+      {uniform, {"zeros", SOLUTION_BASE, EL_U8, s->out, s->groups, s->zeros, true}},
+      {!uniform, {"absmax", SOLUTION_BASE, EL_F32, s->out, s->groups, s->absmax, true}},
+      {nested, {"absmax_codes", SOLUTION_BASE, EL_U8, s->out, s->groups, s->absmax_codes, true}},
+      {nested, {"nested_absmax", SOLUTION_BASE, EL_F32, nests(s), 0, s->nested_absmax, false}},
+      {nested, {"nested_offset", SOLUTION_BASE, EL_F32, 1, 0, s->nested_offset, false}},
+      {true, {"lora_A", SOLUTION_ADAPTER, EL_F32, s->rank, s->in, s->lora_a, false}},
+      {true, {"lora_B", SOLUTION_ADAPTER, EL_F32, s->out, s->rank, s->lora_b, true}},
+      {true, {"loss", SOLUTION_CURVES, EL_F64, points, 0, s->loss, false}},
+      {true, {"eigenvalues", SOLUTION_CURVES, EL_F64, points, 0, s->values, false}},
+      {true, {"loss_heldout", SOLUTION_CURVES, EL_F64, points, 0, s->loss_heldout, false}},
+  };
+  _Static_assert(sizeof all / sizeof *all <= SOLUTION_DATASETS, "room for every dataset");
+  int count = 0;
+  for (size_t k = 0; k < sizeof all / sizeof *all; k++)
+    if (all[k].here) list[count++] = all[k].row;
+  return count;
+}
+
+status solution_fingerprint(const solution *s, char hex[HASH_HEX]) {
+  status st = OK;
+  hash *h = NULL;
+  row list[SOLUTION_DATASETS];
+  int count = rows_of(s, list);
+  TRY(hash_new(&h));
+  for (int k = 0; k < count; k++)
+    if (list[k].part == SOLUTION_BASE)
+      TRY(hash_add(h, list[k].data, (size_t)(list[k].rows * (list[k].cols ? list[k].cols : 1)) * element_bytes(list[k].type)));
+  TRY(hash_end(&h, hex));
+done:
+  hash_free(&h);
+  return st;
+}
+
+status solution_check_nested(const solution *s, const char *where) {
+  status st = OK;
+  float *decoded = NULL;
+  int64_t count = s->out * s->groups;
+  if (s->rule.kind != GRID_NF4 || !s->rule.nested) return OK;
+  TRY(NEW(decoded, count, "a decoded absmax"));
+  nf4_unnest(count, s->absmax_codes, s->nested_absmax, *s->nested_offset, decoded);
+  for (int64_t i = 0; i < count; i++)
+    if (memcmp(&decoded[i], &s->absmax[i], sizeof *decoded) != 0) {
+      st = fail(E_DATA, "%s: absmax of row %lld, group %lld: expected %.9g from its double quantization, found %.9g", where,
+                (long long)(i / s->groups), (long long)(i % s->groups), decoded[i], s->absmax[i]);
+      goto done;
+    }
+done:
+  FREE(decoded);
+  return st;
+}
+
+static void dataset_path(const solution *s, const row *r, char path[SOLUTION_PATH]) {
+  snprintf(path, SOLUTION_PATH, "%s/%s", linear_path(s->linear), r->name);
+}
+
+int solution_datasets(const solution *s, bool heldout, char paths[SOLUTION_DATASETS][SOLUTION_PATH], dataset sets[SOLUTION_DATASETS]) {
+  row list[SOLUTION_DATASETS];
+  int all = rows_of(s, list), count = 0;
+  for (int k = 0; k < all; k++) {
+    const row *r = &list[k];
+    if (r->data == s->loss_heldout && !heldout) continue;
+    dataset_path(s, r, paths[count]);
+    sets[count] = (dataset){paths[count], r->type, r->cols ? 2 : 1, {r->rows, r->cols}, r->data};
+    count++;
+  }
+  return count;
+}
+
+static const char *const grid_words[] = {[GRID_UNIFORM] = "uniform", [GRID_NF4] = "nf4"};
+static const char *const loaded_words[] = {[REAL_F32] = "f32", [REAL_F16] = "f16", [REAL_BF16] = "bf16"};
+
+status solution_grid_attributes(const solution *s, attributes *group) {
+  status st = OK;
+  TRY(attr_text(group, "grid", grid_words[s->rule.kind]));
+  TRY(attr_int(group, "symmetric", s->rule.symmetric));
+  if (s->rule.kind == GRID_NF4)
+    TRY(attr_text(group, "values", loaded_words[s->loaded]));
+  else
+    TRY(attr_text(group, "zero", "int"));
+done:
+  return st;
+}
+
+/* The grid that a group's attributes speak of. */
+static status read_grid(const attributes *g, const char *where, int64_t in, grid_rule *rule, real_type *loaded) {
+  int64_t bits = attr_get_int(g, "bits", 0), width = attr_get_int(g, "group", -1);
+  const char *grid = attr_get_text(g, "grid"), *values = attr_get_text(g, "values");
+  *rule = (grid_rule){.bits = (int)bits, .group = (int)width, .beta = 1};
+  *loaded = REAL_F32;
+  if (strcmp(grid, grid_words[GRID_NF4]) == 0) {
+    rule->kind = GRID_NF4;
+    while (*loaded <= REAL_BF16 && strcmp(loaded_words[*loaded], values) != 0) ++*loaded;
+    if (bits != NF4_BITS || width < NF4_GROUP_LEAST || width > NF4_GROUP_MOST || width & (width - 1) || in % width || *loaded > REAL_BF16)
+      return fail(
+          E_DATA,
+          "%s: expected an NF4 grid of 4 bits, a group of %d to %d that divides %lld, and values f32, f16 or bf16, found %lld bits, "
+          "group %lld, values %s",
+          where, NF4_GROUP_LEAST, NF4_GROUP_MOST, (long long)in, (long long)bits, (long long)width, *values ? values : "nothing");
+    return OK;
+  }
+  rule->symmetric = attr_get_int(g, "symmetric", 0) == 1;
+  if (strcmp(grid, grid_words[GRID_UNIFORM]) != 0 || bits < 1 || bits > 8 || width < 0 || (width && in % width))
+    return fail(E_DATA, "%s: expected a uniform grid of 1 to 8 bits whose group divides %lld, or NF4, found grid %s, %lld bits, group %lld",
+                where, (long long)in, grid, (long long)bits, (long long)width);
+  return OK;
+}
+
+status solution_describe(container *file, const char *where, const arch *a, linear_id l, attributes *group, solution *s) {
+  status st = OK;
+  attributes own = {0}, *g = group ? group : &own;
+  element type;
+  int dims_count;
+  int64_t dims[3] = {0};
+  char path[SOLUTION_PATH];
+  if (!container_has(file, linear_path(l))) return fail(E_DATA, "%s: expected a solved linear, found nothing", where);
+  TRY(container_attributes(file, linear_path(l), g));
+  int64_t out, in;
+  grid_rule rule;
+  real_type loaded;
+  linear_shape(a, l, &out, &in);
+  TRY(read_grid(g, where, in, &rule, &loaded));
+  snprintf(path, sizeof path, "%s/absmax_codes", linear_path(l));
+  rule.nested = rule.kind == GRID_NF4 && container_has(file, path);
+  snprintf(path, sizeof path, "%s/lora_A", linear_path(l));
+  TRY(container_shape(file, path, &type, &dims_count, dims));
+  if (dims_count != 2 || dims[0] < 1 || dims[0] > (out < in ? out : in) || dims[1] != in) {
+    st = fail(E_DATA, "%s: lora_A: expected at most %lld rows of %lld numbers, found %lld of %lld", where, (long long)(out < in ? out : in),
+              (long long)in, (long long)dims[0], (long long)dims[1]);
+    goto done;
+  }
+  *s = solution_shape(a, l, &rule, (int)dims[0]);
+  s->loaded = loaded;
+done:
+  attr_free(&own);
+  return st;
+}
+
+/* lora_B of rank_max columns: the rows, then their first columns. */
+static status load_first_columns(container *file, const char *path, const solution *s, int stored) {
+  status st = OK;
+  float *whole = NULL;
+  int64_t rows = s->end - s->begin;
+  TRY(NEW(whole, rows * stored, "factors of an adapter"));
+  TRY(container_read(file, path, EL_F32, s->begin, s->end, whole));
+  for (int64_t i = 0; i < rows; i++) memcpy(s->lora_b + i * s->rank, whole + i * stored, (size_t)s->rank * sizeof *whole);
+done:
+  FREE(whole);
+  return st;
+}
+
+static status load_rows(container *file, const char *where, const solution *s, int stored, unsigned parts) {
+  status st = OK;
+  row list[SOLUTION_DATASETS];
+  char path[SOLUTION_PATH];
+  int count = rows_of(s, list);
+  for (int k = 0; k < count; k++) {
+    const row *r = &list[k];
+    element type;
+    int dims_count;
+    int64_t dims[3] = {0}, rows = r->part == SOLUTION_CURVES ? stored + 1 : r->rows, cols = r->data == s->lora_b ? stored : r->cols;
+    dataset_path(s, r, path);
+    if (!(parts & r->part) || (r->data == s->loss_heldout && !container_has(file, path))) continue;
+    if (r->data == s->lora_a) rows = stored;
+    TRY(container_shape(file, path, &type, &dims_count, dims));
+    if (type != r->type || dims_count != (cols ? 2 : 1) || dims[0] != rows || (cols && dims[1] != cols)) {
+      st = fail(E_DATA, "%s: %s: expected %lld x %lld numbers of %zu bytes, found %lld x %lld of %zu", where, r->name, (long long)rows,
+                (long long)(cols ? cols : 1), element_bytes(r->type), (long long)dims[0], (long long)(dims_count > 1 ? dims[1] : 1),
+                element_bytes(type));
+      goto done;
+    }
+    if (cols != r->cols)
+      TRY(load_first_columns(file, path, s, stored));
+    else
+      TRY(container_read(file, path, r->type, r->by_output ? s->begin : 0, r->by_output ? s->end : r->rows, r->data));
+  }
+done:
+  return st;
+}
+
+static void read_facts(const attributes *g, solution_facts *f) {
+  f->reference = attr_get_real(g, "reference", NAN);
+  f->reference_heldout = attr_get_real(g, "reference_heldout", NAN);
+  f->damping_used = attr_get_real(g, "damping_used", NAN);
+  f->numerical_rank = attr_get_int(g, "numerical_rank", 0);
+  f->tokens = attr_get_int(g, "tokens", 0);
+  f->tiny_scales = attr_get_int(g, "scales_raised_from_zero", 0);
+  snprintf(f->base_fingerprint, HASH_HEX, "%s", attr_get_text(g, "base_fingerprint"));
+  snprintf(f->gram_fingerprint, HASH_HEX, "%s", attr_get_text(g, "gram_fingerprint"));
+}
+
+status solution_load(container *file, const char *where, const arch *a, linear_id l, int64_t begin, int64_t end, int rank, unsigned parts,
+                     solution *s) {
+  status st = OK;
+  attributes g = {0};
+  char *memory = NULL;
+  *s = (solution){0};
+  TRY(solution_describe(file, where, a, l, &g, s));
+  int stored = s->rank;
+  if (rank > stored) {
+    st = fail(E_DATA, "%s: expected a rank of at most %d, the largest stored, found %d", where, stored, rank);
+    goto done;
+  }
+  if (rank) s->rank = rank;
+  s->begin = begin;
+  s->end = end < 0 ? s->out : end;
+  TRY(NEW(memory, solution_place(s, parts, NULL), "a solved linear"));
+  solution_place(s, parts, memory);
+  s->memory = memory;
+  TRY(load_rows(file, where, s, stored, parts));
+  read_facts(&g, s->facts);
+done:
+  attr_free(&g);
+  if (st != OK) solution_free(s);
+  return st;
+}
+
+void solution_free(solution *s) {
+  mem_free(&s->memory);
+  *s = (solution){0};
+}

@@ -1,0 +1,90 @@
+/* One solved linear: its codes and their grid, its adapter, its loss curves; and how a solution file holds them. Local.
+ *
+ * The layer solver makes it, `store` writes it, export, eval and verify read it: what a solution is stands here alone.
+ * The model is Q + lora_B lora_A with Q = solution_values: scale exactly 1. Rank r is the first r rows of lora_A and columns of lora_B. */
+#ifndef CLOQWORK_SOLUTION_SOLUTION_H
+#define CLOQWORK_SOLUTION_SOLUTION_H
+
+#include "base/half.h"
+#include "base/hash.h"
+#include "model/checkpoint.h"
+#include "quant/grid.h"
+#include "store/container.h"
+
+/* Numbers that are attributes in the file. */
+typedef struct solution_facts {
+  double reference, reference_heldout; /* tr(W H W^T); NaN without held-out Grams */
+  double trace, trace_heldout;         /* tr(E H E^T) */
+  double damping_used;                 /* absolute, on the diagonal */
+  double quantize_seconds, adapter_seconds;
+  int64_t numerical_rank, tokens, tiny_scales;
+  char base_fingerprint[HASH_HEX], gram_fingerprint[HASH_HEX];
+} solution_facts;
+
+typedef struct solution {
+  linear_id linear;
+  grid_rule rule;     /* of a file that was read: kind, bits, group, nested, symmetric */
+  real_type loaded;   /* NF4: what a loader rounds Q to, the type of the original weight */
+  int64_t out, in;    /* of the whole matrix */
+  int64_t begin, end; /* the rows of the output side that are held; codes, grid and lora_b hold these alone */
+  int64_t groups, words;
+  int rank;              /* rows of lora_a: the largest rank, or the one asked for */
+  uint32_t *codes;       /* (end - begin, words) */
+  uint16_t *scales;      /* (end - begin, groups) half; this and zeros: uniform grids alone */
+  uint8_t *zeros;        /* (end - begin, groups) */
+  float *absmax;         /* (end - begin, groups) NF4: as a loader has it, after double quantization */
+  uint8_t *absmax_codes; /* (end - begin, groups); this and the next: nested NF4 alone */
+  float *nested_absmax;  /* [nf4_nests(out groups)], always of the whole matrix */
+  float *nested_offset;  /* [1] */
+  float *lora_a;         /* (rank, in) */
+  float *lora_b;         /* (end - begin, rank) */
+  double *loss;          /* [rank + 1] */
+  double *loss_heldout;  /* [rank + 1] */
+  double *values;        /* [rank + 1] leading eigenvalues, last the sum of all others */
+  solution_facts *facts;
+  void *memory; /* what solution_load allocated; NULL where somebody else owns the arrays */
+} solution;
+
+/* A whole matrix, no arrays yet; loaded is REAL_F32. */
+solution solution_of(int64_t out, int64_t in, const grid_rule *rule, int rank);
+solution solution_shape(const arch *a, linear_id l, const grid_rule *rule, int rank);
+real_type solution_loaded(dtype stored); /* what a loader rounds the values of such a weight to */
+
+enum { SOLUTION_BASE = 1, SOLUTION_ADAPTER = 2, SOLUTION_CURVES = 4, SOLUTION_ALL = 7 };
+
+/* Places the arrays of the parts in memory at `at` (NULL: only measures; the others become NULL); returns the bytes. */
+size_t solution_place(solution *s, unsigned parts, char *at);
+
+/* q (end - begin, in): dequantized rows [begin, end) of the matrix, which must be held. */
+void solution_values(const solution *s, int64_t begin, int64_t end, float *q);
+
+/* e (end - begin, in) = x - Q, x (out, in) the whole matrix. */
+void solution_residual(const solution *s, const float *x, int64_t begin, int64_t end, float *e);
+
+/* SHA-256 of codes and grid of the whole matrix: the base that an adapter belongs to. */
+status solution_fingerprint(const solution *s, char hex[HASH_HEX]);
+
+/* Whether absmax is what its double quantization decodes to (always, without). s holds the whole matrix. E_DATA, E_MEMORY. */
+status solution_check_nested(const solution *s, const char *where);
+
+/* ---- as a group of a solution file, named linear_path(l) ---- */
+
+enum { SOLUTION_DATASETS = 12, SOLUTION_PATH = 64 };
+
+/* Attributes that say how to read the grid: grid, symmetric, zero or values. */
+status solution_grid_attributes(const solution *s, attributes *group);
+
+/* The datasets of a whole solution for container_write: fills sets and their paths, returns how many. */
+int solution_datasets(const solution *s, bool heldout, char paths[SOLUTION_DATASETS][SOLUTION_PATH], dataset sets[SOLUTION_DATASETS]);
+
+/* What the file says of a linear, without arrays: shape, grid, largest rank. where names it in messages ("run/….h5: self_attn.q_proj").
+ * E_DATA: absent, a shape that is not the model's, a grid that this version does not know. group (may be NULL): receives its attributes. */
+status solution_describe(container *file, const char *where, const arch *a, linear_id l, attributes *group, solution *s);
+
+/* solution_describe, and the parts for rows [begin, end) of the output side (end -1: all), the adapter at `rank` (0: the largest);
+ * owned: solution_free. facts holds what the curves belong to. E_DATA, also for a rank beyond the stored one; E_IO, E_MEMORY. */
+status solution_load(container *file, const char *where, const arch *a, linear_id l, int64_t begin, int64_t end, int rank, unsigned parts,
+                     solution *s);
+void solution_free(solution *s); /* accepts an empty one */
+
+#endif
