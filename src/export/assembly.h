@@ -21,6 +21,8 @@ typedef struct assembly {
   image base, adapter;
   assembly_item *items;
   int count, room;
+  container *file; /* the solution file read last, still open: the linears of a layer come one after the other */
+  const char *file_path;
 } assembly;
 
 /* Every rank builds the same. base_metadata and adapter_metadata: strings, borrowed. E_MEMORY. */
