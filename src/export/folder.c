@@ -301,7 +301,7 @@ static void say_losses(const export_request *q, text *t) {
 
 /* The format's lines with BASE and BITS filled in. */
 static void say_loading(const export_request *q, const char *base, text *t) {
-  for (const char *at = q->format->loading; *at;) {
+  for (const char *at = q->format->loading(q); *at;) {
     if (strncmp(at, "BASE", 4) == 0) {
       say(t, "%s", base);
       at += 4;
