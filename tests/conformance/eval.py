@@ -16,18 +16,21 @@ torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
 
 
 def log_softmax():
-    """[n] of (T - 1, V) log probabilities in double of float32 logits."""
-    with torch.no_grad():
-        return [torch.log_softmax(model(w[None]).logits[0, :-1].double(), -1) for w in windows]
+    """For each window (T - 1, V) log probabilities in double of float32 logits."""
+    for w in windows:
+        with torch.no_grad():
+            yield torch.log_softmax(model(w[None]).logits[0, :-1].double(), -1)
 
 
 def figures(rank, p, q):
     """p: the original's log probabilities, q: these."""
-    rows = torch.arange(T - 1)
-    nll = np.array([-x[rows, w[1:]].mean().item() for x, w in zip(q, windows)])
-    base = np.array([-x[rows, w[1:]].mean().item() for x, w in zip(p, windows)])
-    kl = np.array([(a.exp() * (a - b)).sum(-1).mean().item() for a, b in zip(p, q)])
-    same = np.array([(a.argmax(-1) == b.argmax(-1)).double().mean().item() for a, b in zip(p, q)])
+    rows, nll, base, kl, same = torch.arange(T - 1), [], [], [], []
+    for w, a, b in zip(windows, p, q):
+        nll.append(-b[rows, w[1:]].mean().item())
+        base.append(-a[rows, w[1:]].mean().item())
+        kl.append((a.exp() * (a - b)).sum(-1).mean().item())
+        same.append((a.argmax(-1) == b.argmax(-1)).double().mean().item())
+    nll, base, kl, same = map(np.array, (nll, base, kl, same))
     se = lambda x: x.std(ddof=1) / math.sqrt(n)
     return {"rank": rank, "perplexity": math.exp(nll.mean()), "nll": nll.mean(), "nll_se": se(nll),
             "nll_minus_original": (nll - base).mean(), "nll_minus_original_se": se(nll - base), "kl": kl.mean(), "kl_se": se(kl),
@@ -75,7 +78,7 @@ def compare(what, mine, theirs):
         assert error <= LIMIT + room, f"{what}: {k}: expected {x}, found {y}"
 
 
-p = log_softmax()
+p = list(log_softmax())
 reference = figures(None, p, p)
 compare("original", found["original"], reference)
 assert found["original"]["kl"] == 0 and found["original"]["top1_agreement"] == 1 and found["original"]["nll_minus_original"] == 0
