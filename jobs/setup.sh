@@ -6,7 +6,7 @@
 #   build_program           build/cloqwork
 #   run_job JOB DIR         the job on $RANKS ranks (default 2), its table, and where everything lies; ends the script if the run fails
 #   export_setting RUN SETTING RANK FORMAT   RUN/export/SETTING-rRANK-FORMAT, made unless it is there and right, and how to load it
-#   need_venv GROUP         .venv with pinned Python packages; GROUP is `data` (light) or `tests` (torch and transformers too)
+#   need_venv GROUP         .venv with pinned Python packages; GROUP is `data` (light) or `tests` (torch and the libraries that load exports too)
 #
 # What a user may set:
 #   CLOQWORK_SUDO     the command that gives root (default: none as root, else sudo); set but empty: never become root
@@ -23,7 +23,9 @@ PACKAGES=(build-essential cmake pkg-config openmpi-bin libopenmpi-dev libscalapa
 # (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS), or the default index may bring the larger CUDA build.
 PINS_TORCH=(torch==2.13.0)
 PINS_DATA=(numpy==2.2.6 tokenizers==0.23.3 safetensors==0.8.0 gguf==0.17.1 PyYAML==6.0.3)
-PINS_TESTS=("${PINS_DATA[@]}" transformers==5.23.0 h5py==3.16.0)
+# The tests load exports with the libraries that people use; gptqmodel comes as source, and one of its parts (pypcre) compiles against Python.h.
+PINS_TESTS=("${PINS_DATA[@]}" transformers==5.23.0 peft==0.21.2 accelerate==1.15.0 optimum==2.3.0 gptqmodel==7.6.0 torchao==0.18.0
+    bitsandbytes==0.50.2 compressed-tensors==0.20.0 h5py==3.16.0)
 
 say() { printf '%-10s %s\n' "$1" "$2" >&2; }
 die() {
@@ -169,6 +171,7 @@ need_venv() {
     venv_has "$group" "${pins[@]}" && return 0
     [ -x "$base" ] || base=$(command -v python3 || echo "$base")
     "$base" -c 'import ensurepip, venv' 2>/dev/null || need_packages python3-venv
+    if [ "$group" = tests ] && ! have_python_headers "$base"; then need_packages python3-dev; fi
     {
         flock 9
         if ! venv_has "$group" "${pins[@]}"; then
@@ -182,6 +185,8 @@ need_venv() {
         fi
     } 9>"$ROOT/.venv.lock"
 }
+
+have_python_headers() { "$1" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null; }
 
 venv_has() {
     local group=$1 v=$ROOT/.venv

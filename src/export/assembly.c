@@ -223,8 +223,11 @@ status assembly_make_all(const export_request *q, assembly *a, assembly_sink sin
   if (st == OK) st = NEW(cost, a->count, "dealing of tensors");
   for (int i = 0; i < a->count && st == OK; i++) cost[i] = a->items[i].bytes;
   if (st == OK) st = deal_tasks(cost, a->count, size, owner);
-  for (int i = 0; i < a->count && st == OK; i++)
-    if (owner[i] == rank) st = assembly_make(q, a, i, sink, context);
+  for (int i = 0; i < a->count && st == OK; i++) {
+    if (owner[i] != rank) continue;
+    if (q->stop && q->stop()) st = fail(E_STOPPED, "export: stopped on request, nothing was kept: run it again");
+    if (st == OK) st = assembly_make(q, a, i, sink, context);
+  }
   FREE(cost);
   FREE(owner);
   return agree(q->comm, st);

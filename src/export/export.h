@@ -46,6 +46,7 @@ typedef struct export_request {
   const char *folder, *run, *tag; /* the folder to make; the run directory; who makes it */
   const char *setting, *rank;     /* as asked, for people */
   const attributes *how;          /* of the run: tokens, options …: written to the sidecar; may be NULL */
+  bool (*stop)(void);             /* asked on every rank before each linear: true ends the work with E_STOPPED; may be NULL */
 } export_request;
 
 /* Local. By name; NULL when unknown. */

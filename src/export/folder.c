@@ -197,6 +197,13 @@ static status write_sidecar(const export_request *q, const image *m, bool adapte
                         "setting", q->setting, "rank", q->rank, "model_fingerprint", q->model->fingerprint, "base_fingerprint", fingerprint,
                         "split", adapter ? export_split_name(q->split) : "", "made_from", attributes_json(q->how), "modules", modules,
                         "tensors", tensor_hashes(m));
+  json_t *config = NULL;
+  status st = adapter ? OK : q->format->config(q, &config);
+  if (st != OK) {
+    json_decref(o);
+    return st;
+  }
+  if (o && !adapter) json_object_set_new(o, "quantization_config", config ? config : json_null());
   const char *type = adapter ? format_type_name(q->adapter_dtype) : q->has_dtype ? format_type_name(q->dtype) : "";
   if (o) json_object_set_new(o, "dtype", json_string(type));
   return write_json(folder, SIDECAR, o);

@@ -1,6 +1,6 @@
 /* Looking at an export: what its own records prove, and whether it equals the container it came from. */
-#include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
@@ -232,6 +232,37 @@ done:
   return st;
 }
 
+/* The words that tell a loader how to read the bytes must be those that were written with them. */
+static status check_label(const export_found *f, const char *name, const json_t *found) {
+  const json_t *expected = json_object_get(f->base_sidecar, "quantization_config"), *value;
+  const char *key;
+  if (!json_is_object(expected)) return found ? fail(E_DATA, "%s/%s: expected dense weights, found a quantization", f->base, name) : OK;
+  json_object_foreach((json_t *)expected, key, value) {
+    if (json_equal(value, json_object_get(found, key))) continue;
+    char *want = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT), *got = json_dumps(json_object_get(found, key), JSON_ENCODE_ANY | JSON_COMPACT);
+    status st = fail(E_DATA, "%s/%s: quantization: %s: expected %.64s, found %.64s", f->base, name, key, want ? want : "?", got ? got : "nothing");
+    free(want);
+    free(got);
+    return st;
+  }
+  return OK;
+}
+
+static status check_labels(const export_found *f) {
+  status st = OK;
+  json_t *config = NULL, *extra = NULL;
+  TRY(read_json(f->base, "config.json", &config));
+  TRY(check_label(f, "config.json", json_object_get(config, "quantization_config")));
+  if (has(f->base, "quantize_config.json")) {
+    TRY(read_json(f->base, "quantize_config.json", &extra));
+    TRY(check_label(f, "quantize_config.json", extra));
+  }
+done:
+  json_drop(&config);
+  json_drop(&extra);
+  return st;
+}
+
 static status check_base(export_found *f, int rank, int size) {
   status st = OK;
   opened o = {0};
@@ -240,6 +271,7 @@ static status check_base(export_found *f, int rank, int size) {
   json_t *m;
   int i = 0;
   if (!format) return fail(E_DATA, "%s/" SIDECAR ": format: expected %s, found %s", f->base, export_format_list(), name);
+  TRY(check_labels(f));
   TRY(open_files(f->base, false, &o));
   TRY(check_tensors(f->base, f->base_sidecar, &o, rank, size, &f->bytes));
   json_object_foreach(json_object_get(f->base_sidecar, "modules"), module, m) {

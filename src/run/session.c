@@ -28,6 +28,8 @@ void session_catch_signals(void) {
   signal(SIGXFSZ, SIG_IGN); /* a file size limit is then an ordinary write error */
 }
 
+bool session_stop_asked(void) { return stop_asked != 0; }
+
 bool session_should_stop(const session *c, MPI_Comm comm) {
   double limit = 3600 * c->arguments.max_hours;
   return agree_any(comm, stop_asked || (limit > 0 && clock_now() - c->started > 0.99 * limit));

@@ -62,6 +62,7 @@ void session_team_layers(const session *c, int team_index, int64_t *begin, int64
 
 /* Collective over `comm`: should everybody stop now (a signal came to any rank, or --max-hours is nearly over)? */
 bool session_should_stop(const session *c, MPI_Comm comm);
+bool session_stop_asked(void); /* Local: did a signal come to this rank? */
 void session_catch_signals(void);
 
 #endif
