@@ -375,11 +375,10 @@ static status run_batch(batch *b, const eval_task *tasks) {
   status st = OK;
   session *c = b->e->c;
   char (*texts)[200] = NULL;
-  size_t scores = (size_t)(1 + b->count) * (size_t)b->e->w.count;
   double start = clock_now(), flops = b->p->flops, before[3] = {b->p->weights_seconds, b->p->forward_seconds, b->p->head_seconds};
   st = NEW(texts, b->count, "names");
   if (st == OK) st = NEW(b->names, 1 + b->count, "names");
-  if (st == OK) st = NEW(b->score, scores, "scores of windows");
+  if (st == OK) st = NEW(b->score, (1 + b->count) * b->e->w.count, "scores of windows");
   TRY(agree(c->job_comm, st));
   name_variants(b, tasks, texts);
   b->source.tasks = tasks;
@@ -388,7 +387,10 @@ static status run_batch(batch *b, const eval_task *tasks) {
   TRY(agree(c->job_comm, st));
   flops = b->p->flops - flops;
   /* every score is made by one rank and 0 on the others: their sum is exact */
-  MPI_Reduce(c->rank ? (void *)b->score : MPI_IN_PLACE, b->score, (int)(3 * scores), MPI_DOUBLE, MPI_SUM, 0, c->job_comm);
+  for (int v = 0; v <= b->count; v++) {
+    window_score *row = b->score + v * b->e->w.count;
+    MPI_Reduce(c->rank ? (void *)row : MPI_IN_PLACE, row, (int)(3 * b->e->w.count), MPI_DOUBLE, MPI_SUM, 0, c->job_comm);
+  }
   MPI_Allreduce(MPI_IN_PLACE, &flops, 1, MPI_DOUBLE, MPI_SUM, c->job_comm);
   const double spent[3] = {b->p->weights_seconds - before[0], b->p->forward_seconds - before[1], b->p->head_seconds - before[2]};
   if (c->rank == 0) st = keep_results(b, tasks);
@@ -455,6 +457,10 @@ done:
 /* Five decimals, or two significant digits where they would show none. */
 static void with_error(double x, double se, double factor, int decimals, char text[48]) {
   bool small = fabs(factor * x) < 10 * pow(10, -decimals);
+  if (!isfinite(se)) { /* of one window */
+    snprintf(text, 48, "%.*f ± -", decimals, factor * x);
+    return;
+  }
   snprintf(text, 48, small ? "%.*e ± %.*e" : "%.*f ± %.*f", small ? 1 : decimals, factor * x, small ? 1 : decimals, factor * se);
 }
 

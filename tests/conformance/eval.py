@@ -2,6 +2,7 @@
 import json, math, os, sys
 import h5py, numpy as np, torch
 from transformers import AutoModelForCausalLM
+from decode import read_container
 
 LIMIT = 1e-5
 found = json.load(open(sys.argv[1]))
@@ -37,27 +38,15 @@ def figures(rank, p, q):
             "top1_agreement": same.mean(), "top1_agreement_se": se(same), "tokens": n * (T - 1)}
 
 
-def codes(words, bits, width):
-    """uint32 (out, words) -> (out, width): code k is bits [k * bits, (k + 1) * bits) of the row's little-endian stream."""
-    bit = np.unpackbits(np.ascontiguousarray(words).view(np.uint8), axis=1, bitorder="little")[:, : width * bits]
-    return bit.reshape(len(words), width, bits).astype(np.int64) @ (1 << np.arange(bits))
-
-
-def dense(group, rank):
-    bits, wide = int(group.attrs["bits"]), group["lora_A"].shape[1]
-    scales, zeros = group["scales"][...].astype(np.float32), group["zeros"][...].astype(np.float32)
-    share = wide // scales.shape[1]
-    q = np.repeat(scales, share, 1) * (codes(group["codes"][...], bits, wide) - np.repeat(zeros, share, 1))
-    a, b = group["lora_A"][:rank].astype(np.float64), group["lora_B"][:, :rank].astype(np.float64)
-    return torch.tensor((q + b @ a).astype(np.float32))
-
-
 def set_weights(name, rank):
     model.load_state_dict(original)
     for layer in range(model.config.num_hidden_layers):
         with h5py.File(f"{found['run']}/solutions/{name}/layer-{layer:03d}.h5") as f:
-            for path in f:
-                linears[f"model.layers.{layer}.{path}"].weight.data.copy_(dense(f[path], rank))
+            paths = [f"model.layers.{layer}.{p}" for p in f]
+        for path in paths:
+            s = read_container(found["run"], name, path)
+            merged = s.weight + s.B[:, :rank].astype(np.float64) @ s.A[:rank].astype(np.float64)
+            linears[path].weight.data.copy_(torch.tensor(merged.astype(np.float32)))
 
 
 worst = {}
