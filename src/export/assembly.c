@@ -222,20 +222,18 @@ status assembly_make(const export_request *q, assembly *a, int item, assembly_si
 
 status assembly_make_all(const export_request *q, assembly *a, assembly_sink sink, void *context) {
   status st = OK;
-  int *owner = NULL, rank, size;
-  double *cost = NULL;
+  int rank, size;
+  double all = 0, before = 0;
   MPI_Comm_rank(q->comm, &rank);
   MPI_Comm_size(q->comm, &size);
-  st = NEW(owner, a->count, "dealing of tensors");
-  if (st == OK) st = NEW(cost, a->count, "dealing of tensors");
-  for (int i = 0; i < a->count && st == OK; i++) cost[i] = a->items[i].bytes;
-  if (st == OK) st = deal_tasks(cost, a->count, size, owner);
+  for (int i = 0; i < a->count; i++) all += a->items[i].bytes;
   for (int i = 0; i < a->count && st == OK; i++) {
-    if (owner[i] != rank) continue;
+    double middle = before + a->items[i].bytes / 2;
+    before += a->items[i].bytes;
+    int owner = all > 0 ? (int)(middle / all * size) : 0;
+    if ((owner < size ? owner : size - 1) != rank) continue;
     if (q->stop && q->stop()) st = fail(E_STOPPED, "export: stopped on request, nothing was kept: run it again");
     if (st == OK) st = assembly_make(q, a, i, sink, context);
   }
-  FREE(cost);
-  FREE(owner);
   return agree(q->comm, st);
 }
