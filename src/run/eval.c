@@ -374,12 +374,11 @@ static status report_batch(const batch *b, double seconds, double flops, const d
 static status run_batch(batch *b, const eval_task *tasks) {
   status st = OK;
   session *c = b->e->c;
-  char (*texts)[200] = NULL;
-  size_t scores = (size_t)(1 + b->count) * (size_t)b->e->w.count;
+  char(*texts)[200] = NULL;
   double start = clock_now(), flops = b->p->flops, before[3] = {b->p->weights_seconds, b->p->forward_seconds, b->p->head_seconds};
   st = NEW(texts, b->count, "names");
   if (st == OK) st = NEW(b->names, 1 + b->count, "names");
-  if (st == OK) st = NEW(b->score, scores, "scores of windows");
+  if (st == OK) st = NEW(b->score, (1 + b->count) * b->e->w.count, "scores of windows");
   TRY(agree(c->job_comm, st));
   name_variants(b, tasks, texts);
   b->source.tasks = tasks;
@@ -388,7 +387,10 @@ static status run_batch(batch *b, const eval_task *tasks) {
   TRY(agree(c->job_comm, st));
   flops = b->p->flops - flops;
   /* every score is made by one rank and 0 on the others: their sum is exact */
-  MPI_Reduce(c->rank ? (void *)b->score : MPI_IN_PLACE, b->score, (int)(3 * scores), MPI_DOUBLE, MPI_SUM, 0, c->job_comm);
+  for (int v = 0; v <= b->count; v++) {
+    window_score *row = b->score + v * b->e->w.count;
+    MPI_Reduce(c->rank ? (void *)row : MPI_IN_PLACE, row, (int)(3 * b->e->w.count), MPI_DOUBLE, MPI_SUM, 0, c->job_comm);
+  }
   MPI_Allreduce(MPI_IN_PLACE, &flops, 1, MPI_DOUBLE, MPI_SUM, c->job_comm);
   const double spent[3] = {b->p->weights_seconds - before[0], b->p->forward_seconds - before[1], b->p->head_seconds - before[2]};
   if (c->rank == 0) st = keep_results(b, tasks);
@@ -455,18 +457,19 @@ done:
 /* Five decimals, or two significant digits where they would show none. */
 static void with_error(double x, double se, double factor, int decimals, char text[48]) {
   bool small = fabs(factor * x) < 10 * pow(10, -decimals);
+  if (!isfinite(se)) { /* of one window */
+    snprintf(text, 48, "%.*f ± -", decimals, factor * x);
+    return;
+  }
   snprintf(text, 48, small ? "%.*e ± %.*e" : "%.*f ± %.*f", small ? 1 : decimals, factor * x, small ? 1 : decimals, factor * se);
 }
 
-static void print_row(const char *label, const eval_point *p, bool original) {
-  char gap[48] = "", kl[48] = "", top[48] = "";
-  if (!original) {
-    with_error(p->nll_minus_original, p->nll_minus_original_se, 1, 5, gap);
-    with_error(p->kl, p->kl_se, 1, 5, kl);
-    with_error(p->top1, p->top1_se, 100, 2, top);
-  }
-  int shift = original ? 0 : 1; /* ± takes two bytes and one column */
-  printf("  %-8s %12.4f %*s %*s %*s\n", label, p->perplexity, 22 + shift, gap, 22 + shift, kl, 18 + shift, top);
+static void print_row(const char *label, const eval_point *p) {
+  char gap[48], kl[48], top[48];
+  with_error(p->nll_minus_original, p->nll_minus_original_se, 1, 5, gap);
+  with_error(p->kl, p->kl_se, 1, 5, kl);
+  with_error(p->top1, p->top1_se, 100, 2, top);
+  printf("  %-8s %12.4f %23s %23s %19s\n", label, p->perplexity, gap, kl, top); /* ± takes two bytes and one column */
 }
 
 static status print_table(const evaluation *e) {
@@ -474,13 +477,13 @@ static status print_table(const evaluation *e) {
   printf("%s   model %s, %lld windows of %lld tokens of %s, %lld predicted\n", c->job.output, c->job.model, (long long)e->w.count,
          (long long)e->w.length, c->job.eval.path, (long long)(e->w.count * (e->w.length - 1)));
   printf("\n  %-8s %12s %22s %22s %18s\n", "", "perplexity", "NLL - original", "KL to original", "top-1 agrees %");
-  print_row("original", &e->original.points[0], true);
+  printf("  %-8s %12.4f\n", "original", e->original.points[0].perplexity);
   for (int i = 0; i < e->task_count; i++) {
     const eval_task *t = &e->tasks[i];
     char label[32] = "base";
     if (t->rank) snprintf(label, sizeof label, "r=%d", t->rank);
     if (!t->rank) printf("%s\n", c->job.settings[t->setting].name);
-    print_row(label, eval_result_find(&e->results[t->setting], t->rank), false);
+    print_row(label, eval_result_find(&e->results[t->setting], t->rank));
   }
   printf("\nMeans per token and, after ±, their standard errors over windows; KL(original || this) in nats, its next token's distribution\n"
          "against the original model's at the same place.\n");

@@ -2,6 +2,7 @@
 import json, math, os, sys
 import h5py, numpy as np, torch
 from transformers import AutoModelForCausalLM
+from decode import read_container
 
 LIMIT = 1e-5
 found = json.load(open(sys.argv[1]))
@@ -16,45 +17,36 @@ torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
 
 
 def log_softmax():
-    """[n] of (T - 1, V) log probabilities in double of float32 logits."""
-    with torch.no_grad():
-        return [torch.log_softmax(model(w[None]).logits[0, :-1].double(), -1) for w in windows]
+    """For each window (T - 1, V) log probabilities in double of float32 logits."""
+    for w in windows:
+        with torch.no_grad():
+            yield torch.log_softmax(model(w[None]).logits[0, :-1].double(), -1)
 
 
 def figures(rank, p, q):
     """p: the original's log probabilities, q: these."""
-    rows = torch.arange(T - 1)
-    nll = np.array([-x[rows, w[1:]].mean().item() for x, w in zip(q, windows)])
-    base = np.array([-x[rows, w[1:]].mean().item() for x, w in zip(p, windows)])
-    kl = np.array([(a.exp() * (a - b)).sum(-1).mean().item() for a, b in zip(p, q)])
-    same = np.array([(a.argmax(-1) == b.argmax(-1)).double().mean().item() for a, b in zip(p, q)])
+    rows, nll, base, kl, same = torch.arange(T - 1), [], [], [], []
+    for w, a, b in zip(windows, p, q):
+        nll.append(-b[rows, w[1:]].mean().item())
+        base.append(-a[rows, w[1:]].mean().item())
+        kl.append((a.exp() * (a - b)).sum(-1).mean().item())
+        same.append((a.argmax(-1) == b.argmax(-1)).double().mean().item())
+    nll, base, kl, same = map(np.array, (nll, base, kl, same))
     se = lambda x: x.std(ddof=1) / math.sqrt(n)
     return {"rank": rank, "perplexity": math.exp(nll.mean()), "nll": nll.mean(), "nll_se": se(nll),
             "nll_minus_original": (nll - base).mean(), "nll_minus_original_se": se(nll - base), "kl": kl.mean(), "kl_se": se(kl),
             "top1_agreement": same.mean(), "top1_agreement_se": se(same), "tokens": n * (T - 1)}
 
 
-def codes(words, bits, width):
-    """uint32 (out, words) -> (out, width): code k is bits [k * bits, (k + 1) * bits) of the row's little-endian stream."""
-    bit = np.unpackbits(np.ascontiguousarray(words).view(np.uint8), axis=1, bitorder="little")[:, : width * bits]
-    return bit.reshape(len(words), width, bits).astype(np.int64) @ (1 << np.arange(bits))
-
-
-def dense(group, rank):
-    bits, wide = int(group.attrs["bits"]), group["lora_A"].shape[1]
-    scales, zeros = group["scales"][...].astype(np.float32), group["zeros"][...].astype(np.float32)
-    share = wide // scales.shape[1]
-    q = np.repeat(scales, share, 1) * (codes(group["codes"][...], bits, wide) - np.repeat(zeros, share, 1))
-    a, b = group["lora_A"][:rank].astype(np.float64), group["lora_B"][:, :rank].astype(np.float64)
-    return torch.tensor((q + b @ a).astype(np.float32))
-
-
 def set_weights(name, rank):
     model.load_state_dict(original)
     for layer in range(model.config.num_hidden_layers):
         with h5py.File(f"{found['run']}/solutions/{name}/layer-{layer:03d}.h5") as f:
-            for path in f:
-                linears[f"model.layers.{layer}.{path}"].weight.data.copy_(dense(f[path], rank))
+            paths = [f"model.layers.{layer}.{p}" for p in f]
+        for path in paths:
+            s = read_container(found["run"], name, path)
+            merged = s.weight + s.B[:, :rank].astype(np.float64) @ s.A[:rank].astype(np.float64)
+            linears[path].weight.data.copy_(torch.tensor(merged.astype(np.float32)))
 
 
 worst = {}
@@ -75,7 +67,7 @@ def compare(what, mine, theirs):
         assert error <= LIMIT + room, f"{what}: {k}: expected {x}, found {y}"
 
 
-p = log_softmax()
+p = list(log_softmax())
 reference = figures(None, p, p)
 compare("original", found["original"], reference)
 assert found["original"]["kl"] == 0 and found["original"]["top1_agreement"] == 1 and found["original"]["nll_minus_original"] == 0

@@ -17,12 +17,13 @@ if [ -z "$job" ]; then
 model: $PROJECT/data/tiny
 output: $WORK/run
 calibration: { tokens: $PROJECT/data/tiny/calib.npy, windows: 16, length: 128 }
-eval: { tokens: $PROJECT/data/tiny/heldout.npy, windows: all, length: 300 }
+eval: { tokens: $PROJECT/data/tiny/heldout.npy, windows: 12, length: 300 }
 targets: [q_proj, k_proj, o_proj, gate_proj, down_proj]
 sweep:
   - { method: cloq, bits: [2, 3], group: 64, rank: [4, 16] }
   - { method: cloq-rtn, bits: 4, group: 0, rank: 8 }
-options: { magr_K: 10 }
+  - { method: nf4-cloq, bits: 4, group: 64, rank: 8 }
+options: { magr_K: 10, nf_double: on }
 J
   on 2 run "$job" --quiet >/dev/null || fault "run ended with $?"
 fi
