@@ -103,6 +103,7 @@ done:
 }
 
 void assembly_free(assembly *a) {
+  container_close(&a->file);
   image_free(&a->base);
   image_free(&a->adapter);
   FREE(a->items);
@@ -165,19 +166,25 @@ done:
   return st;
 }
 
+static status open_solution(assembly *a, const char *path) {
+  if (a->file && strcmp(a->file_path, path) == 0) return OK;
+  container_close(&a->file);
+  a->file_path = path;
+  return container_open(path, "solution", &a->file);
+}
+
 /* The linear's arrays, with proof that they are those the adapter was made for. */
-static status load_linear(const export_request *q, const export_matrix *m, const char *where, solution *s) {
+static status load_linear(const export_request *q, assembly *a, const export_matrix *m, const char *where, solution *s) {
   status st = OK;
-  container *file = NULL;
   char hex[HASH_HEX];
   unsigned parts = SOLUTION_BASE | (m->rank ? SOLUTION_ADAPTER | (q->split == SPLIT_CLOQ ? 0 : SOLUTION_CURVES) : 0);
-  TRY(container_open(m->file, "solution", &file));
-  TRY(solution_load(file, where, &q->model->arch, m->linear, 0, -1, m->rank, parts, s));
+  TRY(open_solution(a, m->file));
+  *s = m->shape;
+  TRY(solution_arrays(a->file, where, 0, -1, m->rank, parts, s));
   TRY(solution_fingerprint(s, hex));
   if (strcmp(hex, m->base_fingerprint) != 0)
     st = fail(E_DATA, "%s: damaged codes or grid: expected fingerprint %.16s…, found %.16s…", where, m->base_fingerprint, hex);
 done:
-  container_close(&file);
   return st;
 }
 
@@ -188,7 +195,7 @@ static status make_linear(const export_request *q, assembly *a, const assembly_i
   solution s = {0};
   char where[4352];
   snprintf(where, sizeof where, "%s: %s", m->file, linear_path(m->linear));
-  TRY(load_linear(q, m, where, &s));
+  TRY(load_linear(q, a, m, where, &s));
   for (int k = 0; k < item->base_count; k++) {
     const image_tensor *t = &a->base.tensors[item->base[k]];
     TRY(mem_new(&data[k], 1, (size_t)(t->end - t->begin), "tensors of a linear"));
@@ -215,20 +222,18 @@ status assembly_make(const export_request *q, assembly *a, int item, assembly_si
 
 status assembly_make_all(const export_request *q, assembly *a, assembly_sink sink, void *context) {
   status st = OK;
-  int *owner = NULL, rank, size;
-  double *cost = NULL;
+  int rank, size;
+  double all = 0, before = 0;
   MPI_Comm_rank(q->comm, &rank);
   MPI_Comm_size(q->comm, &size);
-  st = NEW(owner, a->count, "dealing of tensors");
-  if (st == OK) st = NEW(cost, a->count, "dealing of tensors");
-  for (int i = 0; i < a->count && st == OK; i++) cost[i] = a->items[i].bytes;
-  if (st == OK) st = deal_tasks(cost, a->count, size, owner);
+  for (int i = 0; i < a->count; i++) all += a->items[i].bytes;
   for (int i = 0; i < a->count && st == OK; i++) {
-    if (owner[i] != rank) continue;
+    double middle = before + a->items[i].bytes / 2;
+    before += a->items[i].bytes;
+    int owner = all > 0 ? (int)(middle / all * size) : 0;
+    if ((owner < size ? owner : size - 1) != rank) continue;
     if (q->stop && q->stop()) st = fail(E_STOPPED, "export: stopped on request, nothing was kept: run it again");
     if (st == OK) st = assembly_make(q, a, i, sink, context);
   }
-  FREE(cost);
-  FREE(owner);
   return agree(q->comm, st);
 }

@@ -21,6 +21,8 @@ typedef struct assembly {
   image base, adapter;
   assembly_item *items;
   int count, room;
+  container *file; /* the solution file read last, still open: the linears of a layer come one after the other */
+  const char *file_path;
 } assembly;
 
 /* Every rank builds the same. base_metadata and adapter_metadata: strings, borrowed. E_MEMORY. */
@@ -32,7 +34,8 @@ void assembly_free(assembly *a);
 typedef status (*assembly_sink)(void *context, image *m, int index, const void *data);
 status assembly_make(const export_request *q, assembly *a, int item, assembly_sink sink, void *context);
 
-/* Calls assembly_make for my share of the items, dealt to the ranks by bytes. Collective. */
+/* Collective. Calls assembly_make for my share of the items: a contiguous range of about equal bytes, so that a rank writes one stretch and
+ * opens few solution files. */
 status assembly_make_all(const export_request *q, assembly *a, assembly_sink sink, void *context);
 
 #endif

@@ -131,12 +131,17 @@ static status config(const export_request *q, json_t **config) {
   return *config ? OK : fail(E_MEMORY, "quantization_config: no memory");
 }
 
+static const char *loading(const export_request *q) {
+  (void)q;
+  return "base = AutoModelForCausalLM.from_pretrained(\"BASE\")";
+}
+
 const export_format format_bnb = {
     .name = "bnb",
     .holds = "NF4 grids",
     .keeps_codes = true,
     .packages = "torch transformers accelerate peft bitsandbytes",
-    .loading = "base = AutoModelForCausalLM.from_pretrained(\"BASE\")",
+    .loading = loading,
     .notes = "Loads in transformers with bitsandbytes, on GPUs and CPUs; weights are computed with in the checkpoint's own type.",
     .check = check,
     .tensors = tensors,

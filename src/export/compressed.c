@@ -18,6 +18,14 @@ static status check(const export_request *q) {
       return fail(E_USAGE, "export: compressed-tensors: %s: expected 2, 3, 4 or 8 bits, found %d: dense can hold it", m->module,
                   s->rule.bits);
   }
+  const export_matrix *other;
+  if (format_same(q, &other)) return OK;
+  for (int i = 0; i < q->count; i++)
+    if (!q->matrices[i].shape.rule.symmetric)
+      return fail(E_USAGE,
+                  "export: compressed-tensors: %s: expected symmetric codes (grid_type: sym) where matrices differ in bits or group "
+                  "(transformers loads no others), found asymmetric ones: dense can hold it",
+                  q->matrices[i].module);
   return OK;
 }
 
@@ -108,19 +116,30 @@ static status config(const export_request *q, json_t **config) {
   return *config ? OK : fail(E_MEMORY, "quantization_config: no memory");
 }
 
+/* Where schemes differ, dequantize=True takes the first for every layer (transformers 5.23): the packed layers turn dense by themselves,
+ * in the first forward pass. */
+static const char *loading(const export_request *q) {
+  const export_matrix *other;
+  if (format_same(q, &other))
+    return "from transformers import CompressedTensorsConfig\n"
+           "base = AutoModelForCausalLM.from_pretrained(\"BASE\", dtype=torch.float32,\n"
+           "                                            quantization_config=CompressedTensorsConfig(dequantize=True))";
+  return "base = AutoModelForCausalLM.from_pretrained(\"BASE\", dtype=torch.float32)   # without dequantize=True: bits differ between "
+         "matrices\n"
+         "base(input_ids=torch.tensor([[0]]))                                        # one forward pass turns the packed layers into dense "
+         "ones";
+}
+
 const export_format format_compressed = {
     .name = "compressed-tensors",
     .holds = "uniform grids of 2, 3, 4 or 8 bits, other ones in other matrices",
     .keeps_codes = true,
     .packages = "torch transformers accelerate peft compressed-tensors",
-    .loading = "from transformers import CompressedTensorsConfig\n"
-               "base = AutoModelForCausalLM.from_pretrained(\"BASE\", dtype=torch.float32,\n"
-               "                                            quantization_config=CompressedTensorsConfig(dequantize=True))",
-    .notes = "A format for serving (vLLM: 4 and 8 bits). `dequantize=True` is needed for asymmetric codes and for an adapter on top: the "
-             "weights are\n"
-             "then held dense. Codes of 3 bits are packed without gaps, as compressed-tensors does from version 0.17.0 on; older versions "
-             "cannot\n"
-             "read them. For LoRA in vLLM the gptq export is the safer base.",
+    .loading = loading,
+    .notes = "A format for serving (vLLM: 4 and 8 bits). `dequantize=True` is needed for asymmetric codes and for an adapter on top:\n"
+             "the weights are then held dense. Where bits differ between matrices it must not be given: transformers 5 would take the\n"
+             "first scheme for all. Codes of 3 bits are packed without gaps, as compressed-tensors does from version 0.17.0 on; older\n"
+             "versions cannot read them. For LoRA in vLLM the gptq export is the safer base.\n",
     .check = check,
     .tensors = tensors,
     .fill = fill,

@@ -45,11 +45,16 @@ static status config(const export_request *q, json_t **config) {
   return OK;
 }
 
+static const char *loading(const export_request *q) {
+  (void)q;
+  return "base = AutoModelForCausalLM.from_pretrained(\"BASE\", dtype=torch.float32)";
+}
+
 const export_format format_dense = {
     .name = "dense",
     .holds = "everything",
     .packages = "torch transformers accelerate peft",
-    .loading = "base = AutoModelForCausalLM.from_pretrained(\"BASE\", dtype=torch.float32)",
+    .loading = loading,
     .check = check,
     .tensors = tensors,
     .fill = fill,

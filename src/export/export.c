@@ -24,55 +24,72 @@ typedef struct described {
   double loss[2], loss_heldout[2];
 } described;
 
-static status read_losses(container *file, const char *where, const arch *a, const export_matrix *m, described *d) {
+static status read_losses(container *file, const char *where, const export_matrix *m, const attributes *group, described *d) {
   status st = OK;
-  solution s = {0};
-  TRY(solution_load(file, where, a, m->linear, 0, 0, 0, SOLUTION_CURVES, &s));
-  bool heldout = isfinite(s.facts->reference_heldout) && s.facts->reference_heldout > 0;
+  solution s = d->shape;
+  solution_facts f;
+  solution_read_facts(group, &f);
+  TRY(solution_arrays(file, where, 0, 0, 0, SOLUTION_CURVES, &s));
+  bool heldout = isfinite(f.reference_heldout) && f.reference_heldout > 0;
   for (int k = 0; k < 2; k++) {
-    d->loss[k] = s.loss[k ? m->rank : 0] / s.facts->reference;
-    d->loss_heldout[k] = heldout ? s.loss_heldout[k ? m->rank : 0] / s.facts->reference_heldout : NAN;
+    d->loss[k] = s.loss[k ? m->rank : 0] / f.reference;
+    d->loss_heldout[k] = heldout ? s.loss_heldout[k ? m->rank : 0] / f.reference_heldout : NAN;
   }
-  snprintf(d->base_fingerprint, HASH_HEX, "%s", s.facts->base_fingerprint);
+  snprintf(d->base_fingerprint, HASH_HEX, "%s", f.base_fingerprint);
 done:
   solution_free(&s);
   return st;
 }
 
-static status describe_one(const export_request *q, const export_matrix *m, described *d) {
+/* A solution file that stays open while the matrices of its layer are described. */
+typedef struct reading {
+  container *file;
+  const char *path;
+} reading;
+
+static status open_layer(const export_request *q, const char *path, reading *r) {
   status st = OK;
-  container *file = NULL;
-  attributes root = {0}, group = {0};
+  attributes root = {0};
+  if (r->file && strcmp(r->path, path) == 0) return OK;
+  container_close(&r->file);
+  r->path = path;
+  TRY(container_open(path, "solution", &r->file));
+  TRY(container_attributes(r->file, "", &root));
+  const char *model = attr_get_text(&root, "model_fingerprint");
+  if (strcmp(model, q->model->fingerprint) != 0)
+    st = fail(E_DATA, "%s: the checkpoint has changed since calibration: expected fingerprint %.16s…, found %.16s… in %s", path, model,
+              q->model->fingerprint, q->model->folder);
+done:
+  attr_free(&root);
+  return st;
+}
+
+static status describe_one(const export_request *q, const export_matrix *m, reading *r, described *d) {
+  status st = OK;
+  attributes group = {0};
   char where[4352];
   snprintf(where, sizeof where, "%s: %s", m->file, linear_path(m->linear));
-  TRY(container_open(m->file, "solution", &file));
-  TRY(container_attributes(file, "", &root));
-  if (strcmp(attr_get_text(&root, "model_fingerprint"), q->model->fingerprint) != 0) {
-    st = fail(E_DATA, "%s: the checkpoint has changed since calibration: expected fingerprint %.16s…, found %.16s… in %s", m->file,
-              attr_get_text(&root, "model_fingerprint"), q->model->fingerprint, q->model->folder);
-    goto done;
-  }
-  TRY(solution_describe(file, where, &q->model->arch, m->linear, &group, &d->shape));
+  TRY(open_layer(q, m->file, r));
+  TRY(solution_describe(r->file, where, &q->model->arch, m->linear, &group, &d->shape));
   if (m->rank > d->shape.rank) {
     st = fail(E_USAGE, "export: --rank: expected at most %d, the largest rank of %s, found %d", d->shape.rank, m->setting, m->rank);
     goto done;
   }
   snprintf(d->method, sizeof d->method, "%.63s", attr_get_text(&group, "method"));
-  TRY(read_losses(file, where, &q->model->arch, m, d));
+  TRY(read_losses(r->file, where, m, &group, d));
 done:
   attr_free(&group);
-  attr_free(&root);
-  container_close(&file);
   return st;
 }
 
 status export_describe(export_request *q) {
   status st = OK;
   described *list = NULL;
+  reading r = {0};
   int rank;
   MPI_Comm_rank(q->comm, &rank);
   st = NEW(list, q->count, "matrices of an export");
-  for (int i = 0; i < q->count && st == OK && rank == 0; i++) st = describe_one(q, &q->matrices[i], &list[i]);
+  for (int i = 0; i < q->count && st == OK && rank == 0; i++) st = describe_one(q, &q->matrices[i], &r, &list[i]);
   TRY(agree(q->comm, st));
   TRY(share_bytes(q->comm, list, (size_t)q->count * sizeof *list));
   for (int i = 0; i < q->count; i++) {
@@ -84,6 +101,7 @@ status export_describe(export_request *q) {
     memcpy(m->loss_heldout, list[i].loss_heldout, sizeof m->loss_heldout);
   }
 done:
+  container_close(&r.file);
   FREE(list);
   return st;
 }
@@ -169,8 +187,8 @@ static status sync_folder(const char *path) {
 static status publish_folders(folders *f, bool adapter) {
   status st = OK;
   char *above = NULL;
-  TRY(sync_folder(f->base));
-  if (adapter) TRY(sync_folder(f->adapter));
+  TRY(folder_sync(f->base));
+  if (adapter) TRY(folder_sync(f->adapter));
   file_unlock(f->lock, &f->lock_file);
   TRY(file_remove(f->lock));
   TRY(sync_folder(f->making));

@@ -1,11 +1,16 @@
 #include "export/folder.h"
 
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "base/fault.h"
 #include "base/file.h"
 #include "base/memory.h"
 
@@ -49,10 +54,37 @@ bool request_has_adapter(const export_request *q) {
   return false;
 }
 
-static status write_text(const char *folder, const char *name, const char *text) {
+/* Into the folder that is being made; folder_sync brings it to the disk with the others. */
+static status write_bytes(const char *folder, const char *name, const char *data, size_t bytes) {
   char *path = path_join(folder, name);
-  status st = path ? file_write_atomic(path, text, strlen(text)) : fail(E_MEMORY, "%s: no memory for its path", name);
+  if (!path) return fail(E_MEMORY, "%s: no memory for its path", name);
+  FILE *f = fault_here() ? (errno = EIO, NULL) : fopen(path, "we");
+  bool written = f && fwrite(data, 1, bytes, f) == bytes;
+  int reason = errno;
+  if (f && fclose(f) != 0 && written) {
+    written = false;
+    reason = errno;
+  }
+  errno = reason;
+  status st = written ? OK : fail(E_IO, "%s: cannot be written: %m", path);
   FREE(path);
+  return st;
+}
+
+static status write_text(const char *folder, const char *name, const char *text) { return write_bytes(folder, name, text, strlen(text)); }
+
+status folder_sync(const char *folder) {
+  status st = OK;
+  DIR *d = opendir(folder);
+  if (!d) return fail(E_IO, "%s: cannot be listed: %m", folder);
+  for (struct dirent *e = readdir(d); e && st == OK; e = readdir(d)) {
+    if (e->d_name[0] == '.') continue;
+    int fd = openat(dirfd(d), e->d_name, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || fault_here() || fsync(fd) != 0) st = fail(E_IO, "%s/%s: cannot be synced: %m", folder, e->d_name);
+    if (fd >= 0) close(fd);
+  }
+  if (st == OK && fsync(dirfd(d)) != 0) st = fail(E_IO, "%s: cannot be synced: %m", folder);
+  closedir(d);
   return st;
 }
 
@@ -90,10 +122,8 @@ static status copy_files(const export_request *q, const char *folder) {
     size_t bytes;
     if (!from) return fail(E_MEMORY, "%s: no memory for its path", names[i]);
     if (file_exists(from)) {
-      char *to = path_join(folder, names[i]);
-      st = to ? file_read(from, TEXT_MOST, &text, &bytes) : fail(E_MEMORY, "%s: no memory for its path", names[i]);
-      if (st == OK) st = file_write_atomic(to, text, bytes);
-      FREE(to);
+      st = file_read(from, TEXT_MOST, &text, &bytes);
+      if (st == OK) st = write_bytes(folder, names[i], text, bytes);
     }
     FREE(text);
     FREE(from);
@@ -271,7 +301,7 @@ static void say_losses(const export_request *q, text *t) {
 
 /* The format's lines with BASE and BITS filled in. */
 static void say_loading(const export_request *q, const char *base, text *t) {
-  for (const char *at = q->format->loading; *at;) {
+  for (const char *at = q->format->loading(q); *at;) {
     if (strncmp(at, "BASE", 4) == 0) {
       say(t, "%s", base);
       at += 4;
@@ -406,7 +436,9 @@ static status write_adapter_config(const export_request *q, const char *folder) 
 
 status folder_finish_base(const export_request *q, const assembly *a, const char *fingerprint, const char *folder) {
   status st = OK;
-  TRY(image_write_index(&a->base, folder));
+  json_t *index = NULL;
+  TRY(image_index(&a->base, &index));
+  if (index) TRY(write_json(folder, "model.safetensors.index.json", index));
   TRY(write_config(q, folder));
   TRY(copy_files(q, folder));
   TRY(write_sidecar(q, &a->base, false, fingerprint, folder));

@@ -17,6 +17,9 @@ status folder_finish_base(const export_request *q, const assembly *a, const char
 /* FOLDER/adapter: adapter_config.json, sidecar, README.md. */
 status folder_finish_adapter(const export_request *q, const assembly *a, const char *fingerprint, const char *folder);
 
+/* Every file of the folder, and the folder itself, to the disk. E_IO. */
+status folder_sync(const char *folder);
+
 bool request_has_adapter(const export_request *q);
 
 #endif

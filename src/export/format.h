@@ -19,10 +19,10 @@ typedef struct format_tensor {
 
 struct export_format {
   const char *name;
-  const char *holds;   /* for messages: "uniform grids of 2, 3, 4 or 8 bits, the same for all" */
-  bool keeps_codes;    /* decode is there */
-  bool bias_as_half;   /* biases of its linears are F16 */
-  const char *loading; /* Python lines that make `base` from a folder named BASE, for the model card */
+  const char *holds;                               /* for messages: "uniform grids of 2, 3, 4 or 8 bits, the same for all" */
+  bool keeps_codes;                                /* decode is there */
+  bool bias_as_half;                               /* biases of its linears are F16 */
+  const char *(*loading)(const export_request *q); /* Python lines that make `base` from a folder named BASE, for the model card */
   const char *packages;
   const char *notes; /* more lines of the model card; may be NULL */
   status (*check)(const export_request *q);

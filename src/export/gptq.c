@@ -28,7 +28,7 @@ static status check(const export_request *q) {
     return fail(
         E_USAGE,
         "export: gptq: %s: expected the same bits, group and symmetry in all matrices (transformers knows no others), found %d bits, "
-        "group %d beside %d bits, group %d: compressed-tensors can hold it",
+        "group %d beside %d bits, group %d: compressed-tensors (if symmetric) or dense can hold it",
         other->module, other->shape.rule.bits, other->shape.rule.group, q->matrices[0].shape.rule.bits, q->matrices[0].shape.rule.group);
   return OK;
 }
@@ -87,21 +87,25 @@ static status config(const export_request *q, json_t **config) {
   return *config ? OK : fail(E_MEMORY, "quantization_config: no memory");
 }
 
+static const char *loading(const export_request *q) {
+  (void)q;
+  return "from transformers import GPTQConfig\n"
+         "# gptq_torch: the kernel that can be trained on any machine; on GPUs leave quantization_config out\n"
+         "base = AutoModelForCausalLM.from_pretrained(\"BASE\", dtype=torch.float32,\n"
+         "                                            quantization_config=GPTQConfig(bits=BITS, backend=\"gptq_torch\"))";
+}
+
 const export_format format_gptq = {
     .name = "gptq",
     .holds = "uniform grids of 2, 3, 4 or 8 bits, the same in all matrices",
     .keeps_codes = true,
     .bias_as_half = true,
     .packages = "torch transformers accelerate peft optimum gptqmodel",
-    .loading = "from transformers import GPTQConfig\n"
-               "# gptq_torch: the kernel that can be trained on any machine; on GPUs leave quantization_config out\n"
-               "base = AutoModelForCausalLM.from_pretrained(\"BASE\", dtype=torch.float32,\n"
-               "                                            quantization_config=GPTQConfig(bits=BITS, backend=\"gptq_torch\"))",
-    .notes =
-        "Loads in transformers (with optimum and gptqmodel), gptqmodel and vLLM. gptqmodel's own 4-bit kernel for CPUs rounds scales to\n"
-        "bfloat16 and can stop gradients: choose `gptq_torch` for training on CPUs. Asymmetric codes are stored as version 2 of the "
-        "format\n"
-        "(`gptq_v2`), which vLLM reads since late 2025; symmetric ones as version 1, which everything reads.",
+    .loading = loading,
+    .notes = "Loads in transformers (with optimum and gptqmodel), gptqmodel and vLLM. gptqmodel's own 4-bit kernel for CPUs rounds\n"
+             "scales to bfloat16 and can stop gradients: choose `gptq_torch` for training on CPUs. It compiles in its first passes, up to\n"
+             "a minute per shape; the environment variable `TORCHDYNAMO_DISABLE=1` avoids that. Asymmetric codes are stored as\n"
+             "version 2 of the format (`gptq_v2`), which vLLM reads since late 2025; symmetric ones as version 1, which all read.\n",
     .check = check,
     .tensors = tensors,
     .fill = fill,

@@ -154,16 +154,13 @@ static status reserve(const image *m, int file) {
   return fail(E_IO, "%s: %.3f MB cannot be written: %m", m->files[file].name, (double)bytes / 1e6);
 }
 
-status image_create(const image *m, const char *folder) {
+status image_create(image *m, const char *folder) {
   status st = OK;
   for (int i = 0; i < m->file_count && st == OK; i++) {
     image_file *f = &m->files[i];
     st = open_file(f, folder, O_WRONLY | O_CREAT | O_TRUNC);
     if (st == OK) st = reserve(m, i);
     if (st == OK) st = put_bytes(f->handle, f->name, f->header, f->data, 0);
-    if (f->handle >= 0 && fsync(f->handle) != 0 && st == OK) st = fail(E_IO, "%s: cannot be synced: %m", f->name);
-    if (f->handle >= 0) close(f->handle);
-    f->handle = -1;
   }
   return st;
 }
@@ -205,21 +202,15 @@ void image_free(image *m) {
   *m = (image){0};
 }
 
-status image_write_index(const image *m, const char *folder) {
+status image_index(const image *m, json_t **index) {
+  *index = NULL;
   if (m->file_count < 2) return OK;
-  status st = OK;
-  json_t *map = json_object(), *index = NULL;
-  char *text = NULL, *path = path_join(folder, "model.safetensors.index.json");
+  json_t *map = json_object();
   uint64_t total = 0;
   for (int i = 0; i < m->count; i++) {
     json_object_set_new(map, m->tensors[i].name, json_string(m->files[m->tensors[i].file].name));
     total += m->tensors[i].end - m->tensors[i].begin;
   }
-  index = json_pack("{s:{s:I}, s:o}", "metadata", "total_size", (json_int_t)total, "weight_map", map);
-  if (index) text = json_dumps(index, JSON_INDENT(2) | JSON_SORT_KEYS);
-  st = text && path ? file_write_atomic(path, text, strlen(text)) : fail(E_MEMORY, "model.safetensors.index.json: no memory");
-  json_decref(index);
-  free(text);
-  FREE(path);
-  return st;
+  *index = json_pack("{s:{s:I}, s:o}", "metadata", "total_size", (json_int_t)total, "weight_map", map);
+  return *index ? OK : fail(E_MEMORY, "model.safetensors.index.json: no memory");
 }

@@ -39,15 +39,16 @@ status image_add_file(image *m, const char *name, int *index);
 status image_add_tensor(image *m, int file, const char *name, const char *type, int rank, const int64_t *shape, int *index);
 /* Tensors by descending width of their type, then by name, each naturally aligned; metadata: strings for __metadata__, borrowed. */
 status image_layout(image *m, const json_t *metadata);
-/* Makes the files in the folder with headers and room for everything. E_IO: a full disk is found here. */
-status image_create(const image *m, const char *folder);
+/* Makes the files in the folder with headers and room for everything; image_sync brings the headers to the disk. E_IO: a full disk is
+ * found here. */
+status image_create(image *m, const char *folder);
 /* The whole tensor: data has end - begin bytes. Sets its sha256. E_IO. */
 status image_put(image *m, const char *folder, int index, const void *data);
 /* What this rank has put is on disk afterwards, and its files are closed. E_IO. */
 status image_sync(image *m, const char *folder);
 void image_free(image *m); /* accepts an empty one */
 
-/* model.safetensors.index.json where there are several files; nothing otherwise. */
-status image_write_index(const image *m, const char *folder);
+/* What model.safetensors.index.json says, where there are several files; else NULL. Owned. */
+status image_index(const image *m, json_t **index);
 
 #endif

@@ -239,8 +239,10 @@ static status check_label(const export_found *f, const char *name, const json_t 
   if (!json_is_object(expected)) return found ? fail(E_DATA, "%s/%s: expected dense weights, found a quantization", f->base, name) : OK;
   json_object_foreach((json_t *)expected, key, value) {
     if (json_equal(value, json_object_get(found, key))) continue;
-    char *want = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT), *got = json_dumps(json_object_get(found, key), JSON_ENCODE_ANY | JSON_COMPACT);
-    status st = fail(E_DATA, "%s/%s: quantization: %s: expected %.64s, found %.64s", f->base, name, key, want ? want : "?", got ? got : "nothing");
+    char *want = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT),
+         *got = json_dumps(json_object_get(found, key), JSON_ENCODE_ANY | JSON_COMPACT);
+    status st =
+        fail(E_DATA, "%s/%s: quantization: %s: expected %.64s, found %.64s", f->base, name, key, want ? want : "?", got ? got : "nothing");
     free(want);
     free(got);
     return st;

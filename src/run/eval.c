@@ -374,7 +374,7 @@ static status report_batch(const batch *b, double seconds, double flops, const d
 static status run_batch(batch *b, const eval_task *tasks) {
   status st = OK;
   session *c = b->e->c;
-  char (*texts)[200] = NULL;
+  char(*texts)[200] = NULL;
   double start = clock_now(), flops = b->p->flops, before[3] = {b->p->weights_seconds, b->p->forward_seconds, b->p->head_seconds};
   st = NEW(texts, b->count, "names");
   if (st == OK) st = NEW(b->names, 1 + b->count, "names");

@@ -331,7 +331,8 @@ status verb_export(session *c) {
   request_text text = {0};
   attributes how = {0};
   export_result r;
-  export_request q = {.comm = c->job_comm, .model = &c->model, .run = c->job.output, .tag = c->job_tag, .how = &how, .stop = session_stop_asked};
+  export_request q = {
+      .comm = c->job_comm, .model = &c->model, .run = c->job.output, .tag = c->job_tag, .how = &how, .stop = session_stop_asked};
   st = NEW(list, SETTINGS_MOST, "settings of a run");
   if (st == OK && c->rank == 0) st = list_solved(c, list, &count);
   TRY(agree(c->job_comm, st));

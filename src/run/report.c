@@ -150,14 +150,14 @@ static bool same_cells(char (*a)[CELL], char (*b)[CELL], int count) {
 static status print_bits(FILE *out, const setting_report *s, const int *types, int count, int label_width, int column_width) {
   status st = OK;
   panel p = {0};
-  char (*label)[LABEL] = NULL;
+  char(*label)[LABEL] = NULL;
   int rows = 0;
   TRY(panel_new("bits per weight", count, s->point_count, &p));
   TRY(NEW(label, count, "table"));
   for (int k = 0; k < s->point_count; k++) rank_head(s->points[k], p.head[k]);
   for (int i = 0; i < count; i++) {
     const matrix_report *m = &s->matrix[types[i]];
-    char (*cells)[CELL] = &p.cell[rows * s->point_count];
+    char(*cells)[CELL] = &p.cell[rows * s->point_count];
     for (int k = 0; k < s->point_count; k++) bits_text(m->bits[k], cells[k]);
     int same = 0;
     while (same < rows && !same_cells(&p.cell[same * s->point_count], cells, s->point_count)) same++;
@@ -286,7 +286,7 @@ static int find_point(const setting_report *s, int rank) {
 static status print_summary(FILE *out, const run_report *r) {
   status st = OK;
   panel panels[2 + EVAL_ROWS] = {{0}};
-  char (*label)[LABEL] = NULL;
+  char(*label)[LABEL] = NULL;
   int *points = NULL, count = 0, gram = ON_HELDOUT, width = 0, panel_count = 2;
   for (int i = 0; i < r->setting_count; i++) {
     if (!has_values(&r->settings[i], ON_HELDOUT)) gram = ON_CALIBRATION;

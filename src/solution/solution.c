@@ -284,7 +284,7 @@ done:
   return st;
 }
 
-static void read_facts(const attributes *g, solution_facts *f) {
+void solution_read_facts(const attributes *g, solution_facts *f) {
   f->reference = attr_get_real(g, "reference", NAN);
   f->reference_heldout = attr_get_real(g, "reference_heldout", NAN);
   f->damping_used = attr_get_real(g, "damping_used", NAN);
@@ -295,13 +295,9 @@ static void read_facts(const attributes *g, solution_facts *f) {
   snprintf(f->gram_fingerprint, HASH_HEX, "%s", attr_get_text(g, "gram_fingerprint"));
 }
 
-status solution_load(container *file, const char *where, const arch *a, linear_id l, int64_t begin, int64_t end, int rank, unsigned parts,
-                     solution *s) {
+status solution_arrays(container *file, const char *where, int64_t begin, int64_t end, int rank, unsigned parts, solution *s) {
   status st = OK;
-  attributes g = {0};
   char *memory = NULL;
-  *s = (solution){0};
-  TRY(solution_describe(file, where, a, l, &g, s));
   int stored = s->rank;
   if (rank > stored) {
     st = fail(E_DATA, "%s: expected a rank of at most %d, the largest stored, found %d", where, stored, rank);
@@ -314,10 +310,21 @@ status solution_load(container *file, const char *where, const arch *a, linear_i
   solution_place(s, parts, memory);
   s->memory = memory;
   TRY(load_rows(file, where, s, stored, parts));
-  read_facts(&g, s->facts);
+done:
+  if (st != OK) solution_free(s);
+  return st;
+}
+
+status solution_load(container *file, const char *where, const arch *a, linear_id l, int64_t begin, int64_t end, int rank, unsigned parts,
+                     solution *s) {
+  status st = OK;
+  attributes g = {0};
+  *s = (solution){0};
+  TRY(solution_describe(file, where, a, l, &g, s));
+  TRY(solution_arrays(file, where, begin, end, rank, parts, s));
+  solution_read_facts(&g, s->facts);
 done:
   attr_free(&g);
-  if (st != OK) solution_free(s);
   return st;
 }
 

@@ -84,6 +84,12 @@ int solution_datasets(const solution *s, bool heldout, char paths[SOLUTION_DATAS
  * E_DATA: absent, a shape that is not the model's, a grid that this version does not know. group (may be NULL): receives its attributes. */
 status solution_describe(container *file, const char *where, const arch *a, linear_id l, attributes *group, solution *s);
 
+void solution_read_facts(const attributes *group, solution_facts *f); /* from those that solution_describe gave */
+
+/* The parts of a described solution for rows [begin, end) of the output side (end -1: all), the adapter at `rank` (0: the largest), curves
+ * up to it; owned: solution_free. Facts are left as they are. On failure s is empty. E_DATA, E_IO, E_MEMORY. */
+status solution_arrays(container *file, const char *where, int64_t begin, int64_t end, int rank, unsigned parts, solution *s);
+
 /* solution_describe, and the parts for rows [begin, end) of the output side (end -1: all), the adapter at `rank` (0: the largest);
  * owned: solution_free. facts holds what the curves belong to. E_DATA, also for a rank beyond the stored one; E_IO, E_MEMORY. */
 status solution_load(container *file, const char *where, const arch *a, linear_id l, int64_t begin, int64_t end, int rank, unsigned parts,

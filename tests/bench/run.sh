@@ -18,7 +18,7 @@ dir=${BENCH_DIR:-${TMPDIR:-/tmp}/cloqwork-bench}
 mkdir -p "$dir"
 yield_if_oversubscribed "$ranks"
 names=("$@")
-[ $# -gt 0 ] || names=(fwd_gram_smollm2_of_peak fwd_gram_7b_of_peak eval_smollm2_of_peak eval_7b_of_peak adapter_4096_vs_root_svd peak_memory_vs_plan)
+[ $# -gt 0 ] || names=(fwd_gram_smollm2_of_peak fwd_gram_7b_of_peak eval_smollm2_of_peak eval_7b_of_peak adapter_4096_vs_root_svd peak_memory_vs_plan export_of_write)
 
 evaluate() { mpirun -n "$ranks" build/tests/bench_eval "$dir" "$1" "${WINDOWS:-$2}"; }
 fwd_gram() { mpirun -n "$ranks" build/tests/bench_fwd_gram "$dir" "$1" "${WINDOWS:-$2}"; }
@@ -45,6 +45,26 @@ peak_memory() {
     ' "$run/metrics.jsonl"
 }
 
+# Seconds of writing the same bytes plainly over those of the export (best of five, taken in turns): SmolLM2 as GPTQ with its adapter.
+export_of_write() {
+    local run=$dir/export-run out=$dir/export bytes seconds plain=() export=()
+    ./jobs/smollm2.sh --prepare
+    mpirun -n "$ranks" build/cloqwork run jobs/smollm2.yaml --set output="$run" --set calibration.windows=2 --set calibration.length=512 \
+        --set heldout.windows=2 --set heldout.length=512 --set 'sweep={method: cloq-rtn, bits: [4], group: 64, rank: [64]}' --quiet >/dev/null
+    for _ in 1 2 3 4 5; do
+        rm -rf "$out"
+        read -r bytes seconds < <(mpirun -n "$ranks" build/cloqwork export "$run" --to gptq --out "$out" --json --quiet |
+            awk -F'[:,]' '/"bytes"/ { b = $2 } /"seconds"/ { s = $2 } END { print b + 0, s + 0 }')
+        export+=("$seconds")
+        plain+=("$(mpirun -n "$ranks" build/tests/bench_write "$dir" "$bytes")")
+    done
+    printf '%s\n' "${plain[*]}" "${export[*]}" | awk -v bytes="$bytes" '
+        { best[NR] = $1; for (i = 2; i <= NF; i++) if ($i < best[NR]) best[NR] = $i }
+        END { printf "%.1f MB: plain write %.3f s (%.2f GB/s), export %.3f s\nBENCH export_of_write %.3f\n", bytes / 1e6, best[1], bytes / best[1] / 1e9, best[2], best[1] / best[2] }
+    '
+    rm -rf "$out"
+}
+
 for name in "${names[@]}"; do
     case $name in
     fwd_gram_smollm2_of_peak) fwd_gram smollm2 8 ;;
@@ -62,6 +82,7 @@ for name in "${names[@]}"; do
             peak_memory
         fi
         ;;
+    export_of_write) export_of_write ;;
     *) die "bench: $name: unknown figure; see the head of tests/bench/run.sh" ;;
     esac
 done
