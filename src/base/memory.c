@@ -35,6 +35,19 @@ status mem_new(void **p, size_t count, size_t size, const char *what) {
   return OK;
 }
 
+status mem_grow(void **list, int count, int *room, size_t size, const char *what) {
+  if (count < *room) return OK;
+  void *wider = NULL;
+  int more = *room ? 2 * *room : 32;
+  status st = mem_new(&wider, (size_t)more, size, what);
+  if (st != OK) return st;
+  if (count) memcpy(wider, *list, (size_t)count * size);
+  mem_free(list);
+  *list = wider;
+  *room = more;
+  return OK;
+}
+
 void mem_free(void **p) {
   if (!*p) return;
   now -= malloc_usable_size(*p);

@@ -14,6 +14,10 @@
 #define NEW(p, count, what) mem_new((void **)&(p), (size_t)(count), sizeof *(p), (what))
 status mem_new(void **p, size_t count, size_t size, const char *what);
 
+/* A list that grows: room for one more element behind `count`, zeroed; it may move. E_MEMORY leaves it as it was. */
+#define GROW(list, count, room, what) mem_grow((void **)&(list), (count), &(room), sizeof *(list), (what))
+status mem_grow(void **list, int count, int *room, size_t size, const char *what);
+
 #define FREE(p) mem_free((void **)&(p))
 void mem_free(void **p); /* frees and sets to NULL; accepts NULL inside */
 

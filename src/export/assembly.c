@@ -8,20 +8,11 @@
 #include "dist/agree.h"
 
 static status new_item(assembly *a, assembly_item **item) {
-  status st = OK;
-  assembly_item *wider = NULL;
-  if (a->count == a->room) {
-    int room = a->room ? 2 * a->room : 256;
-    TRY(NEW(wider, room, "items of an export"));
-    if (a->count) memcpy(wider, a->items, (size_t)a->count * sizeof *wider);
-    FREE(a->items);
-    a->items = wider;
-    a->room = room;
-  }
+  status st = GROW(a->items, a->count, a->room, "items of an export");
+  if (st != OK) return st;
   *item = &a->items[a->count++];
   **item = (assembly_item){.matrix = -1, .adapter = {-1, -1}};
-done:
-  return st;
+  return OK;
 }
 
 /* The matrix that a tensor of the checkpoint belongs to, by its name less `ending`; -1: none. */

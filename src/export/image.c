@@ -14,23 +14,9 @@
 
 static uint64_t file_bytes(const image *m, int file) { return m->files[file].data + m->files[file].bytes; }
 
-/* One more element of a list that grows: *list of elements of `size` bytes. */
-static status grow(void **list, int count, int *room, size_t size, const char *what) {
-  if (count < *room) return OK;
-  void *wider = NULL;
-  int more = *room ? 2 * *room : 64;
-  status st = mem_new(&wider, (size_t)more, size, what);
-  if (st != OK) return st;
-  if (count) memcpy(wider, *list, (size_t)count * size);
-  mem_free(list);
-  *list = wider;
-  *room = more;
-  return OK;
-}
-
 status image_add_file(image *m, const char *name, int *index) {
   status st = OK;
-  TRY(grow((void **)&m->files, m->file_count, &m->file_room, sizeof *m->files, "files of an export"));
+  TRY(GROW(m->files, m->file_count, m->file_room, "files of an export"));
   image_file *f = &m->files[m->file_count];
   f->handle = -1;
   if (!(f->name = mem_format("%s", name))) return fail(E_MEMORY, "%s: no memory for a name", name);
@@ -42,7 +28,7 @@ done:
 status image_add_tensor(image *m, int file, const char *name, const char *type, int rank, const int64_t *shape, int *index) {
   status st = OK;
   uint64_t bytes = st_type_bits(type) / 8;
-  TRY(grow((void **)&m->tensors, m->count, &m->room, sizeof *m->tensors, "tensors of an export"));
+  TRY(GROW(m->tensors, m->count, m->room, "tensors of an export"));
   image_tensor *t = &m->tensors[m->count];
   *t = (image_tensor){.type = type, .rank = rank, .file = file};
   for (int k = 0; k < rank; k++) {

@@ -16,25 +16,17 @@ const attribute *attr_find(const attributes *a, const char *name) {
 /* The attribute of that name, new or with its old value dropped. */
 static status attr_place(attributes *a, const char *name, attribute **place) {
   status st = OK;
-  attribute *wider = NULL;
   size_t length = strlen(name);
   *place = (attribute *)attr_find(a, name);
   if (*place) {
     FREE((*place)->text);
     goto done;
   }
-  if (length == 0 || length >= sizeof wider->name) {
-    st = fail(E_INTERNAL, "attribute %s: expected a name of 1 to %zu bytes, found %zu", name, sizeof wider->name - 1, length);
+  if (length == 0 || length >= sizeof (*place)->name) {
+    st = fail(E_INTERNAL, "attribute %s: expected a name of 1 to %zu bytes, found %zu", name, sizeof (*place)->name - 1, length);
     goto done;
   }
-  if (a->count == a->room) {
-    int room = a->room ? 2 * a->room : 16;
-    TRY(NEW(wider, room, "attributes"));
-    if (a->count) memcpy(wider, a->list, (size_t)a->count * sizeof *wider);
-    FREE(a->list);
-    a->list = wider;
-    a->room = room;
-  }
+  TRY(GROW(a->list, a->count, a->room, "attributes"));
   *place = &a->list[a->count++];
   memcpy((*place)->name, name, length + 1);
 done:

@@ -20,20 +20,11 @@ static object *find(const layout *l, const char *path) {
 }
 
 static status add(layout *l, const char *path, size_t length, object **added) {
-  status st = OK;
-  object *wider = NULL;
-  if (l->count == l->room) {
-    int room = l->room ? 2 * l->room : 32;
-    TRY(NEW(wider, room, "layout of a file"));
-    if (l->count) memcpy(wider, l->objects, (size_t)l->count * sizeof *wider);
-    FREE(l->objects);
-    l->objects = wider;
-    l->room = room;
-  }
+  status st = GROW(l->objects, l->count, l->room, "layout of a file");
+  if (st != OK) return st;
   *added = &l->objects[l->count++];
   memcpy((*added)->path, path, length);
-done:
-  return st;
+  return OK;
 }
 
 /* The object of that path and the groups above it. Components like ".." would mean something else to HDF5's readers. */
