@@ -138,7 +138,6 @@ static const char *loading(const export_request *q) {
 
 const export_format format_bnb = {
     .name = "bnb",
-    .holds = "NF4 grids",
     .keeps_codes = true,
     .packages = "torch transformers accelerate peft bitsandbytes",
     .loading = loading,

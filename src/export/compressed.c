@@ -132,7 +132,6 @@ static const char *loading(const export_request *q) {
 
 const export_format format_compressed = {
     .name = "compressed-tensors",
-    .holds = "uniform grids of 2, 3, 4 or 8 bits, other ones in other matrices",
     .keeps_codes = true,
     .packages = "torch transformers accelerate peft compressed-tensors",
     .loading = loading,

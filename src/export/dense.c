@@ -52,7 +52,6 @@ static const char *loading(const export_request *q) {
 
 const export_format format_dense = {
     .name = "dense",
-    .holds = "everything",
     .packages = "torch transformers accelerate peft",
     .loading = loading,
     .check = check,

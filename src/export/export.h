@@ -45,7 +45,7 @@ typedef struct export_request {
   export_split split;
   const char *folder, *run, *tag; /* the folder to make; the run directory; who makes it */
   const char *setting, *rank;     /* as asked, for people */
-  const attributes *how;          /* of the run: tokens, options …: written to the sidecar; may be NULL */
+  const attributes *how;          /* of the run: calibration, options …: for sidecar and card, on rank 0; may be NULL */
   bool (*stop)(void);             /* asked on every rank before each linear: true ends the work with E_STOPPED; may be NULL */
 } export_request;
 

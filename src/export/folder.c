@@ -339,10 +339,9 @@ static void say_origin(const export_request *q, const char *fingerprint, text *t
   say(t, "Base fingerprint `%s`.\n\n", fingerprint);
   for (int i = 0; q->how && i < q->how->count; i++) {
     const attribute *x = &q->how->list[i];
-    if (x->kind == ATTR_TEXT) say(t, "- %s: %s\n", x->name, x->text);
-    if (x->kind == ATTR_INT) say(t, "- %s: %lld\n", x->name, (long long)x->integer);
+    say(t, "%s%s %s", i == 0 ? "Settings: " : i % 6 ? ", " : ",\n", x->name, x->text ? x->text : "");
   }
-  say(t, "\n");
+  say(t, ".\n\n");
 }
 
 static status write_card(const export_request *q, bool adapter, const char *fingerprint, const char *folder) {

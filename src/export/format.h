@@ -19,7 +19,6 @@ typedef struct format_tensor {
 
 struct export_format {
   const char *name;
-  const char *holds;                               /* for messages: "uniform grids of 2, 3, 4 or 8 bits, the same for all" */
   bool keeps_codes;                                /* decode is there */
   bool bias_as_half;                               /* biases of its linears are F16 */
   const char *(*loading)(const export_request *q); /* Python lines that make `base` from a folder named BASE, for the model card */

@@ -97,7 +97,6 @@ static const char *loading(const export_request *q) {
 
 const export_format format_gptq = {
     .name = "gptq",
-    .holds = "uniform grids of 2, 3, 4 or 8 bits, the same in all matrices",
     .keeps_codes = true,
     .bias_as_half = true,
     .packages = "torch transformers accelerate peft optimum gptqmodel",

@@ -10,7 +10,7 @@
 #include "base/memory.h"
 #include "base/settings.h"
 #include "dist/agree.h"
-#include "run/exports.h"
+#include "run/export_request.h"
 #include "run/unit.h"
 #include "run/verbs.h"
 
@@ -147,7 +147,7 @@ static void name_module(export_matrix *m) {
   snprintf(m->module, sizeof m->module, "model.layers.%lld.%s", (long long)m->layer, linear_path(m->linear));
 }
 
-status exports_add(const session *c, int64_t layer, linear_id l, const char *setting_name, int rank, export_request *q) {
+status export_request_add(const session *c, int64_t layer, linear_id l, const char *setting_name, int rank, export_request *q) {
   export_matrix *m = &q->matrices[q->count];
   *m = (export_matrix){.layer = layer, .linear = l, .setting = setting_name, .rank = rank};
   name_module(m);
@@ -157,7 +157,7 @@ status exports_add(const session *c, int64_t layer, linear_id l, const char *set
   return OK;
 }
 
-void exports_free(export_request *q) {
+void export_request_free(export_request *q) {
   for (int i = 0; q->matrices && i < q->count; i++) FREE(q->matrices[i].file);
   FREE(q->matrices);
   q->count = 0;
@@ -176,7 +176,7 @@ static status add_matrices(const session *c, const solved *list, choice *setting
       if (!s || !list[s->index].target[l]) continue;
       const choice *r = choose(ranks, rank_count, &m);
       if (!r) return fail(E_USAGE, "export: --rank: %s: expected a rank, such as %s, found none", m.module, list[s->index].ranks);
-      TRY(exports_add(c, layer, (linear_id)l, list[s->index].name, r->index, q));
+      TRY(export_request_add(c, layer, (linear_id)l, list[s->index].name, r->index, q));
     }
   TRY(all_used("--setting", settings, setting_count));
   TRY(all_used("--rank", ranks, rank_count));
@@ -185,7 +185,7 @@ done:
   return st;
 }
 
-status exports_real_type(const char *option, const char *text, real_type *type) {
+status export_request_real_type(const char *option, const char *text, real_type *type) {
   static const struct {
     const char *name;
     real_type type;
@@ -199,7 +199,7 @@ status exports_real_type(const char *option, const char *text, real_type *type) 
   return fail(E_USAGE, "%s: expected float32, float16 or bfloat16, found %s", option, text);
 }
 
-status exports_split(const char *text, export_split *split) {
+status export_request_split(const char *text, export_split *split) {
   for (int k = SPLIT_CLOQ; k <= SPLIT_BALANCED; k++)
     if (strcmp(text, export_split_name((export_split)k)) == 0) {
       *split = (export_split)k;
@@ -221,9 +221,9 @@ static status read_format(const arguments *a, export_request *q) {
   if (a->merge && !dense) return fail(E_USAGE, "export: --merge: %s cannot hold W = Q + BA: dense can", name);
   if (a->dtype && !dense) return fail(E_USAGE, "export: --dtype: %s has types of its own; it is for dense", name);
   q->has_dtype = a->dtype != NULL;
-  if (a->dtype) TRY(exports_real_type("export: --dtype", a->dtype, &q->dtype));
-  if (a->adapter_dtype) TRY(exports_real_type("export: --adapter-dtype", a->adapter_dtype, &q->adapter_dtype));
-  if (a->split) TRY(exports_split(a->split, &q->split));
+  if (a->dtype) TRY(export_request_real_type("export: --dtype", a->dtype, &q->dtype));
+  if (a->adapter_dtype) TRY(export_request_real_type("export: --adapter-dtype", a->adapter_dtype, &q->adapter_dtype));
+  if (a->split) TRY(export_request_split(a->split, &q->split));
 done:
   return st;
 }
@@ -294,15 +294,28 @@ static status check_files(const export_request *q) {
   return OK;
 }
 
+/* Local. What the first solution file says of its making, and the calibration of the job. */
 static status how_it_was_made(const session *c, const export_request *q, attributes *how) {
+  static const char *const kept_back[] = {"model_fingerprint", "gram_fingerprint", "targets",         "setting", "ranks", "format", "kind",
+                                          "attributes_sha256", "rank_max",         "program_version", "bits",    "group"};
   status st = OK;
+  container *file = NULL;
+  attributes root = {0};
   char text[1024];
   const window_request *w = &c->job.calibration;
   snprintf(text, sizeof text, "%lld windows of %lld tokens, %s, seed %lld", (long long)w->windows, (long long)w->length,
            w->how == SAMPLE_RANDOM ? "random" : "sequential", (long long)w->seed);
-  TRY(attr_text(how, "method", q->matrices[0].method));
   TRY(attr_text(how, "calibration", text));
+  TRY(container_open(q->matrices[0].file, "solution", &file));
+  TRY(container_attributes(file, "", &root));
+  for (int i = 0; i < root.count; i++) {
+    bool keep = root.list[i].kind == ATTR_TEXT;
+    for (size_t k = 0; k < sizeof kept_back / sizeof *kept_back; k++) keep = keep && strcmp(root.list[i].name, kept_back[k]) != 0;
+    if (keep) TRY(attr_text(how, root.list[i].name, root.list[i].text));
+  }
 done:
+  attr_free(&root);
+  container_close(&file);
   return st;
 }
 
@@ -343,13 +356,13 @@ status verb_export(session *c) {
   TRY(agree(c->job_comm, st));
   TRY(export_describe(&q));
   TRY(export_check(&q));
-  st = how_it_was_made(c, &q, &how);
+  st = c->rank == 0 ? how_it_was_made(c, &q, &how) : OK; /* one rank writes it down */
   TRY(agree(c->job_comm, st));
   TRY(export_write(&q, &r));
   st = report_export(c, &q, &r);
   TRY(agree(c->job_comm, st));
 done:
-  exports_free(&q);
+  export_request_free(&q);
   attr_free(&how);
   FREE(list);
   return st;

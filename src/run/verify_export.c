@@ -5,7 +5,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "dist/agree.h"
-#include "run/exports.h"
+#include "run/export_request.h"
 #include "run/unit.h"
 #include "run/verbs.h"
 
@@ -40,7 +40,7 @@ static status add_modules(const session *run, const json_t *modules, export_requ
     linear_id linear = LIN_Q;
     TRY(parse_module(module, &layer, &linear));
     TRY(json_need_int(m, module, "rank", 0, INT32_MAX, &rank));
-    TRY(exports_add(run, layer, linear, text_of(m, "setting"), (int)rank, q));
+    TRY(export_request_add(run, layer, linear, text_of(m, "setting"), (int)rank, q));
     if (!file_exists(q->matrices[q->count - 1].file))
       return fail(E_DATA, "%s: expected the solution that the export was made from, found none", q->matrices[q->count - 1].file);
   }
@@ -55,9 +55,9 @@ static status rebuild(const session *run, const export_found *f, export_request 
   q->format = export_format_find(base ? text_of(base, "format") : "dense");
   q->merge = base && json_is_true(json_object_get(base, "merged"));
   q->has_dtype = base && *text_of(base, "dtype");
-  if (q->has_dtype) TRY(exports_real_type("cloqwork.json: dtype", text_of(base, "dtype"), &q->dtype));
-  if (adapter) TRY(exports_real_type("cloqwork.json: dtype", text_of(adapter, "dtype"), &q->adapter_dtype));
-  if (adapter) TRY(exports_split(text_of(adapter, "split"), &q->split));
+  if (q->has_dtype) TRY(export_request_real_type("cloqwork.json: dtype", text_of(base, "dtype"), &q->dtype));
+  if (adapter) TRY(export_request_real_type("cloqwork.json: dtype", text_of(adapter, "dtype"), &q->adapter_dtype));
+  if (adapter) TRY(export_request_split(text_of(adapter, "split"), &q->split));
   TRY(add_modules(run, json_object_get(base ? base : adapter, "modules"), q));
 done:
   return st;
@@ -77,7 +77,7 @@ static status compare_with_run(const session *c, const char *folder, const expor
   TRY(export_describe(&q));
   TRY(export_compare(&q, f));
 done:
-  exports_free(&q);
+  export_request_free(&q);
   session_close(&run);
   return st;
 }

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by the conformance tests of exports: export_tests WHAT [MODEL FOLDER] runs export.py WHAT in a scratch folder.
+# Sourced by the conformance tests of exports: export_tests WHAT [MODEL FOLDER] runs export.py WHAT (or $script) in a scratch folder.
 set -u
 : "${CLOQWORK:?} ${MPIRUN:=mpirun} ${PROJECT:?}"
 # gptqmodel compiles its kernel by torch.compile, which takes longer than all tests together.
@@ -15,7 +15,7 @@ for n in "torch transformers peft accelerate optimum gptqmodel bitsandbytes comp
     except Exception: print(n)')
   [ -z "$missing" ] || { echo "skipped: $python lacks" $missing; exit 77; }
   folder=$(mktemp -d "${TMPDIR:-/tmp}/cloqwork-export.XXXXXX") || exit 1
-  "$python" "$PROJECT/tests/conformance/export.py" "$what" "$model" "$folder" 2>"$folder/log" || rc=$?
+  "$python" "$PROJECT/tests/conformance/${script:-export.py}" "$what" "$model" "$folder" 2>"$folder/log" || rc=$?
   [ $rc -eq 0 ] || tail -n 40 "$folder/log" >&2
   rm -rf "$folder"
   exit $rc
