@@ -172,7 +172,7 @@ class Encoder:
     """
 
     CUT = re.compile(r"(?<=\S)\n(?=[^\W\d_])|\n(?= [^\W\d_])")
-    SIZE, CONTEXT, BATCH = 1 << 18, 64, 8
+    SIZE, CONTEXT, TRIALS, BATCH = 1 << 18, 64, 100, 8
 
     def __init__(self, path):
         from tokenizers import Tokenizer
@@ -241,8 +241,8 @@ class Encoder:
         yield lead + "".join(held)
 
     def cut(self, text, start):
-        """The first safe cut from start on, or None; each is tried on its surroundings, in case a tokenizer's rules are unlike those known."""
-        for match in self.CUT.finditer(text, start):
+        """A safe cut from start on, or None; each is tried on its surroundings, in case a tokenizer's rules are unlike those known."""
+        for match in itertools.islice(self.CUT.finditer(text, start), self.TRIALS):
             cut = match.end()
             left, right = text[cut - self.CONTEXT : cut], text[cut : cut + self.CONTEXT]
             if self.plain(left + right) == self.plain(left) + self.plain("\n" + right)[len(self.lead) :]:
@@ -258,8 +258,9 @@ def splits_safely(spec):
     prefixed = any(s.get("add_prefix_space") for s in splits)
     if "ByteLevel" in kinds and by_regex:
         return not prefixed and changes <= {"NFC"}
-    lines = [token for token in spec["model"]["vocab"] if len(token) > 1 and ("\n" in token or "Ċ" in token)]
-    return spec["model"]["type"] == "BPE" and not lines and kinds <= {"ByteLevel", "Metaspace"} and changes <= {"NFC", "Prepend", "Replace"}
+    if spec["model"]["type"] != "BPE" or not kinds <= {"ByteLevel", "Metaspace"} or not changes <= {"NFC", "Prepend", "Replace"}:
+        return False
+    return not any(len(token) > 1 and ("\n" in token or "Ċ" in token) for token in spec["model"]["vocab"])
 
 
 def steps(part, name):

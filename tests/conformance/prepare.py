@@ -91,7 +91,9 @@ def template(tokenizer, single, *named):
 def byte_level(path, splitter, single=None):
     t = Tokenizer(models.BPE())
     t.pre_tokenizer, t.decoder = splitter, decoders.ByteLevel()
-    t.train_from_iterator([prose(30000)], trainers.BpeTrainer(vocab_size=700, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False)
+    t.train_from_iterator([prose(30000)], trainer)
     if single:
         template(t, single, "<s>", *(["</s>"] if "</s>" in single else []))
     t.save(path)
@@ -103,7 +105,8 @@ def sentence_piece(path, newer):
     t = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
     t.pre_tokenizer = pre_tokenizers.Metaspace()
     names = ["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)]
-    t.train_from_iterator([line for _ in range(300) for line in [sentence()]], trainers.BpeTrainer(vocab_size=700, special_tokens=names, limit_alphabet=40, show_progress=False))
+    trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=names, limit_alphabet=40, show_progress=False)
+    t.train_from_iterator([sentence() for _ in range(300)], trainer)
     template(t, "<s> $A", "<s>")
     spec = json.loads(t.to_str())
     spec["added_tokens"] = spec["added_tokens"][:3]
@@ -116,9 +119,10 @@ def sentence_piece(path, newer):
 
 TINY = os.path.join(project, "data", "tiny", "tokenizer.json")
 GPT2 = byte_level("gpt2.json", pre_tokenizers.ByteLevel(add_prefix_space=False))
-LLAMA = byte_level("llama3.json", pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA3), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]), "<s> $A")
+UNSPLIT_BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+LLAMA = byte_level("llama3.json", pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA3), "isolated"), UNSPLIT_BYTES]), "<s> $A")
 BOTH = byte_level("both.json", pre_tokenizers.ByteLevel(add_prefix_space=True), "<s> $A </s>")
-UNSPLIT = byte_level("unsplit.json", pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
+UNSPLIT = byte_level("unsplit.json", UNSPLIT_BYTES)
 LLAMA2, LLAMA2_NEW = sentence_piece("llama2.json", False), sentence_piece("llama2-new.json", True)
 IN_PARTS, WHOLE = [TINY, GPT2, LLAMA, LLAMA2, LLAMA2_NEW], [BOTH, UNSPLIT]
 library = {p: Tokenizer.from_file(p) for p in IN_PARTS + WHOLE}
@@ -314,7 +318,9 @@ def errors():
     for path, data in ("cut.txt.gz", open("cut.txt.gz", "rb").read()[:-12]), ("fake.gz", b"not gzip"):
         with open(path, "wb") as f:
             f.write(data)
-    for name, lines in {"nofield": '{"text": "a"}\n\n{"b": 1, "a": 2}\n', "nojson": '{"text": "a"\n', "list": "[1]\n", "number": '{"text": 5}\n', "half": '{"text": "\\ud800"}\n'}.items():
+    for name, lines in {
+        "nofield": '{"text": "a"}\n\n{"b": 1, "a": 2}\n', "nojson": '{"text": "a"\n', "list": "[1]\n", "number": '{"text": 5}\n', "half": '{"text": "\\ud800"}\n',
+    }.items():
         write(name + ".jsonl", lines)
     one, same = json_lines("one.jsonl", ["just one"]), json_lines("same.jsonl", ["both", "both"])
     for text, options in {
