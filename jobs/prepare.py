@@ -5,7 +5,7 @@
     prepare.py --tokenizer MODEL/tokenizer.json --out calib.npy --heldout-out heldout.npy --heldout-fraction 0.1 texts/
     prepare.py --tokenizer MODEL/tokenizer.json --out calib.npy --heldout-out heldout.npy train.jsonl.gz --heldout test.jsonl.gz
     prepare.py --tokenizer MODEL/tokenizer.json --out calib.npy --heldout-out test.npy --convention wikitext2 wiki.train.raw --heldout wiki.test.raw
-    prepare.py --tokenizer MODEL/tokenizer.json --out calib.npy --convention c4 c4-train.00000-of-01024.json.gz
+    prepare.py --tokenizer MODEL/tokenizer.json --out calib.npy --heldout-out heldout.npy --convention c4 c4-train.00000-of-01024.json.gz
 
 A text file is a document; in JSON lines (.jsonl, .ndjson, .json) and .parquet every line or row is one, its text in --field. A folder stands for all
 such files in it (.txt, .text, .md too), sorted by path. All but .parquet may be gzipped (.gz). Documents are joined by --separator and tokenized as
@@ -20,7 +20,8 @@ Conventions of the literature, for files that you have:
               once, with the special tokens that the tokenizer itself adds
   sparsegpt   the same, but the calibration rows joined by a space (SparseGPT, Wanda)
   c4          draws documents of a C4 shard, as random.seed(seed) gives them, until one has more than --length tokens, and a window from it; the
-              token file is --windows such windows, to be read with `sampling: sequential`. Documents are held in memory: about 1.5 GiB for a shard
+              token file is --windows such windows, to be read with `sampling: sequential`. Held-out windows are further ones, from documents
+              that gave none before. Documents are held in memory: about 1.5 GiB for a shard
 
 Needs numpy and tokenizers. Exit codes: 0 done; 2 usage; 3 input; 6 cannot write.
 """
@@ -40,12 +41,12 @@ EXIT_USAGE, EXIT_INPUT, EXIT_IO = 2, 3, 6
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 IN_FOLDERS = (".txt", ".text", ".md", ".parquet") + JSON_LINES
 
-# What does not go with a convention (None: without one). c4 and sparsegpt have no single text to hold a part of.
+# What does not go with a convention (None: without one). sparsegpt has no one text to hold a part of.
 MISFITS = {
     None: ("windows", "length"),
     "wikitext2": ("separator", "bos", "windows", "length", "seed"),
     "sparsegpt": ("separator", "bos", "windows", "length", "seed", "heldout_fraction", "heldout_tokens"),
-    "c4": ("separator", "bos", "limit", "heldout_fraction", "heldout_tokens"),
+    "c4": ("separator", "bos", "limit"),
 }
 
 
@@ -104,7 +105,7 @@ def checked(value, field, where):
 def json_lines(path, field):
     with open_bytes(path) as f:
         for number, line in enumerate(f, 1):
-            where = f"{path}, line {number}"
+            where = f"{path}:{number}"
             line = decode(line, where)
             if not line.strip():
                 continue
@@ -371,31 +372,42 @@ def from_rows(args, encoder):
 
 
 def from_windows(args, encoder):
-    """The same of windows drawn from documents."""
-    heldout = draw_windows(args, encoder, args.heldout_files) if args.heldout else None
-    return draw_windows(args, encoder, args.files), heldout
+    """The same of windows drawn from documents; held-out windows come from other files, or from documents that gave no window before."""
+    texts, generator = list(documents(args.files, args.field)), random.Random(args.seed or 0)
+    calibration, used = draw_windows(args, encoder, args.files, texts, generator, args.windows)
+    if not args.heldout_out:
+        return calibration, None
+    if args.heldout:
+        texts, generator, count = list(documents(args.heldout_files, args.field)), random.Random(args.seed or 0), args.windows
+    elif args.heldout_tokens:
+        count = -(-args.heldout_tokens // args.length)
+    else:
+        count = max(1, round(args.windows * args.heldout_fraction))
+    return calibration, draw_windows(args, encoder, args.heldout_files or args.files, texts, generator, count, used)[0]
 
 
-def draw_windows(args, encoder, files):
-    """The calls of the random generator are those of the literature: the document, until one is long enough, then the window's start.
+def draw_windows(args, encoder, files, texts, generator, count, used=frozenset()):
+    """Ids of `count` windows, and the texts that they are from. Texts in `used` are passed over like those that are too short.
 
+    The calls of the random generator are those of the literature: the document, until one is long enough, then the window's start.
     The reference takes documents of at least `length` tokens and then fails where one has exactly so many; here they need more.
     """
     import numpy as np
 
-    texts, short, windows = list(documents(files, args.field)), set(), []
-    generator = random.Random(args.seed or 0)
-    while len(windows) < args.windows:
-        if len(short) == len(texts):
-            fail(EXIT_INPUT, f"{', '.join(files)}: expected a document of more than {args.length} tokens, found none among {len(texts)}")
+    passed, windows, drawn = {i for i, t in enumerate(texts) if t in used}, [], set()
+    while len(windows) < count:
+        if len(passed) == len(texts):
+            found = f"found none among {len(texts)}" + (f" (drawn before: {len(used)})" if used else "")
+            fail(EXIT_INPUT, f"{', '.join(files)}: expected a document of more than {args.length} tokens, {found}")
         number = generator.randint(0, len(texts) - 1)
-        ids = [] if number in short else encoder.with_special(texts[number])
+        ids = [] if number in passed else encoder.with_special(texts[number])
         if len(ids) <= args.length:
-            short.add(number)
+            passed.add(number)
             continue
+        drawn.add(texts[number])
         start = generator.randint(0, len(ids) - args.length - 1)
         windows.append(np.asarray(ids[start : start + args.length], dtype=np.uint32))
-    return np.concatenate(windows)
+    return np.concatenate(windows), drawn
 
 
 # --- arguments and output ---
@@ -428,9 +440,9 @@ def arguments():
     ap.add_argument("text", nargs="+", help="text files in UTF-8, JSON lines, Parquet, folders; - is text on standard input")
     ap.add_argument("--tokenizer", required=True, metavar="FILE", help="tokenizer.json of the model")
     ap.add_argument("--out", required=True, metavar="FILE.npy", help="the token file to write")
-    ap.add_argument("--heldout-out", metavar="FILE.npy", help="the token file of what is held out, by one of the next three")
-    ap.add_argument("--heldout-fraction", type=fraction, metavar="F", help="hold out at least this share of the text, between 0 and 1")
-    ap.add_argument("--heldout-tokens", type=at_least(1), metavar="N", help="hold out N tokens")
+    ap.add_argument("--heldout-out", metavar="FILE.npy", help="the token file of what is held out, by one of the next three options")
+    ap.add_argument("--heldout-fraction", type=fraction, metavar="F", help="hold out at least this share of the text (default 0.1); with c4, of --windows")
+    ap.add_argument("--heldout-tokens", type=at_least(1), metavar="N", help="hold out N tokens; with c4, windows of at least so many")
     ap.add_argument("--heldout", nargs="+", action="extend", metavar="FILE", help="files and folders of their own; name them after the others")
     ap.add_argument("--seed", type=int, metavar="S", help="draw the documents to hold out, instead of the last ones; with c4, draw the windows (default 0)")
     ap.add_argument("--field", default="text", metavar="NAME", help="where JSON lines and Parquet have the text (default: text)")
@@ -461,9 +473,14 @@ def check_options(args):
         if path is not None and not path.endswith(".npy"):
             fail(EXIT_USAGE, f"{option(name)}: expected a name ending in .npy, found {path}")
     ways = [w for w in ("heldout_fraction", "heldout_tokens", "heldout") if getattr(args, w) is not None]
-    if len(ways) > 1 or len(ways) != (args.heldout_out is not None):
-        found = ", ".join(option(w) for w in ways + ["heldout_out"] * (args.heldout_out is not None))
-        fail(EXIT_USAGE, f"expected --heldout-out with one of --heldout-fraction, --heldout-tokens and --heldout, found {found}")
+    if len(ways) > 1:
+        fail(EXIT_USAGE, f"expected one of --heldout-fraction, --heldout-tokens and --heldout, found {', '.join(map(option, ways))}")
+    if ways and not args.heldout_out:
+        fail(EXIT_USAGE, f"{option(ways[0])}: expected --heldout-out with it, found none")
+    if args.heldout_out and not ways:
+        if args.convention == "sparsegpt":
+            fail(EXIT_USAGE, "--heldout-out: expected --heldout with --convention sparsegpt, found none")
+        args.heldout_fraction, ways = 0.1, ["heldout_fraction"]
     if args.seed is not None and args.convention != "c4" and ways not in (["heldout_fraction"], ["heldout_tokens"]):
         fail(EXIT_USAGE, "--seed: goes with --heldout-fraction, --heldout-tokens and --convention c4")
 
@@ -522,8 +539,8 @@ def main():
     results = [(args.out, calibration)] + ([(args.heldout_out, heldout)] if args.heldout_out else [])
     save(results)
     if args.convention == "c4":
-        for section, (path, _) in zip(("calibration", "heldout"), results):
-            print(f"in the job file:  {section}: {{ tokens: {path}, windows: {args.windows}, length: {args.length}, sampling: sequential }}")
+        for section, (path, ids) in zip(("calibration", "heldout"), results):
+            print(f"in the job file:  {section}: {{ tokens: {path}, windows: {len(ids) // args.length}, length: {args.length}, sampling: sequential }}")
 
 
 if __name__ == "__main__":

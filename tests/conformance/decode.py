@@ -277,7 +277,8 @@ def read_container(run, setting, module):
         rule(groups == -(-a.shape[1] // size), f"{setting}: {module}: {groups} groups")
         if g.attrs["grid"] == "nf4":
             absmax = g["absmax"][...]
-            linear = Linear(codes=codes, absmax=absmax, weight=ROUND[g.attrs["values"]](NF4[codes] * absmax[:, group_of]))
+            product = NF4[codes] * absmax[:, group_of]
+            linear = Linear(codes=codes, absmax=absmax, product=product, weight=ROUND[g.attrs["values"]](product))
         else:
             linear = uniform(codes, g["scales"][...], g["zeros"][...], group_of)
             linear.symmetric = bool(g.attrs["symmetric"])

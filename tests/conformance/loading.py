@@ -11,7 +11,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from transformers import AutoModelForCausalLM, AutoTokenizer, CompressedTensorsConfig, GPTQConfig
 from transformers.utils import logging
 
-from decode import ROUND
+from decode import ROUND, read_safetensors
 
 warnings.filterwarnings("ignore")
 logging.set_verbosity_error()
@@ -19,26 +19,30 @@ logging.disable_progress_bar()
 torch.set_num_threads(2)
 
 
-def load_base(form, folder, faults, default=False):
-    """The model in float32 as far as its loader allows; default: as the folder's own config says, for compressed-tensors."""
+def load_base(form, folder, faults, packed=False):
+    """The model in float32 as far as its loader allows. packed: compressed-tensors as the folder's own config says, which the first forward
+    makes dense; transformers 5.23 unpacks mixed widths right in this way only (dequantize=True takes the first group for all)."""
     how = {}
     if form == "gptq":
         how["quantization_config"] = GPTQConfig(bits=4, backend="gptq_torch")  # the bits are the folder's: the loader takes the backend alone
-    elif form == "compressed-tensors" and not default:
+    elif form == "compressed-tensors" and not packed:
         how["quantization_config"] = CompressedTensorsConfig(dequantize=True)
     model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, **how)
     faults += [f"{kind}: {sorted(info[kind])[:2]}" for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs") if info[kind]]
     if form == "bnb":  # the loader keeps the checkpoint's type for everything that is not quantized
         for module in model.modules():
-            if type(module).__name__ == "Linear4bit":
-                module.compute_dtype, module.compute_type_is_set = torch.float32, True
+            if type(module).__name__ == "Linear4bit":  # and not the kernel of some CPUs that rounds absmax to bfloat16
+                module.compute_dtype, module.compute_type_is_set, module.support_avx512bf16_for_cpu = torch.float32, True, False
         for name, p in model.named_parameters():
             if p.dtype in (torch.bfloat16, torch.float16):
                 p.data = p.data.float()
         for name, b in model.named_buffers():
             if b.dtype in (torch.bfloat16, torch.float16):
                 b.data = b.data.float()
-    return model.eval()
+    model.eval()
+    if packed:
+        logits(model, torch.zeros((1, 4), dtype=torch.int64))
+    return model
 
 
 def loaded_weight(form, module):
@@ -53,15 +57,22 @@ def loaded_weight(form, module):
     return w.detach().float().numpy()
 
 
-# What the loaders' arithmetic rounds a product to.
-PRODUCT = {"gptq": "float16", "compressed-tensors": "float16", "bnb": "float32", "dense": "float32"}
+def expected_weights(form, expected, dtype, packed):
+    """({module: what the library must show}, {module: what its forward in float32 uses}). gptqmodel and compressed-tensors round scale times
+    code to fp16, except where packed layers are unpacked in the model's own type; bitsandbytes shows the product rounded to the checkpoint's
+    type and uses it unrounded."""
+    if form == "bnb":
+        return {m: o.weight for m, o in expected.items()}, {m: o.product for m, o in expected.items()}
+    rounding = ROUND[dtype if form == "dense" else "float32" if packed else "float16"]
+    shown = {m: rounding(o.weight) for m, o in expected.items()}
+    return shown, shown
 
 
 def weight_faults(form, model, expected):
-    """Every quantized linear's weight in the library is ours, bit for bit after the loader's rounding. To be called before the first forward."""
+    """Every quantized linear's weight in the library is the expected one, bit for bit. To be called before the first forward."""
     faults = []
-    for name, ours in expected.items():
-        found, w = loaded_weight(form, model.get_submodule(name)), ROUND[PRODUCT[form]](ours.weight)
+    for name, w in expected.items():
+        found = loaded_weight(form, model.get_submodule(name))
         if found.shape != w.shape or not np.array_equal(found, w):
             off = np.abs(found - w).max() if found.shape == w.shape else np.inf
             faults.append(f"{name}: the library's weight differs from the container's by {off:.3g}")
@@ -70,8 +81,6 @@ def weight_faults(form, model, expected):
 
 def load_adapter(model, folder, ranks):
     """(PEFT model, faults): every module there with its rank and factor exactly 1, every tensor the file's, nothing else."""
-    from decode import read_safetensors
-
     faults = []
     peft = PeftModel.from_pretrained(model, folder, is_trainable=True)
     _, tensors, _ = read_safetensors(os.path.join(folder, "adapter_model.safetensors"))

@@ -189,6 +189,7 @@ def split_by_documents():
     texts = [marked(n) for n in range(20)]
     join = "\n\n".join
     lines = json_lines("s.jsonl", texts)
+    assert made(GPT2, lines, heldout=True) == made(GPT2, lines, "--heldout-fraction", 0.1, heldout=True)
     c, h = made(GPT2, lines, "--heldout-fraction", 0.2, heldout=True)
     count = next(k for k in range(1, 21) if sum(map(len, texts[-k:])) >= 0.2 * sum(map(len, texts)))
     assert (c, h) == (ids(GPT2, join(texts[:-count])), ids(GPT2, join(texts[-count:])))
@@ -255,7 +256,8 @@ def wikitext():
 def c4():
     texts = [prose(dice.choice([40, 200, 900, 2500])) for _ in range(60)] + [""]
     shard = json_lines("c4-train.json.gz", texts)
-    other = json_lines("c4-validation.json", texts[::-1])
+    fresh = [prose(900) for _ in range(10)]
+    other = json_lines("c4-validation.json", fresh)
 
     def reference(tokenizer, data, n, length, seed):
         random.seed(seed)
@@ -270,12 +272,19 @@ def c4():
             loader += enc[i : i + length]
         return loader
 
+    def holds(whole, part):
+        return any(whole[i : i + len(part)] == part for i in range(len(whole)) if whole[i] == part[0])
+
     for t, tokenizer in hugging.items():
         for n, length, seed in (8, 300, 0), (5, 64, 3):
             options = ["--convention", "c4", "--windows", n, "--length", length] + (["--seed", seed] if seed else [])
             assert made(t, *options, shard) == reference(tokenizer, texts, n, length, seed)
         c, h = made(t, *options, shard, "--heldout", other, heldout=True)
-        assert (c, h) == (reference(tokenizer, texts, n, length, seed), reference(tokenizer, texts[::-1], n, length, seed))
+        assert (c, h) == (reference(tokenizer, texts, n, length, seed), reference(tokenizer, fresh, n, length, seed))
+        for further, count in ((), 1), (("--heldout-fraction", 0.4), 2), (("--heldout-tokens", 65), 2):
+            again, h = made(t, *options, *further, shard, heldout=True)
+            homes = [{i for i, d in enumerate(texts) for k in range(0, len(a), 64) if holds(tokenizer(d).input_ids, a[k : k + 64])} for a in (c, h)]
+            assert again == c and len(h) == 64 * count and all(homes) and not homes[0] & homes[1]
     out = run("--tokenizer", t, "--out", "c.npy", *options, shard)[1].splitlines()
     assert out[1] == "in the job file:  calibration: { tokens: c.npy, windows: 5, length: 64, sampling: sequential }"
 
@@ -294,15 +303,16 @@ def errors():
         "expected at least 1, found 0": (*t, *o, a, "--limit", 0), "invalid number value: 'x'": (*t, *o, a, "--limit", "x"),
         "expected a number between 0 and 1": (*both, a, "--heldout-fraction", 1), "invalid fraction": (*both, a, "--heldout-fraction", "x"),
         "invalid choice": (*t, *o, a, "--convention", "ptb"),
-        "found --heldout-out": (*both, a), "found --heldout-fraction": (*t, *o, a, "--heldout-fraction", 0.1),
-        "found --heldout-tokens, --heldout, --heldout-out": (*both, a, "--heldout-tokens", 5, "--heldout", b),
+        "--heldout-fraction: expected --heldout-out": (*t, *o, a, "--heldout-fraction", 0.1),
+        "--heldout-out: expected --heldout with --convention sparsegpt": (*both, a, "--convention", "sparsegpt"),
+        "found --heldout-tokens, --heldout\n": (*both, a, "--heldout-tokens", 5, "--heldout", b),
         "--seed: goes with": (*t, *o, a, "--seed", 1), "--seed: chooses among documents": (*both, a, "--heldout-tokens", 1, "--seed", 1),
         "--windows: goes with --convention c4": (*t, *o, a, "--windows", 4), "--length: goes with": (*t, *o, a, "--length", 4),
         "--separator: does not go with --convention wikitext2": (*t, *o, a, "--convention", "wikitext2", "--separator", ""),
         "--bos: does not go with": (*t, *o, a, "--convention", "c4", "--bos", "<s>"),
         "--limit: does not go with --convention c4": (*t, *o, a, "--convention", "c4", "--limit", 4),
         "--heldout-fraction: does not go with --convention sparsegpt": (*both, a, "--convention", "sparsegpt", "--heldout-fraction", 0.5),
-        "--heldout-tokens: does not go with --convention c4": (*both, a, "--convention", "c4", "--heldout-tokens", 5),
+        "--heldout-tokens: does not go with": (*both, a, "--convention", "sparsegpt", "--heldout-tokens", 5),
         "--length: does not go with --convention wikitext2": (*t, *o, a, "--convention", "wikitext2", "--length", 5),
         "--seed: does not go with --convention wikitext2": (*both, a, "--convention", "wikitext2", "--seed", 5, "--heldout-tokens", 2),
         "e.npy: cannot be both the output and the held-out output": (*t, *o, "--heldout-out", "./e.npy", a, "--heldout", b),
@@ -327,10 +337,10 @@ def errors():
         "none.txt: cannot read: No such file": (*t, *o, a, "none.txt"), "none.json: no such file": ("--tokenizer", "none.json", *o, a),
         "ea.txt: not a tokenizer.json": ("--tokenizer", a, *o, b), "no token named <x>": (*t, *o, a, "--bos", "<x>"),
         "bad.txt: expected UTF-8 text, found byte 0xff at offset 3": (*t, *o, "bad.txt"),
-        "bad.jsonl, line 2: expected UTF-8 text, found byte 0xc3": (*t, *o, "bad.jsonl"),
-        'nofield.jsonl, line 3: expected a field "text" (--field), found a, b': (*t, *o, "nofield.jsonl"),
-        "nojson.jsonl, line 1: expected a JSON object": (*t, *o, "nojson.jsonl"), "list.jsonl, line 1: expected a JSON object": (*t, *o, "list.jsonl"),
-        'number.jsonl, line 1: expected text in "text", found int': (*t, *o, "number.jsonl"), "half of a surrogate pair": (*t, *o, "half.jsonl"),
+        "bad.jsonl:2: expected UTF-8 text, found byte 0xc3": (*t, *o, "bad.jsonl"),
+        'nofield.jsonl:3: expected a field "text" (--field), found a, b': (*t, *o, "nofield.jsonl"),
+        "nojson.jsonl:1: expected a JSON object": (*t, *o, "nojson.jsonl"), "list.jsonl:1: expected a JSON object": (*t, *o, "list.jsonl"),
+        'number.jsonl:1: expected text in "text", found int': (*t, *o, "number.jsonl"), "half of a surrogate pair": (*t, *o, "half.jsonl"),
         "cut.txt.gz: cannot read": (*t, *o, "cut.txt.gz"), "fake.gz: cannot read": (*t, *o, "fake.gz"),
         "empty: expected files named": (*t, *o, "empty"), "empty.txt: no tokens": (*t, *o, "empty.txt", "--bos", "<s>"),
         "empty.txt: no tokens in the text": ("--tokenizer", LLAMA, *o, "--convention", "wikitext2", "empty.txt"),
@@ -339,6 +349,7 @@ def errors():
         "for 500 held-out tokens and for calibration, found 2 documents": (*both, a, b, "--heldout-tokens", 500),
         "found 2 documents (2 different": (*both, a, b, "--heldout-fraction", 0.9), "found 2 documents (1 different": (*both, same, "--heldout-fraction", 0.1),
         "found 0 tokens": (*both, "empty.txt", "--heldout-fraction", 0.5),
+        "found none among 2 (drawn before: 1)": (*both, json_lines("few.jsonl", [prose(2500), "x"]), "--convention", "c4", "--length", 64),
         "expected a document of more than 2048 tokens, found none among 2": (*t, *o, same, "--convention", "c4"),
     }.items():
         refused(3, text, *options)
