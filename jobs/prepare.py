@@ -64,6 +64,10 @@ def read_json_lines(path, field):
             found = f"keys {', '.join(row)}" if isinstance(row, dict) else type(row).__name__
             fail(EXIT_INPUT, f"{path}:{number}: expected an object with a text in {field} (--field names another), found {found}")
         documents.append(row[field])
+        try:
+            row[field].encode()
+        except UnicodeEncodeError as e:
+            fail(EXIT_INPUT, f"{path}:{number}: expected text in {field}, found half of a surrogate pair at character {e.start}")
     return documents
 
 

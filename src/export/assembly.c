@@ -141,7 +141,7 @@ static void split_factors(export_split split, solution *s) {
   double power = split == SPLIT_QERA ? 0.5 : 0.25; /* of the eigenvalue */
   if (split == SPLIT_CLOQ) return;
   for (int k = 0; k < s->rank; k++) {
-    if (!(s->values[k] > 0)) continue;
+    if (!(s->values[k] > 1e-16 * s->values[0])) continue; /* below that an eigenvalue is rounding */
     float scale = (float)pow(s->values[k], power), inverse = 1 / scale;
     for (int64_t i = 0; i < s->end - s->begin; i++) s->lora_b[i * s->rank + k] *= scale;
     for (int64_t i = 0; i < s->in; i++) s->lora_a[k * s->in + i] *= inverse;
@@ -173,7 +173,17 @@ static status open_solution(assembly *a, const char *path) {
   return container_open(path, "solution", &a->file);
 }
 
-/* The linear's arrays, with proof that they are those the adapter was made for. */
+static status check_factors(assembly *a, linear_id l) {
+  status st = OK;
+  char path[SOLUTION_PATH];
+  for (int k = 0; k < 2 && st == OK; k++) {
+    snprintf(path, sizeof path, "%s/lora_%c", linear_path(l), k ? 'B' : 'A');
+    st = container_verify_dataset(a->file, path);
+  }
+  return st;
+}
+
+/* The linear's arrays, with proof that codes and grid are those the adapter was made for, and that the factors are undamaged. */
 static status load_linear(const export_request *q, assembly *a, const export_matrix *m, const char *where, solution *s) {
   status st = OK;
   char hex[HASH_HEX];
@@ -184,6 +194,8 @@ static status load_linear(const export_request *q, assembly *a, const export_mat
   TRY(solution_fingerprint(s, hex));
   if (strcmp(hex, m->base_fingerprint) != 0)
     st = fail(E_DATA, "%s: damaged codes or grid: expected fingerprint %.16s…, found %.16s…", where, m->base_fingerprint, hex);
+  else if (m->rank)
+    st = check_factors(a, m->linear);
 done:
   return st;
 }

@@ -28,7 +28,7 @@ typedef struct evaluation {
   session *c;
   windows w;
   int *ranks, rank_count; /* of --rank: ascending, distinct; owned; none: those of each setting */
-  eval_task *tasks; /* complete settings in the job's order, each from rank 0 up; those that are pending first within no order; owned */
+  eval_task *tasks;       /* of complete settings, in the job's order, each from rank 0 up; owned */
   int task_count, original_pending;
   eval_result original, *results; /* results [settings]: on rank 0 of the job alone; owned */
 } evaluation;
@@ -374,7 +374,7 @@ static status report_batch(const batch *b, double seconds, double flops, const d
 static status run_batch(batch *b, const eval_task *tasks) {
   status st = OK;
   session *c = b->e->c;
-  char(*texts)[200] = NULL;
+  char (*texts)[200] = NULL;
   double start = clock_now(), flops = b->p->flops, before[3] = {b->p->weights_seconds, b->p->forward_seconds, b->p->head_seconds};
   st = NEW(texts, b->count, "names");
   if (st == OK) st = NEW(b->names, 1 + b->count, "names");
@@ -404,22 +404,29 @@ done:
   return st;
 }
 
-/* As many variants at a time as the node's memory holds. */
+/* As many variants at a time as the node's memory holds; several teams may share a node. */
 static status choose_room(const evaluation *e, int pending, int *room) {
   const session *c = e->c;
+  const double given = c->job.parallel.memory_per_node;
   eval_bytes need = eval_pass_memory(&c->model.arch, &e->w, c->size);
-  uint64_t ranks = (uint64_t)c->team.size, own = mem_resident_now().private_bytes,
-           node =
-               c->job.parallel.memory_per_node > 0 ? (uint64_t)(c->job.parallel.memory_per_node * (1 << 30)) : mem_machine_total() / 10 * 8;
-  uint64_t fixed = need.shared + ranks * (own + need.fixed);
-  uint64_t most = node > fixed ? (node - fixed) / (ranks * need.variant) : 0;
-  status st = OK;
+  MPI_Comm node;
+  int here;
+  status st = mpi_check(MPI_Comm_split_type(c->job_comm, MPI_COMM_TYPE_SHARED, c->rank, MPI_INFO_NULL, &node), "eval: ranks of a node");
+  TRY(agree(c->job_comm, st));
+  MPI_Comm_size(node, &here);
+  MPI_Comm_free(&node);
+  uint64_t ranks = (uint64_t)here, teams = (ranks + (uint64_t)c->team.size - 1) / (uint64_t)c->team.size,
+           memory = given > 0 ? (uint64_t)(given * (1 << 30)) : mem_machine_total() / 10 * 8,
+           fixed = teams * need.shared + ranks * (mem_resident_now().private_bytes + need.fixed),
+           most = memory > fixed ? (memory - fixed) / (ranks * need.variant) : 0;
   if (most < 1)
     st = fail(E_MEMORY, "eval: memory of a node: expected at least %.3f GiB for %d ranks and one variant, found %.3f GiB",
-              (double)(fixed + ranks * need.variant) / (1 << 30), c->team.size, (double)node / (1 << 30));
+              (double)(fixed + ranks * need.variant) / (1 << 30), here, (double)memory / (1 << 30));
   *room = most < (uint64_t)pending ? (int)most : pending;
   MPI_Allreduce(MPI_IN_PLACE, room, 1, MPI_INT, MPI_MIN, c->job_comm);
-  return agree(c->job_comm, st);
+  st = agree(c->job_comm, st);
+done:
+  return st;
 }
 
 static status run_batches(evaluation *e) {

@@ -78,6 +78,8 @@ status container_read(container *c, const char *path, element type, int64_t begi
 /* Names of the groups at the root, in the file's order: *names is owned, one allocation per name; container_names_free. */
 status container_groups(container *c, char ***names, int *count);
 void container_names_free(char ***names, int count);
+/* One dataset's SHA-256 against its attribute. E_DATA, E_IO. */
+status container_verify_dataset(container *c, const char *path);
 /* Every dataset's SHA-256 against its attribute, that every dataset has one, and all attributes against attributes_sha256. E_DATA
  * names file and dataset. bytes (may be NULL): how much was read. */
 status container_verify(container *c, uint64_t *bytes);

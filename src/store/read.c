@@ -440,6 +440,14 @@ done:
   return st;
 }
 
+status container_verify_dataset(container *c, const char *path) {
+  verification v = {0};
+  status st = mem_new(&v.buffer, 1, VERIFY_BUFFER, "buffer to verify");
+  if (st == OK) st = verify_one(c, path, true, &v);
+  mem_free(&v.buffer);
+  return st;
+}
+
 static status digest_object(container *c, const char *path, bool is_dataset, void *context) {
   (void)is_dataset;
   status st = OK;

@@ -70,7 +70,7 @@ for name in "${names[@]}"; do
     fwd_gram_smollm2_of_peak) fwd_gram smollm2 8 ;;
     fwd_gram_7b_of_peak) fwd_gram 7b 8 ;;
     fwd_gram_70b_of_peak) fwd_gram 70b 2 ;;
-    eval_smollm2_of_peak) evaluate smollm2 4 ;;
+    eval_smollm2_of_peak) evaluate smollm2 2 ;;
     eval_7b_of_peak) evaluate 7b 2 ;;
     adapter_4096_vs_root_svd | rank_sweep_cost) adapter ;;
     peak_memory_vs_plan)

@@ -86,8 +86,10 @@ with open(sys.argv[1], "r+b") as f:
     f.write(bytes([byte ^ 1]))
 P
 refuse 3 'checkpoint has changed since calibration' "$WORK/job.yaml" --set model="$WORK/changed" --out "$WORK/new" --setting $setting --rank 8 --to gptq
-cp "$WORK/run/solutions/$setting/layer-001.h5" "$WORK/kept.h5"
-python3 - "$WORK/run/solutions/$setting/layer-001.h5" "$(h5dump -pH -d /mlp.down_proj/codes "$WORK/kept.h5" | sed -n 's/.*OFFSET \([0-9]*\).*/\1/p')" <<'P'
+file=$WORK/run/solutions/$setting/layer-001.h5
+cp "$file" "$WORK/kept.h5"
+for name in codes lora_A; do
+  python3 - "$file" "$(h5dump -pH -d "/mlp.down_proj/$name" "$WORK/kept.h5" | sed -n 's/.*OFFSET \([0-9]*\).*/\1/p')" <<'P'
 import sys
 with open(sys.argv[1], "r+b") as f:
     f.seek(int(sys.argv[2]) + 100)
@@ -95,8 +97,9 @@ with open(sys.argv[1], "r+b") as f:
     f.seek(int(sys.argv[2]) + 100)
     f.write(bytes([byte ^ 4]))
 P
-refuse 3 'mlp.down_proj: damaged codes or grid' "${run[@]}" --setting $setting --rank 8 --to gptq
-cp "$WORK/kept.h5" "$WORK/run/solutions/$setting/layer-001.h5"
+  refuse 3 'mlp.down_proj(: damaged codes or grid|/lora_A: damaged data)' "${run[@]}" --setting $setting --rank 8 --to gptq
+  cp "$WORK/kept.h5" "$file"
+done
 
 # a disk that fills up half-way: one line, code 6, nothing under the final name
 if unshare -m mount -t tmpfs -o size=1m tmpfs "$WORK/changed" 2>/dev/null; then
