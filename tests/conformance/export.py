@@ -165,8 +165,10 @@ class Loaded:
         self.difference = loading.difference(world.reference.logits_with(self.whole, world.windows), self.logits)
 
 
-# To what the reference's dense arithmetic in float32 and the libraries' agree, relative to the largest logit.
+# To what the reference's dense arithmetic in float32 and the libraries' agree, relative to the largest logit: 1e-6 on the tiny model, and up
+# to 2e-4 where 30 layers of 2-bit noise amplify the rounding.
 LOGITS = 1e-4
+LOGITS_DEEP = 1e-3
 
 
 def library_faults(case, folder, world, strength):
@@ -192,7 +194,7 @@ def judge(case, world, full=True):
     report(f"{name}: verify", [] if verdict.returncode == 0 else [f"code {verdict.returncode}: {verdict.stderr[-300:]}"])
     l = Loaded(case, folder, world)
     report(f"{name}: loaded weights and adapter", l.faults)
-    tolerance = {"float32": LOGITS, "float16": 2e-3, "bfloat16": 2e-2}[case.dtype if case.merge else case.adapter_dtype]
+    tolerance = {"float32": LOGITS if world.name == "tiny" else LOGITS_DEEP, "float16": 2e-3, "bfloat16": 2e-2}[case.dtype if case.merge else case.adapter_dtype]
     report(f"{name}: logits", [] if l.difference <= tolerance else [f"differ by {l.difference:.3g}"], f"{l.difference:.1e}")
     if full and not case.merge:
         faults, kl = loading.strength_faults(l.model, world.original, world.windows)
@@ -434,12 +436,12 @@ def run_smollm2(model, folder):
         ({"method": "cloq-rtn", "bits": 2, "group": 64, "rank": 8}, {}),
         ([{"method": "cloq-nomagr", "bits": 4, "group": 64, "rank": 8}, {"method": "nf4-cloq", "bits": 4, "group": 64, "rank": 8}],
          {"grid_type": "sym", "nf_double": "on"})])
-    four_bits = Case("gptq", "4-bit sym", four, 8)
-    judge_perplexity(four_bits, world, judge(four_bits, world))
-    judge(Case("gptq", "2-bit asym", two, 8), world, full=False)
+    judge(Case("gptq", "4-bit sym", four, 8), world)
+    judge(Case("gptq", "2-bit asym", two, 8), world, full=False)  # rounded to nearest: hardly a model any more
     judge(Case("bnb", "NF4 double", nf, 8), world)
-    judge(Case("compressed-tensors", "4-bit sym, mixed ranks", four, [8, "k_proj=4"]), world, full=False)
-    judge(Case("dense", "2-bit float32", two, 8, "--dtype", "float32"), world, full=False)
+    judge(Case("compressed-tensors", "4-bit sym, mixed ranks", four, [8, "k_proj=4"]), world)
+    exact = Case("dense", "4-bit float32", four, 8, "--dtype", "float32")
+    judge_perplexity(exact, world, judge(exact, world))
 
 
 RUNS = {"gptq": run_gptq, "bnb": run_bnb, "compressed-tensors": run_compressed, "dense": run_dense, "smollm2": run_smollm2}
