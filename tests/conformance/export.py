@@ -18,7 +18,7 @@ from decode import Malformed
 OUT = os.fdopen(os.dup(1), "w")  # the libraries log to standard output too: they get standard error
 os.dup2(2, 1)
 FAILED = []
-LAUNCH = [os.environ["MPIRUN"], "-n", "2", os.environ["CLOQWORK"]]
+os.environ["OMPI_MCA_ess_singleton_isolated"] = "1"  # one rank needs no launcher
 
 
 def report(name, faults, note=""):
@@ -35,8 +35,9 @@ def caught(name, faults):
     report(name, [] if faults else ["not noticed"], faults[0] if faults else "")
 
 
-def cloqwork(*args, ranks=2, code=0):
-    r = subprocess.run((LAUNCH if ranks > 1 else LAUNCH[-1:]) + list(args), capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=800)
+def cloqwork(*args, ranks=1, code=0):
+    launch = [os.environ["MPIRUN"], "-n", str(ranks)] if ranks > 1 else []
+    r = subprocess.run(launch + [os.environ["CLOQWORK"], *args], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=800)
     if code is not None and r.returncode != code:
         raise SystemExit(f"cloqwork {' '.join(args)}: code {r.returncode}, expected {code}: {r.stderr[-2000:]}")
     return r
@@ -71,7 +72,7 @@ class Case:
             args += ["--setting", s]
         for r in self.ranks:
             args += ["--rank", str(r)]
-        cloqwork(*args)
+        cloqwork(*args, ranks=world.ranks)
         self.expect(world)
         return out
 
@@ -164,18 +165,20 @@ class Loaded:
         self.difference = loading.difference(world.reference.logits_with(self.whole, world.windows), self.logits)
 
 
-# To what the reference's dense arithmetic in float32 and the libraries' agree, relative to the largest logit.
+# To what the reference's dense arithmetic in float32 and the libraries' agree, relative to the largest logit: 1e-6 on the tiny model, and up
+# to 2e-4 where 30 layers of 2-bit noise amplify the rounding.
 LOGITS = 1e-4
+LOGITS_DEEP = 1e-3
 
 
-def library_faults(case, folder, world):
-    """All that the libraries can say against a folder: for the broken ones."""
+def library_faults(case, folder, world, strength):
+    """What the libraries can say against a folder; strength: this test alone, for faults that no library sees."""
     import loading
 
     try:
         l = Loaded(case, folder, world)
         faults = l.faults + ([f"logits differ by {l.difference:.3g}"] if l.difference > LOGITS else [])
-        return faults + loading.strength_faults(l.model, world.original, world.windows)[0]
+        return loading.strength_faults(l.model, world.original, world.windows)[0] if strength else faults
     except Exception as e:  # a library that refuses has noticed
         return [f"{type(e).__name__}: {e}"]
 
@@ -187,11 +190,11 @@ def judge(case, world, full=True):
     folder = case.export(world)
     name = f"{world.name} {case.form} {case.name}"
     report(f"{name}: bytes", bytes_faults(case, folder, world))
-    verdict = cloqwork("verify", folder, "--run", world.run, code=None)
+    verdict = cloqwork("verify", folder, "--run", world.run, ranks=world.ranks, code=None)
     report(f"{name}: verify", [] if verdict.returncode == 0 else [f"code {verdict.returncode}: {verdict.stderr[-300:]}"])
     l = Loaded(case, folder, world)
     report(f"{name}: loaded weights and adapter", l.faults)
-    tolerance = {"float32": LOGITS, "float16": 2e-3, "bfloat16": 2e-2}[case.dtype if case.merge else case.adapter_dtype]
+    tolerance = {"float32": LOGITS if world.name == "tiny" else LOGITS_DEEP, "float16": 2e-3, "bfloat16": 2e-2}[case.dtype if case.merge else case.adapter_dtype]
     report(f"{name}: logits", [] if l.difference <= tolerance else [f"differ by {l.difference:.3g}"], f"{l.difference:.1e}")
     if full and not case.merge:
         faults, kl = loading.strength_faults(l.model, world.original, world.windows)
@@ -207,7 +210,7 @@ def judge_perplexity(case, world, folder):
     import loading
 
     setting, rank = case.settings[0], int(case.ranks[0])
-    found = json.loads(cloqwork("eval", world.run, "--settings", setting, "--rank", str(rank), "--json").stdout)
+    found = json.loads(cloqwork("eval", world.run, "--settings", setting, "--rank", str(rank), "--json", ranks=2).stdout)
     windows = np.load(world.heldout).astype(np.int64)[: found["windows"] * found["length"]].reshape(found["windows"], found["length"])
     import torch
 
@@ -310,8 +313,8 @@ def judge_broken(case, world, folder, name, change, words):
     change(bad)
     name = f"{world.name} {case.form} {case.name}, broken: {name}"
     caught(f"{name}: bytes", bytes_faults(case, bad, world))
-    caught(f"{name}: libraries", library_faults(case, bad, world))
-    v = cloqwork("verify", bad, ranks=1, code=None)
+    caught(f"{name}: libraries", library_faults(case, bad, world, change is adapter_doubled))
+    v = cloqwork("verify", bad, code=None)
     lines = [line for line in v.stderr.splitlines() if line.startswith("cloqwork:")]
     good = v.returncode == 3 and len(lines) == 1 and any(w in lines[0] for w in words)
     report(f"{name}: verify", [] if good else [f"code {v.returncode}, expected 3 and one line with one of {words}: {v.stderr[-400:]}"], lines[0] if lines else "")
@@ -328,6 +331,7 @@ class World:
 
         import loading
 
+        self.ranks = 1 if name == "tiny" else 2  # of export and verify
         self.name, self.model, self.folder, self.heldout = name, model, folder, os.path.join(tokens, "heldout.npy")
         self.run = os.path.join(folder, "run")
         job = os.path.join(folder, "job.yaml")
@@ -337,13 +341,13 @@ class World:
                            "calibration": {"tokens": os.path.join(tokens, "calib.npy"), "windows": 4, "length": 256},
                            "heldout": {"tokens": self.heldout, "windows": 2, "length": 256, "sampling": "sequential"}}, f)
             t0 = time.time()
-            cloqwork("run", job, "--quiet")
+            cloqwork("run", job, "--quiet", ranks=2)
             print(f"       {name}: {sorted(os.listdir(os.path.join(self.run, 'solutions')))} in {time.time() - t0:.0f} s", file=OUT, flush=True)
         self.config, self.checkpoint, _ = decode.read_base(model)
         self.modules = decode.modules_of(self.config)
         self.reference = loading.Reference(model)
-        count = 4 if name == "tiny" else 2
-        self.windows = torch.from_numpy(np.load(self.heldout)[: count * 256].astype(np.int64).reshape(count, 256))
+        shape = (4, 256) if name == "tiny" else (2, 128)  # where the vocabulary is large and the adapter's effect too, few will do
+        self.windows = torch.from_numpy(np.load(self.heldout)[: shape[0] * shape[1]].astype(np.int64).reshape(shape))
         self.original = self.reference.logits(self.windows)
 
 
@@ -390,7 +394,8 @@ def run_bnb(model, folder):
 
 def run_compressed(model, folder):
     world = tiny(model, folder, [([{"method": "cloq", "bits": BITS, "group": 64, "rank": 16}, {"method": "cloq", "bits": 4, "group": 0, "rank": 16}],
-                                  {"magr_K": 10, "grid_type": ["sym", "asym"]})])
+                                  {"magr_K": 10, "grid_type": "sym"}),
+                                 ({"method": "cloq", "bits": 4, "group": 64, "rank": 16}, {"magr_K": 10})])
     cases = [Case("compressed-tensors", f"{bits}-bit sym", uniform_setting(bits, "sym"), 8) for bits in BITS]
     cases.append(Case("compressed-tensors", "4-bit asym", uniform_setting(4, "asym"), 8))
     cases.append(Case("compressed-tensors", "4-bit sym per row", uniform_setting(4, "sym", 0), 8))
@@ -426,18 +431,17 @@ def run_dense(model, folder):
 
 
 def run_smollm2(model, folder):
+    four, two, nf = "cloq-nomagr-b4-g64-grid_type_sym", "cloq-rtn-b2-g64", "nf4-cloq-b4-g64-nf_double_on"
     world = World("SmolLM2", model, model, folder, [
+        ({"method": "cloq-rtn", "bits": 2, "group": 64, "rank": 8}, {}),
         ([{"method": "cloq-nomagr", "bits": 4, "group": 64, "rank": 8}, {"method": "nf4-cloq", "bits": 4, "group": 64, "rank": 8}],
-         {"grid_type": "sym", "nf_double": "on"}),
-        ({"method": "cloq-nomagr", "bits": 2, "group": 64, "rank": 8}, {"grid_type": "asym"})])
-    four, two, nf = "cloq-nomagr-b4-g64-grid_type_sym", "cloq-nomagr-b2-g64", "nf4-cloq-b4-g64-nf_double_on"
+         {"grid_type": "sym", "nf_double": "on"})])
     judge(Case("gptq", "4-bit sym", four, 8), world)
-    two_bits = Case("gptq", "2-bit asym", two, 8)
-    folder = judge(two_bits, world, full=False)
+    judge(Case("gptq", "2-bit asym", two, 8), world, full=False)  # rounded to nearest: hardly a model any more
     judge(Case("bnb", "NF4 double", nf, 8), world)
-    judge(Case("compressed-tensors", "4-bit sym, mixed ranks", four, [8, "k_proj=4"]), world, full=False)
-    judge(Case("dense", "2-bit float32", two, 8, "--dtype", "float32"), world, full=False)
-    judge_perplexity(two_bits, world, folder)
+    judge(Case("compressed-tensors", "4-bit sym, mixed ranks", four, [8, "k_proj=4"]), world)
+    exact = Case("dense", "4-bit float32", four, 8, "--dtype", "float32")
+    judge_perplexity(exact, world, judge(exact, world))
 
 
 RUNS = {"gptq": run_gptq, "bnb": run_bnb, "compressed-tensors": run_compressed, "dense": run_dense, "smollm2": run_smollm2}
