@@ -9,24 +9,18 @@
 enum { PACKED, SCALE, SHAPE, ZERO_POINT, TENSORS };
 
 static status check(const export_request *q) {
-  for (int i = 0; i < q->count; i++) {
-    const export_matrix *m = &q->matrices[i];
-    const solution *s = &m->shape;
-    if (s->rule.kind != GRID_UNIFORM)
-      return fail(E_USAGE, "export: compressed-tensors: %s: expected a uniform grid, found NF4: bnb can hold it", m->module);
-    if (s->rule.bits != 2 && s->rule.bits != 3 && s->rule.bits != 4 && s->rule.bits != 8)
-      return fail(E_USAGE, "export: compressed-tensors: %s: expected 2, 3, 4 or 8 bits, found %d: dense can hold it", m->module,
-                  s->rule.bits);
-  }
+  status st = OK;
   const export_matrix *other;
-  if (format_same(q, &other)) return OK;
+  TRY(format_check_uniform(q));
+  if (format_same(q, &other)) goto done;
   for (int i = 0; i < q->count; i++)
     if (!q->matrices[i].shape.rule.symmetric)
       return fail(E_USAGE,
                   "export: compressed-tensors: %s: expected symmetric codes (grid_type: sym) where matrices differ in bits or group "
                   "(transformers loads no others), found asymmetric ones: dense can hold it",
                   q->matrices[i].module);
-  return OK;
+done:
+  return st;
 }
 
 static int tensors(const export_request *q, const export_matrix *m, format_tensor list[FORMAT_TENSORS]) {

@@ -61,6 +61,18 @@ bool format_same(const export_request *q, const export_matrix **other) {
   return true;
 }
 
+status format_check_uniform(const export_request *q) {
+  for (int i = 0; i < q->count; i++) {
+    const export_matrix *m = &q->matrices[i];
+    const grid_rule *r = &m->shape.rule;
+    if (r->kind != GRID_UNIFORM)
+      return fail(E_USAGE, "export: %s: %s: expected a uniform grid, found NF4: bnb can hold it", q->format->name, m->module);
+    if (r->bits != 2 && r->bits != 3 && r->bits != 4 && r->bits != 8)
+      return fail(E_USAGE, "export: %s: %s: expected 2, 3, 4 or 8 bits, found %d: dense can hold it", q->format->name, m->module, r->bits);
+  }
+  return OK;
+}
+
 const char *format_type_name(real_type t) {
   static const char *const names[] = {[REAL_F32] = "F32", [REAL_F16] = "F16", [REAL_BF16] = "BF16"};
   return names[t];

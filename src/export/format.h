@@ -40,6 +40,9 @@ json_t *format_kept_linears(const export_request *q); /* names of those that are
 /* Bits, group and symmetry are the same for all; else *other is the first that differs from the first one. */
 bool format_same(const export_request *q, const export_matrix **other);
 
+/* Uniform grids of 2, 3, 4 or 8 bits: what the packed integer formats can hold. E_USAGE names the format that can hold another. */
+status format_check_uniform(const export_request *q);
+
 const char *format_type_name(real_type t); /* "BF16" */
 /* x (n) rounded to the type. E_NUMERICS where a number is beyond its reach; where: "export: model.layers.3.mlp.down_proj". */
 status format_narrow(const char *where, real_type t, const float *x, int64_t n, void *out);

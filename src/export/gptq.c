@@ -12,25 +12,23 @@ static bool symmetric(const export_request *q) { return q->matrices[0].shape.rul
 static int stored_offset(const solution *s) { return s->rule.symmetric ? 1 : 0; }
 
 static status check(const export_request *q) {
+  status st = OK;
   const export_matrix *other;
+  TRY(format_check_uniform(q));
   for (int i = 0; i < q->count; i++) {
-    const export_matrix *m = &q->matrices[i];
-    const solution *s = &m->shape;
-    if (s->rule.kind != GRID_UNIFORM)
-      return fail(E_USAGE, "export: gptq: %s: expected a uniform grid, found NF4: bnb can hold it", m->module);
-    if (s->rule.bits != 2 && s->rule.bits != 3 && s->rule.bits != 4 && s->rule.bits != 8)
-      return fail(E_USAGE, "export: gptq: %s: expected 2, 3, 4 or 8 bits, found %d: dense can hold it", m->module, s->rule.bits);
+    const solution *s = &q->matrices[i].shape;
     if (s->out % 32 || s->in % 32)
       return fail(E_USAGE, "export: gptq: %s: expected sides that are multiples of 32, found %lld x %lld: compressed-tensors can hold it",
-                  m->module, (long long)s->out, (long long)s->in);
+                  q->matrices[i].module, (long long)s->out, (long long)s->in);
   }
   if (!format_same(q, &other))
-    return fail(
-        E_USAGE,
-        "export: gptq: %s: expected the same bits, group and symmetry in all matrices (transformers knows no others), found %d bits, "
-        "group %d beside %d bits, group %d: compressed-tensors (if symmetric) or dense can hold it",
-        other->module, other->shape.rule.bits, other->shape.rule.group, q->matrices[0].shape.rule.bits, q->matrices[0].shape.rule.group);
-  return OK;
+    st = fail(E_USAGE,
+              "export: gptq: %s: expected the same bits, group and symmetry in all matrices (transformers knows no others), found %d bits, "
+              "group %d beside %d bits, group %d: compressed-tensors (if symmetric) or dense can hold it",
+              other->module, other->shape.rule.bits, other->shape.rule.group, q->matrices[0].shape.rule.bits,
+              q->matrices[0].shape.rule.group);
+done:
+  return st;
 }
 
 static int tensors(const export_request *q, const export_matrix *m, format_tensor list[FORMAT_TENSORS]) {
