@@ -12,6 +12,8 @@
 #include "base/memory.h"
 #include "model/safetensors.h"
 
+enum { BEHIND = 8 << 20 };
+
 static uint64_t file_bytes(const image *m, int file) { return m->files[file].data + m->files[file].bytes; }
 
 status image_add_file(image *m, const char *name, int *index) {
@@ -158,7 +160,8 @@ status image_put(image *m, const char *folder, int index, const void *data) {
   uint64_t bytes = t->end - t->begin;
   if (f->handle < 0) TRY(open_file(f, folder, O_WRONLY));
   TRY(put_bytes(f->handle, f->name, data, bytes, f->data + t->begin));
-  sync_file_range(f->handle, (off_t)(f->data + t->begin), (off_t)bytes, SYNC_FILE_RANGE_WRITE); /* the disk begins while we go on */
+  if (bytes >= BEHIND) /* the disk begins while we go on; for small pieces the call itself would be what takes time */
+    sync_file_range(f->handle, (off_t)(f->data + t->begin), (off_t)bytes, SYNC_FILE_RANGE_WRITE);
   TRY(hash_bytes(data, bytes, t->sha256));
 done:
   return st;

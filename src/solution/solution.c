@@ -242,45 +242,35 @@ done:
   return st;
 }
 
-/* lora_B of rank_max columns: the rows, then their first columns. */
+/* lora_B of all stored columns: the rows, then their first columns. */
 static status load_first_columns(container *file, const char *path, const solution *s, int stored) {
   status st = OK;
   float *whole = NULL;
   int64_t rows = s->end - s->begin;
   TRY(NEW(whole, rows * stored, "factors of an adapter"));
-  TRY(container_read(file, path, EL_F32, s->begin, s->end, whole));
+  TRY(container_read_rows(file, path, EL_F32, s->out, stored, s->begin, s->end, whole));
   for (int64_t i = 0; i < rows; i++) memcpy(s->lora_b + i * s->rank, whole + i * stored, (size_t)s->rank * sizeof *whole);
 done:
   FREE(whole);
   return st;
 }
 
-static status load_rows(container *file, const char *where, const solution *s, int stored, unsigned parts) {
+static status load_rows(container *file, const solution *s, int stored, unsigned parts) {
   status st = OK;
   row list[SOLUTION_DATASETS];
   char path[SOLUTION_PATH];
   int count = rows_of(s, list);
-  for (int k = 0; k < count; k++) {
+  for (int k = 0; k < count && st == OK; k++) {
     const row *r = &list[k];
-    element type;
-    int dims_count;
-    int64_t dims[3] = {0}, rows = r->part == SOLUTION_CURVES ? stored + 1 : r->rows, cols = r->data == s->lora_b ? stored : r->cols;
+    int64_t begin = r->by_output ? s->begin : 0, end = r->by_output ? s->end : r->rows,
+            rows = r->part == SOLUTION_CURVES ? stored + 1
+                   : r->data == s->lora_a     ? stored
+                                              : r->rows;
     dataset_path(s, r, path);
     if (!(parts & r->part) || (r->data == s->loss_heldout && !container_has(file, path))) continue;
-    if (r->data == s->lora_a) rows = stored;
-    TRY(container_shape(file, path, &type, &dims_count, dims));
-    if (type != r->type || dims_count != (cols ? 2 : 1) || dims[0] != rows || (cols && dims[1] != cols)) {
-      st = fail(E_DATA, "%s: %s: expected %lld x %lld numbers of %zu bytes, found %lld x %lld of %zu", where, r->name, (long long)rows,
-                (long long)(cols ? cols : 1), element_bytes(r->type), (long long)dims[0], (long long)(dims_count > 1 ? dims[1] : 1),
-                element_bytes(type));
-      goto done;
-    }
-    if (cols != r->cols)
-      TRY(load_first_columns(file, path, s, stored));
-    else
-      TRY(container_read(file, path, r->type, r->by_output ? s->begin : 0, r->by_output ? s->end : r->rows, r->data));
+    st = r->data == s->lora_b && s->rank < stored ? load_first_columns(file, path, s, stored)
+                                                  : container_read_rows(file, path, r->type, rows, r->cols, begin, end, r->data);
   }
-done:
   return st;
 }
 
@@ -309,7 +299,7 @@ status solution_arrays(container *file, const char *where, int64_t begin, int64_
   TRY(NEW(memory, solution_place(s, parts, NULL), "a solved linear"));
   solution_place(s, parts, memory);
   s->memory = memory;
-  TRY(load_rows(file, where, s, stored, parts));
+  TRY(load_rows(file, s, stored, parts));
 done:
   if (st != OK) solution_free(s);
   return st;

@@ -75,6 +75,9 @@ bool container_has(container *c, const char *path); /* a group or dataset in thi
 status container_shape(container *c, const char *path, element *type, int *rank, int64_t dims[3]); /* E_DATA: absent or unknown type */
 /* Rows [begin, end) of the first dimension into data, which must have that type. E_DATA, E_IO. */
 status container_read(container *c, const char *path, element type, int64_t begin, int64_t end, void *data);
+/* The same from an array that must have one or two dimensions (cols 0: one) of this type and size. E_DATA says what was found. */
+status container_read_rows(container *c, const char *path, element type, int64_t rows, int64_t cols, int64_t begin, int64_t end,
+                           void *data);
 /* Names of the groups at the root, in the file's order: *names is owned, one allocation per name; container_names_free. */
 status container_groups(container *c, char ***names, int *count);
 void container_names_free(char ***names, int count);

@@ -197,6 +197,23 @@ done:
   return st;
 }
 
+status container_read_rows(container *c, const char *path, element type, int64_t rows, int64_t cols, int64_t begin, int64_t end,
+                           void *data) {
+  status st = OK;
+  opened d;
+  TRY(open_dataset(c, path, &d));
+  if (d.element != type || d.rank != (cols ? 2 : 1) || d.dims[0] != rows || (cols && d.dims[1] != cols))
+    st = fail(E_DATA, "%s: %s: expected %" PRId64 " x %" PRId64 " of %s, found %" PRId64 " x %" PRId64 " of %s", c->path, path, rows,
+              cols ? cols : 1, element_name(type), d.dims[0], d.rank > 1 ? d.dims[1] : 1, element_name(d.element));
+  else if (begin < 0 || begin > end || end > rows)
+    st = fail(E_INTERNAL, "%s: %s: expected rows within %" PRId64 ", asked for %" PRId64 " to %" PRId64, c->path, path, rows, begin, end);
+  else
+    st = read_rows(c, path, &d, begin, end, data);
+done:
+  close_dataset(&d);
+  return st;
+}
+
 /* The i-th hard link of a group, in order of creation where the file keeps it, by name otherwise. *name is NULL past the end;
  * other links are passed over with an empty name. */
 typedef struct listing {

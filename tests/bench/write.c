@@ -1,37 +1,55 @@
-/* A plain parallel write: every rank writes its share of BYTES to a file of its own in FOLDER and syncs it. Prints the seconds from a
- * common start to the last sync: what a machine's files take, without any work. bench_write FOLDER BYTES */
+/* What exporting is held against, and what it exports.
+ *
+ *   bench_write FOLDER BYTES      a plain parallel write: every rank writes its share to a file of its own and syncs it; prints the seconds
+ *                                 from a common start to the last sync
+ *   bench_write FOLDER model      a made-up Llama-2-7B of one layer (0.67 GB) in FOLDER */
 #include <fcntl.h>
-#include <mpi.h>
-#include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
-int main(int argc, char **argv) {
+#include "block_model.h"
+
+static status write_plainly(const char *folder, uint64_t bytes, int rank, double *seconds) {
   enum { AT_ONCE = 8 << 20 };
+  status st = OK;
+  char *data = NULL, *path = mem_format("%s/plain-%d", folder, rank);
+  TRY(NEW(data, AT_ONCE, "bytes to write"));
+  for (int i = 0; i < AT_ONCE; i++) data[i] = (char)((uint32_t)i * 2654435761u >> 24);
+  MPI_Barrier(MPI_COMM_WORLD);
+  double start = clock_now();
+  int fd = path ? open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666) : -1;
+  for (uint64_t at = 0; fd >= 0 && at < bytes && st == OK;) {
+    ssize_t n = pwrite(fd, data, bytes - at < AT_ONCE ? bytes - at : AT_ONCE, (off_t)at);
+    if (n <= 0) st = fail(E_IO, "%s: cannot be written: %m", path);
+    at += n > 0 ? (uint64_t)n : 0;
+  }
+  if (fd < 0 || fsync(fd) != 0) st = fail(E_IO, "%s: cannot be synced: %m", folder);
+  if (fd >= 0) close(fd);
+  MPI_Barrier(MPI_COMM_WORLD);
+  *seconds = clock_now() - start;
+  if (path) unlink(path);
+done:
+  FREE(data);
+  FREE(path);
+  return st;
+}
+
+int main(int argc, char **argv) {
+  static const shape model = {"7b", 4096, 11008, 32, 32, 128, 32000};
   int rank, size;
+  double seconds = 0;
+  status st = OK;
   MPI_Init(&argc, &argv);
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
   MPI_Comm_size(MPI_COMM_WORLD, &size);
-  if (argc != 3) MPI_Abort(MPI_COMM_WORLD, 2);
-  uint64_t bytes = strtoull(argv[2], NULL, 10) / (uint64_t)size;
-  char path[4096], *data = malloc(AT_ONCE);
-  for (int i = 0; data && i < AT_ONCE; i++) data[i] = (char)(i * 2654435761u >> 24);
-  snprintf(path, sizeof path, "%s/plain-%d", argv[1], rank);
-  MPI_Barrier(MPI_COMM_WORLD);
-  double start = MPI_Wtime();
-  int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0666);
-  for (uint64_t at = 0; fd >= 0 && data && at < bytes;) {
-    ssize_t n = pwrite(fd, data, bytes - at < AT_ONCE ? bytes - at : AT_ONCE, (off_t)at);
-    if (n <= 0) MPI_Abort(MPI_COMM_WORLD, 6);
-    at += (uint64_t)n;
-  }
-  if (fd < 0 || fsync(fd) != 0 || close(fd) != 0) MPI_Abort(MPI_COMM_WORLD, 6);
-  MPI_Barrier(MPI_COMM_WORLD);
-  if (rank == 0) printf("%.6f\n", MPI_Wtime() - start);
-  unlink(path);
-  free(data);
+  if (argc != 3)
+    st = fail(E_USAGE, "bench: expected FOLDER and BYTES or model");
+  else if (strcmp(argv[2], "model") == 0)
+    st = rank == 0 ? write_model(argv[1], &model) : OK;
+  else
+    st = write_plainly(argv[1], strtoull(argv[2], NULL, 10) / (uint64_t)size, rank, &seconds);
+  if (st != OK) fprintf(stderr, "cloqwork: %s\n", status_message());
+  if (st == OK && rank == 0 && seconds > 0) printf("%.6f\n", seconds);
   MPI_Finalize();
-  return 0;
+  return status_exit_code(st);
 }
