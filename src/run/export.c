@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "base/log.h"
@@ -229,11 +230,10 @@ done:
 }
 
 /* Of the chosen setting, for one that has only this rank. */
-static status default_rank(const solved *s, choice *ranks, int *count) {
-  if (*count || strchr(s->ranks, ',')) return OK;
+static void default_rank(const solved *s, choice *ranks, int *count) {
+  if (*count || strchr(s->ranks, ',')) return;
   ranks[0] = (choice){.pattern = "*", .value = s->ranks, .index = atoi(s->ranks)};
   *count = 1;
-  return OK;
 }
 
 static void join(char *text, size_t size, const char *const *parts, int count) {
@@ -264,7 +264,7 @@ static status make_request(const session *c, const solved *list, int count, requ
     goto done;
   }
   if (setting_count == 0) settings[setting_count++] = (choice){.pattern = "*", .value = list[0].name};
-  TRY(default_rank(&list[settings[0].index], ranks, &rank_count));
+  default_rank(&list[settings[0].index], ranks, &rank_count);
   TRY(add_matrices(c, list, settings, setting_count, ranks, rank_count, q));
   join(t->setting, sizeof t->setting, a->setting_choices, a->setting_choice_count);
   join(t->rank, sizeof t->rank, a->rank_choices, a->rank_choice_count);
@@ -332,6 +332,7 @@ static status report_export(session *c, const export_request *q, const export_re
     printf("%-44s %s, %.1f MB in %.2f s (README.md says how to load it)\n", q->folder,
            q->merge ? "base with the adapter merged" : "base and adapter", (double)r->bytes / 1e6, r->seconds);
   }
+  if (access(c->job.output, W_OK) != 0) return OK; /* a run that may only be read can be exported */
   json_t *line = json_pack("{s:s, s:s, s:I, s:{s:f}, s:f}", "unit", q->folder, "setting", q->setting, "bytes", (json_int_t)r->bytes,
                            "seconds", "write", r->seconds, "gigabytes_per_second", 1e-9 * (double)r->bytes / r->seconds);
   return line ? unit_metrics(c, line) : fail(E_MEMORY, "metrics.jsonl: no memory for a line");
