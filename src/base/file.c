@@ -113,8 +113,35 @@ done:
   return st;
 }
 
-static status sync_path(const char *path, int flags) {
-  int fd = open(path, flags | O_CLOEXEC);
+status file_write_at(int fd, const char *path, const void *data, size_t bytes, size_t at) {
+  const char *from = data;
+  while (bytes) {
+    ssize_t n = fault_here() ? (errno = EIO, -1) : pwrite(fd, from, bytes, (off_t)at);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return fail(E_IO, "%s: cannot be written: %m", path);
+    from += n;
+    at += (size_t)n;
+    bytes -= (size_t)n;
+  }
+  return OK;
+}
+
+status file_read_at(int fd, const char *path, void *data, size_t bytes, size_t at) {
+  char *to = data;
+  while (bytes) {
+    ssize_t n = fault_here() ? (errno = EIO, -1) : pread(fd, to, bytes, (off_t)at);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return fail(E_IO, "%s: cannot be read: %m", path);
+    if (n == 0) return fail(E_IO, "%s: expected %zu more bytes, found its end", path, bytes);
+    to += n;
+    at += (size_t)n;
+    bytes -= (size_t)n;
+  }
+  return OK;
+}
+
+status file_sync(const char *path) {
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
   if (fd < 0) return fail(E_IO, "%s: cannot be opened to be synced: %m", path);
   int rc = fault_here() ? (errno = EIO, -1) : fsync(fd);
   int reason = errno;
@@ -129,7 +156,7 @@ static status sync_path(const char *path, int flags) {
 status file_publish(const char *temporary, const char *path) {
   status st = OK;
   char *folder = NULL;
-  TRY(sync_path(temporary, O_RDONLY));
+  TRY(file_sync(temporary));
   if (fault_here() ? (errno = EIO, true) : rename(temporary, path) != 0) {
     st = fail(E_IO, "%s: cannot be renamed to %s: %m", temporary, path);
     goto done;
@@ -140,7 +167,7 @@ status file_publish(const char *temporary, const char *path) {
     st = fail(E_MEMORY, "%s: no memory for its folder's name", path);
     goto done;
   }
-  TRY(sync_path(folder, O_RDONLY | O_DIRECTORY));
+  TRY(file_sync(folder));
 done:
   FREE(folder);
   return st;

@@ -21,8 +21,11 @@ status file_read(const char *path, size_t limit, char **text, size_t *bytes); /*
 status file_write_atomic(const char *path, const void *data, size_t bytes);   /* temporary, sync, rename, sync folder */
 status file_append_line(const char *path, const char *line);                  /* one write() of line and '\n', O_APPEND */
 status file_publish(const char *temporary, const char *path);                 /* fsync, rename, fsync of the folder */
-status file_make_folders(const char *path);                                   /* like mkdir -p; modes follow umask */
-status file_remove(const char *path);                                         /* missing is fine */
+status file_write_at(int fd, const char *path, const void *data, size_t bytes, size_t at); /* all of it; path is for messages */
+status file_read_at(int fd, const char *path, void *data, size_t bytes, size_t at);
+status file_sync(const char *path);         /* a file or folder to the disk; a file system that cannot sync folders is forgiven */
+status file_make_folders(const char *path); /* like mkdir -p; modes follow umask */
+status file_remove(const char *path);       /* missing is fine */
 status file_remove_matching(const char *folder,
                             const char *infix); /* regular files of the folder whose name holds infix: stale temporaries */
 bool file_exists(const char *path);

@@ -96,3 +96,8 @@ void float_to_real_array(real_type t, void *out, const float *in, size_t n) {
   else
     float_to_bf16_array(out, in, n);
 }
+
+const char *real_name(real_type t) {
+  static const char *const names[] = {[REAL_F32] = "float32", [REAL_F16] = "float16", [REAL_BF16] = "bfloat16"};
+  return names[t];
+}

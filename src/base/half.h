@@ -24,6 +24,7 @@ void float_to_half_array(uint16_t *out, const float *in, size_t n);
 
 /* The types that a model's numbers are stored in. */
 typedef enum real_type { REAL_F32, REAL_F16, REAL_BF16 } real_type;
+const char *real_name(real_type t); /* "float32", "float16", "bfloat16": as frameworks say */
 static inline size_t real_bytes(real_type t) { return t == REAL_F32 ? 4 : 2; }
 void float_to_real_array(real_type t, void *out, const float *in, size_t n);
 

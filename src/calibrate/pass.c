@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/fault.h"
 #include "base/file.h"
 #include "base/memory.h"
 #include "dist/agree.h"
@@ -232,27 +231,14 @@ static size_t set_offset(const pass *p, int set) {
   return at;
 }
 
-/* Whole transfer of one chunk; reading is the same with pread. */
-static status transfer(int fd, const char *path, bool writing, char *data, size_t bytes, size_t at) {
-  while (bytes) {
-    ssize_t n = fault_here() ? (errno = EIO, -1) : writing ? pwrite(fd, data, bytes, (off_t)at) : pread(fd, data, bytes, (off_t)at);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return fail(E_IO, "%s: cannot be %s: %m", path, writing ? "written" : "read");
-    if (n == 0) return fail(E_IO, "%s: expected %zu more bytes, found its end", path, bytes);
-    data += n;
-    at += (size_t)n;
-    bytes -= (size_t)n;
-  }
-  return OK;
-}
-
 static status transfer_streams(pass *p, int fd, const char *path, bool writing) {
   status st = OK;
   for (int k = 0; k < SET_COUNT && st == OK; k++) {
     pass_set *s = &p->sets[k];
     for (int c = p->t->rank; s->w && c < s->chunks && st == OK; c += p->t->size) {
       size_t bytes = chunk_floats(p, s) * sizeof(float);
-      st = transfer(fd, path, writing, (char *)stream(p, s, c), bytes, set_offset(p, k) + (size_t)c * bytes);
+      size_t at = set_offset(p, k) + (size_t)c * bytes;
+      st = writing ? file_write_at(fd, path, stream(p, s, c), bytes, at) : file_read_at(fd, path, stream(p, s, c), bytes, at);
     }
   }
   return st;
@@ -268,7 +254,7 @@ status pass_save(pass *p, const char *path, const char *tag, int64_t layer) {
   if (st == OK && p->t->rank == 0) {
     fd = open(temporary, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (fd < 0) st = fail(E_IO, "%s: cannot be made: %m", temporary);
-    if (st == OK) st = transfer(fd, temporary, true, (char *)&h, sizeof h, 0);
+    if (st == OK) st = file_write_at(fd, temporary, &h, sizeof h, 0);
   }
   TRY(agree(p->t->comm, st));
   if (fd < 0 && (fd = open(temporary, O_RDWR | O_CLOEXEC)) < 0) st = fail(E_IO, "%s: cannot be opened: %m", temporary);

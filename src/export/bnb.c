@@ -9,8 +9,6 @@
 enum { WEIGHT, ABSMAX, QUANT_MAP, STATE, NESTED_ABSMAX, NESTED_MAP, TENSORS };
 enum { LEVELS = 16, MAP = 256 };
 
-static const char *const dtype_names[] = {[REAL_F32] = "float32", [REAL_F16] = "float16", [REAL_BF16] = "bfloat16"};
-
 static status check(const export_request *q) {
   const grid_rule *first = &q->matrices[0].shape.rule;
   for (int i = 0; i < q->count; i++) {
@@ -52,7 +50,7 @@ static status write_state(const solution *s, char *text) {
              (double)*s->nested_offset);
   char line[BNB_STATE_BYTES + 1];
   int n = snprintf(line, sizeof line, "{\"quant_type\": \"nf4\", \"blocksize\": %lld, \"dtype\": \"%s\", \"shape\": [%lld, %lld]%s}",
-                   (long long)(s->in / s->groups), dtype_names[s->loaded], (long long)s->out, (long long)s->in, nested);
+                   (long long)(s->in / s->groups), real_name(s->loaded), (long long)s->out, (long long)s->in, nested);
   if (n < 0 || n > BNB_STATE_BYTES) return fail(E_INTERNAL, "export: bnb: expected a quant_state of at most %d bytes", BNB_STATE_BYTES);
   memset(text, ' ', BNB_STATE_BYTES);
   memcpy(text, line, (size_t)n);
@@ -125,7 +123,7 @@ static status config(const export_request *q, json_t **config) {
   *config =
       json_pack("{s:s, s:b, s:b, s:b, s:b, s:s, s:b, s:s, s:s, s:o, s:f, s:b, s:b}", "quant_method", "bitsandbytes", "load_in_4bit", 1,
                 "load_in_8bit", 0, "_load_in_4bit", 1, "_load_in_8bit", 0, "bnb_4bit_quant_type", "nf4", "bnb_4bit_use_double_quant",
-                q->matrices[0].shape.rule.nested, "bnb_4bit_compute_dtype", dtype_names[solution_loaded(first.tensor->type)],
+                q->matrices[0].shape.rule.nested, "bnb_4bit_compute_dtype", real_name(solution_loaded(first.tensor->type)),
                 "bnb_4bit_quant_storage", "uint8", "llm_int8_skip_modules", format_kept_linears(q), "llm_int8_threshold", 6.0,
                 "llm_int8_has_fp16_weight", 0, "llm_int8_enable_fp32_cpu_offload", 0);
   return *config ? OK : fail(E_MEMORY, "quantization_config: no memory");

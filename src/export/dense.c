@@ -7,9 +7,7 @@
 enum { SLAB_ROWS = 256 };
 
 static real_type stored_type(const export_request *q, const export_matrix *m) {
-  if (q->has_dtype) return q->dtype;
-  dtype t = checkpoint_linear(q->model, m->layer, m->linear).tensor->type;
-  return t == DT_BF16 ? REAL_BF16 : t == DT_F16 ? REAL_F16 : REAL_F32;
+  return q->has_dtype ? q->dtype : solution_loaded(checkpoint_linear(q->model, m->layer, m->linear).tensor->type);
 }
 
 static status check(const export_request *q) {

@@ -2,7 +2,6 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <ftw.h>
 #include <math.h>
 #include <stdio.h>
@@ -20,7 +19,7 @@
 
 typedef struct described {
   solution shape;
-  char base_fingerprint[HASH_HEX], method[64];
+  char base_fingerprint[HASH_HEX];
   double loss[2], loss_heldout[2];
 } described;
 
@@ -75,7 +74,6 @@ static status describe_one(const export_request *q, const export_matrix *m, read
     st = fail(E_USAGE, "export: --rank: expected at most %d, the largest rank of %s, found %d", d->shape.rank, m->setting, m->rank);
     goto done;
   }
-  snprintf(d->method, sizeof d->method, "%.63s", attr_get_text(&group, "method"));
   TRY(read_losses(r->file, where, m, &group, d));
 done:
   attr_free(&group);
@@ -96,7 +94,6 @@ status export_describe(export_request *q) {
     export_matrix *m = &q->matrices[i];
     m->shape = list[i].shape;
     memcpy(m->base_fingerprint, list[i].base_fingerprint, HASH_HEX);
-    memcpy(m->method, list[i].method, sizeof m->method);
     memcpy(m->loss, list[i].loss, sizeof m->loss);
     memcpy(m->loss_heldout, list[i].loss_heldout, sizeof m->loss_heldout);
   }
@@ -176,13 +173,6 @@ done:
   return st;
 }
 
-static status sync_folder(const char *path) {
-  int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  status st = fd < 0 || fsync(fd) != 0 ? fail(E_IO, "%s: cannot be synced: %m", path) : OK;
-  if (fd >= 0) close(fd);
-  return st;
-}
-
 /* Rank 0. */
 static status publish_folders(folders *f, bool adapter) {
   status st = OK;
@@ -191,7 +181,7 @@ static status publish_folders(folders *f, bool adapter) {
   if (adapter) TRY(folder_sync(f->adapter));
   file_unlock(f->lock, &f->lock_file);
   TRY(file_remove(f->lock));
-  TRY(sync_folder(f->making));
+  TRY(file_sync(f->making));
   if (rename(f->making, f->place) != 0) {
     st = fail(E_IO, "%s: cannot be renamed to %s: %m", f->making, f->place);
     goto done;
@@ -200,7 +190,7 @@ static status publish_folders(folders *f, bool adapter) {
     st = fail(E_MEMORY, "%s: no memory for a name", f->place);
     goto done;
   }
-  TRY(sync_folder(above));
+  TRY(file_sync(above));
 done:
   FREE(above);
   return st;

@@ -23,7 +23,6 @@ typedef struct export_matrix {
   /* read from the file (export_describe): */
   solution shape; /* without arrays; shape.rank is the largest stored rank */
   char base_fingerprint[HASH_HEX];
-  char method[64];
   double loss[2], loss_heldout[2]; /* relative to the reference: without adapter, and at `rank`; NaN: unknown */
 } export_matrix;
 

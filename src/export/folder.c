@@ -2,13 +2,11 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/fault.h"
 #include "base/file.h"
@@ -79,13 +77,12 @@ status folder_sync(const char *folder) {
   if (!d) return fail(E_IO, "%s: cannot be listed: %m", folder);
   for (struct dirent *e = readdir(d); e && st == OK; e = readdir(d)) {
     if (e->d_name[0] == '.') continue;
-    int fd = openat(dirfd(d), e->d_name, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 || fault_here() || fsync(fd) != 0) st = fail(E_IO, "%s/%s: cannot be synced: %m", folder, e->d_name);
-    if (fd >= 0) close(fd);
+    char *path = path_join(folder, e->d_name);
+    st = path ? file_sync(path) : fail(E_MEMORY, "%s: no memory for its path", e->d_name);
+    FREE(path);
   }
-  if (st == OK && fsync(dirfd(d)) != 0) st = fail(E_IO, "%s: cannot be synced: %m", folder);
   closedir(d);
-  return st;
+  return st == OK ? file_sync(folder) : st;
 }
 
 /* Consumes o. */
@@ -142,7 +139,6 @@ static char *replace_value(const char *text, const char *key, const char *value)
 
 /* config.json as it is, to the letter, but for the type of dense weights, with the quantization put behind its last key. */
 static status write_config(const export_request *q, const char *folder) {
-  static const char *const type_names[] = {[REAL_F32] = "float32", [REAL_F16] = "float16", [REAL_BF16] = "bfloat16"};
   status st = OK;
   json_t *config = NULL;
   char *path = path_join(q->model->folder, "config.json"), *text = NULL, *typed = NULL, *added = NULL, *whole = NULL;
@@ -151,8 +147,8 @@ static status write_config(const export_request *q, const char *folder) {
   TRY(file_read(path, 1 << 20, &text, &bytes));
   TRY(q->format->config(q, &config));
   if (q->has_dtype) {
-    typed = replace_value(text, "torch_dtype", type_names[q->dtype]);
-    char *both = typed ? replace_value(typed, "dtype", type_names[q->dtype]) : NULL;
+    typed = replace_value(text, "torch_dtype", real_name(q->dtype));
+    char *both = typed ? replace_value(typed, "dtype", real_name(q->dtype)) : NULL;
     FREE(typed);
     typed = both;
   } else {
@@ -234,7 +230,7 @@ static status write_sidecar(const export_request *q, const image *m, bool adapte
     return st;
   }
   if (o && !adapter) json_object_set_new(o, "quantization_config", config ? config : json_null());
-  const char *type = adapter ? format_type_name(q->adapter_dtype) : q->has_dtype ? format_type_name(q->dtype) : "";
+  const char *type = adapter ? real_name(q->adapter_dtype) : q->has_dtype ? real_name(q->dtype) : "";
   if (o) json_object_set_new(o, "dtype", json_string(type));
   return write_json(folder, SIDECAR, o);
 }
@@ -379,8 +375,7 @@ static status write_card(const export_request *q, bool adapter, const char *fing
 
 /* ---- adapter_config.json ---- */
 
-/* Keys of PEFT's patterns are regular expressions. */
-static char *escaped(const char *module) {
+char *module_pattern(const char *module) {
   char *out = NULL, *at;
   if (NEW(out, 2 * strlen(module) + 1, "a pattern") != OK) return NULL;
   for (at = out; *module; module++) {
@@ -418,7 +413,7 @@ static status write_adapter_config(const export_request *q, const char *folder) 
   int r = largest_rank(q);
   for (int i = 0; i < q->count; i++) {
     if (q->matrices[i].rank == r || q->matrices[i].rank == 0) continue;
-    char *key = escaped(q->matrices[i].module);
+    char *key = module_pattern(q->matrices[i].module);
     if (!key) return fail(E_MEMORY, "adapter_config.json: no memory");
     json_object_set_new(patterns, key, json_integer(q->matrices[i].rank));
     FREE(key);

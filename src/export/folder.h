@@ -20,6 +20,9 @@ status folder_finish_adapter(const export_request *q, const assembly *a, const c
 /* Every file of the folder, and the folder itself, to the disk. E_IO. */
 status folder_sync(const char *folder);
 
+/* A module's name as a key of PEFT's rank_pattern and alpha_pattern, which are regular expressions: dots escaped. Owned; NULL: no memory. */
+char *module_pattern(const char *module);
+
 bool request_has_adapter(const export_request *q);
 
 #endif

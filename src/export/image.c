@@ -107,20 +107,6 @@ done:
   return st;
 }
 
-static status put_bytes(int fd, const char *name, const void *data, uint64_t bytes, uint64_t at) {
-  enum { AT_ONCE = 1 << 30 };
-  const char *from = data;
-  while (bytes) {
-    ssize_t n = fault_here() ? (errno = EIO, -1) : pwrite(fd, from, bytes < AT_ONCE ? bytes : AT_ONCE, (off_t)at);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return fail(E_IO, "%s: cannot be written: %m", name);
-    from += n;
-    at += (uint64_t)n;
-    bytes -= (uint64_t)n;
-  }
-  return OK;
-}
-
 static status open_file(image_file *f, const char *folder, int flags) {
   char *path = path_join(folder, f->name);
   if (!path) return fail(E_MEMORY, "%s: no memory for its path", f->name);
@@ -148,7 +134,7 @@ status image_create(image *m, const char *folder) {
     image_file *f = &m->files[i];
     st = open_file(f, folder, O_WRONLY | O_CREAT | O_TRUNC);
     if (st == OK) st = reserve(m, i);
-    if (st == OK) st = put_bytes(f->handle, f->name, f->header, f->data, 0);
+    if (st == OK) st = file_write_at(f->handle, f->name, f->header, f->data, 0);
   }
   return st;
 }
@@ -159,7 +145,7 @@ status image_put(image *m, const char *folder, int index, const void *data) {
   image_file *f = &m->files[t->file];
   uint64_t bytes = t->end - t->begin;
   if (f->handle < 0) TRY(open_file(f, folder, O_WRONLY));
-  TRY(put_bytes(f->handle, f->name, data, bytes, f->data + t->begin));
+  TRY(file_write_at(f->handle, f->name, data, bytes, f->data + t->begin));
   if (bytes >= BEHIND) /* the disk begins while we go on; for small pieces the call itself would be what takes time */
     sync_file_range(f->handle, (off_t)(f->data + t->begin), (off_t)bytes, SYNC_FILE_RANGE_WRITE);
   TRY(hash_bytes(data, bytes, t->sha256));

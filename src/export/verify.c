@@ -314,12 +314,8 @@ done:
 static status check_scale(const export_found *f, const json_t *config, const char *module, int64_t rank) {
   status st = OK;
   int64_t r, alpha;
-  char key[160], *at = key, where[4352];
-  for (const char *c = module; *c && at < key + sizeof key - 2; c++) {
-    if (*c == '.') *at++ = '\\';
-    *at++ = *c;
-  }
-  *at = 0;
+  char *key = module_pattern(module), where[4352];
+  if (!key) return fail(E_MEMORY, "%s: no memory for a pattern", module);
   snprintf(where, sizeof where, "%s/adapter_config.json", f->adapter);
   TRY(json_need_int(config, where, "r", 1, INT32_MAX, &r));
   TRY(json_need_int(config, where, "lora_alpha", 1, INT32_MAX, &alpha));
@@ -329,6 +325,7 @@ static status check_scale(const export_found *f, const json_t *config, const cha
     st = fail(E_DATA, "%s: %s: expected rank and alpha %lld, scale 1, found rank %lld, alpha %lld%s", where, module, (long long)rank,
               (long long)r, (long long)alpha, json_is_true(json_object_get(config, "use_rslora")) ? ", rslora" : "");
 done:
+  FREE(key);
   return st;
 }
 

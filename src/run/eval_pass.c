@@ -7,11 +7,9 @@
 #include "base/memory.h"
 #include "dist/agree.h"
 
-double eval_layer_flops(const arch *a, int64_t layer, int64_t sequences, int64_t length) {
+static double layer_flops(const arch *a, int64_t layer, int64_t sequences, int64_t length) {
   return block_flops_per_token(a) * (double)(sequences * length) + block_attention_flops(a, layer, sequences, length);
 }
-
-double eval_head_flops(const arch *a, int64_t tokens) { return 2.0 * (double)a->hidden * (double)a->vocab * (double)tokens; }
 
 eval_bytes eval_pass_memory(const arch *a, const windows *w, int job_size) {
   eval_bytes b = {0};
@@ -111,7 +109,7 @@ static void forward(eval_pass *p, int64_t layer, const layer_weights *w, float *
   for (int k = 0; k < p->mine; k++) {
     int sequences = windows_in_chunk(p->w, chunk_number(p, k));
     block_forward(a, w, layer, &p->block, sequences, p->w->length, stream + k * chunk_floats(p), p->n, p->wide);
-    p->flops += eval_layer_flops(a, layer, sequences, p->w->length);
+    p->flops += layer_flops(a, layer, sequences, p->w->length);
   }
   p->forward_seconds += clock_now() - start;
 }

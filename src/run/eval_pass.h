@@ -32,7 +32,8 @@ typedef struct eval_pass {
   shared weights, changed; /* of a layer: the original's; a variant's targets */
   layer_weights original, variant;
   float *target[LIN_COUNT]; /* where a variant's targets are to be written: in `changed`; NULL: not a target */
-  double weights_seconds, forward_seconds, head_seconds, flops; /* of this rank so far; flops: of its own chunks */
+  double weights_seconds, forward_seconds, head_seconds,
+      flops; /* of this rank so far; flops: of its own chunks: linears 2 params a token, scores and values 4 h D a visible pair, the head 2 d V */
 } eval_pass;
 
 /* Memory of one rank: whatever the variants, and for each; and what its team shares. */
@@ -56,9 +57,5 @@ status eval_pass_head(eval_pass *p, pass_progress progress, void *context);
 /* Local. score [1 + count][windows]: those of my chunks; the others stay as they are. names [1 + count] for messages: E_NUMERICS where a
  * logit is not finite. */
 status eval_pass_scores(const eval_pass *p, const char *const *names, window_score *score);
-
-/* Linears 2 params, scores and values 4 h D a visible pair, the head 2 d V: of one model over so many windows. */
-double eval_layer_flops(const arch *a, int64_t layer, int64_t sequences, int64_t length);
-double eval_head_flops(const arch *a, int64_t tokens);
 
 #endif

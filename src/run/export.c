@@ -187,14 +187,9 @@ done:
 }
 
 status export_request_real_type(const char *option, const char *text, real_type *type) {
-  static const struct {
-    const char *name;
-    real_type type;
-  } known[] = {{"float32", REAL_F32}, {"float16", REAL_F16}, {"bfloat16", REAL_BF16}, {"F32", REAL_F32},  {"F16", REAL_F16},
-               {"BF16", REAL_BF16},   {"fp32", REAL_F32},    {"fp16", REAL_F16},      {"bf16", REAL_BF16}};
-  for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-    if (strcmp(text, known[i].name) == 0) {
-      *type = known[i].type;
+  for (int k = REAL_F32; k <= REAL_BF16; k++)
+    if (strcmp(text, real_name((real_type)k)) == 0) {
+      *type = (real_type)k;
       return OK;
     }
   return fail(E_USAGE, "%s: expected float32, float16 or bfloat16, found %s", option, text);

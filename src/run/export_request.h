@@ -9,7 +9,7 @@
 status export_request_add(const session *c, int64_t layer, linear_id l, const char *setting_name, int rank, export_request *q);
 void export_request_free(export_request *q);
 
-status export_request_real_type(const char *option, const char *text, real_type *type); /* "float16", "F16" …; E_USAGE */
+status export_request_real_type(const char *option, const char *text, real_type *type); /* "float16" …; E_USAGE */
 status export_request_split(const char *text, export_split *split);
 
 #endif
