@@ -12,6 +12,8 @@
 
 typedef enum grid_kind { GRID_UNIFORM, GRID_NF4 } grid_kind;
 
+typedef enum grid_search { SEARCH_NONE, SEARCH_MSE, SEARCH_SCAN, SEARCH_LSQ, SEARCH_SYMM, SEARCH_ASYMM, SEARCH_L4Q } grid_search;
+
 typedef struct grid_rule {
   grid_kind kind;
   int bits;         /* 1 .. 8; NF4: 4 */
@@ -20,7 +22,17 @@ typedef struct grid_rule {
   bool symmetric;   /* zero = 2^(bits-1), scale = beta 2 max|w| / (2^bits - 1) */
   double beta;      /* 1; MagR's shrink of the range */
   bool anchor_zero; /* beta shrinks both ends (zero from the unshrunk scale) instead of the published quirk: low end kept, top cut */
+  grid_search search;    /* how a group's scale and zero are chosen */
+  bool real_zero;        /* zero points are fp16 numbers instead of codes */
+  const uint8_t *widths; /* [groups] bits of each group of columns, bits on average; NULL: bits everywhere; borrowed */
 } grid_rule;
+
+/* The grid of a slab of rows beside its codes. Borrowed; what the rule does not use is NULL. */
+typedef struct code_grid {
+  uint16_t *scales;     /* (rows, groups) fp16 */
+  uint8_t *zeros;       /* (rows, groups) */
+  uint16_t *real_zeros; /* (rows, groups) fp16: instead of zeros with real_zero */
+} code_grid;
 
 static inline int grid_groups(const grid_rule *r, int width) { return r->group ? width / r->group : 1; }
 

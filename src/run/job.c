@@ -551,6 +551,16 @@ void job_free(job *j) {
   memset(j, 0, sizeof *j);
 }
 
+grid_rule setting_rule(const setting *s, int64_t layer, linear_id l) {
+  (void)layer, (void)l;
+  return s->rule;
+}
+
+int setting_rank(const setting *s, int64_t layer, linear_id l) {
+  (void)layer, (void)l;
+  return s->rank_max;
+}
+
 status job_check_model(const job *j, const arch *a) {
   for (int i = 0; i < j->setting_count; i++) {
     const setting *s = &j->settings[i];

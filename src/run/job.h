@@ -64,6 +64,10 @@ typedef struct job {
 status job_read(const char *path, const char *const *overrides, int override_count, const char *pattern, job *j);
 void job_free(job *j);
 
+/* What holds for one matrix of the setting: rule and rank_max, unless the sweep names another value for this target or layer. */
+grid_rule setting_rule(const setting *s, int64_t layer, linear_id l);
+int setting_rank(const setting *s, int64_t layer, linear_id l);
+
 /* What can be said only with the model at hand: group divides every target's width, ranks fit every target. E_USAGE. */
 status job_check_model(const job *j, const arch *a);
 
