@@ -10,7 +10,7 @@
 
 #include "base/status.h"
 
-typedef enum grid_kind { GRID_UNIFORM, GRID_NF4 } grid_kind;
+typedef enum grid_kind { GRID_UNIFORM, GRID_NF, GRID_BINARY } grid_kind;
 
 typedef enum grid_search { SEARCH_NONE, SEARCH_MSE, SEARCH_SCAN, SEARCH_LSQ, SEARCH_SYMM, SEARCH_ASYMM, SEARCH_L4Q } grid_search;
 

@@ -65,7 +65,7 @@ void solution_values(const solution *s, int64_t begin, int64_t end, float *q) {
   int64_t first = begin - s->begin;
   int rows = (int)(end - begin), in = (int)s->in;
   const uint32_t *codes = s->codes + first * s->words;
-  if (s->rule.kind == GRID_NF4)
+  if (s->rule.kind == GRID_NF)
     nf4_values(s->rule.group, rows, in, codes, s->absmax + first * s->groups, s->loaded, q);
   else
     codes_values(&s->rule, rows, in, codes, s->scales + first * s->groups, s->zeros + first * s->groups, q);
@@ -142,7 +142,7 @@ status solution_check_nested(const solution *s, const char *where) {
   status st = OK;
   float *decoded = NULL;
   int64_t count = s->out * s->groups;
-  if (s->rule.kind != GRID_NF4 || !s->rule.nested) return OK;
+  if (s->rule.kind != GRID_NF || !s->rule.nested) return OK;
   TRY(NEW(decoded, count, "a decoded absmax"));
   nf4_unnest(count, s->absmax_codes, s->nested_absmax, *s->nested_offset, decoded);
   for (int64_t i = 0; i < count; i++)
@@ -173,14 +173,14 @@ int solution_datasets(const solution *s, bool heldout, char paths[SOLUTION_DATAS
   return count;
 }
 
-static const char *const grid_words[] = {[GRID_UNIFORM] = "uniform", [GRID_NF4] = "nf4"};
+static const char *const grid_words[] = {[GRID_UNIFORM] = "uniform", [GRID_NF] = "nf4"};
 static const char *const loaded_words[] = {[REAL_F32] = "f32", [REAL_F16] = "f16", [REAL_BF16] = "bf16"};
 
 status solution_grid_attributes(const solution *s, attributes *group) {
   status st = OK;
   TRY(attr_text(group, "grid", grid_words[s->rule.kind]));
   TRY(attr_int(group, "symmetric", s->rule.symmetric));
-  if (s->rule.kind == GRID_NF4)
+  if (s->rule.kind == GRID_NF)
     TRY(attr_text(group, "values", loaded_words[s->loaded]));
   else
     TRY(attr_text(group, "zero", "int"));
@@ -194,8 +194,8 @@ static status read_grid(const attributes *g, const char *where, int64_t in, grid
   const char *grid = attr_get_text(g, "grid"), *values = attr_get_text(g, "values");
   *rule = (grid_rule){.bits = (int)bits, .group = (int)width, .beta = 1};
   *loaded = REAL_F32;
-  if (strcmp(grid, grid_words[GRID_NF4]) == 0) {
-    rule->kind = GRID_NF4;
+  if (strcmp(grid, grid_words[GRID_NF]) == 0) {
+    rule->kind = GRID_NF;
     while (*loaded <= REAL_BF16 && strcmp(loaded_words[*loaded], values) != 0) ++*loaded;
     if (bits != NF4_BITS || width < NF4_GROUP_LEAST || width > NF4_GROUP_MOST || width & (width - 1) || in % width || *loaded > REAL_BF16)
       return fail(
@@ -227,7 +227,7 @@ status solution_describe(container *file, const char *where, const arch *a, line
   linear_shape(a, l, &out, &in);
   TRY(read_grid(g, where, in, &rule, &loaded));
   snprintf(path, sizeof path, "%s/absmax_codes", linear_path(l));
-  rule.nested = rule.kind == GRID_NF4 && container_has(file, path);
+  rule.nested = rule.kind == GRID_NF && container_has(file, path);
   snprintf(path, sizeof path, "%s/lora_A", linear_path(l));
   TRY(container_shape(file, path, &type, &dims_count, dims));
   if (dims_count != 2 || dims[0] < 1 || dims[0] > (out < in ? out : in) || dims[1] != in) {
