@@ -580,6 +580,16 @@ int setting_rank(const setting *s, int64_t layer, linear_id l) {
   return s->rank_max;
 }
 
+scheme setting_scheme(const setting *s) {
+  if (s->method->init == INIT_LOFTQ && s->options.loftq_T == 1 && !s->options.loftq_parity_scale) return SCHEME_FIT;
+  return method_init(s->method)->scheme;
+}
+
+metric setting_metric(const setting *s) {
+  bool plain = !s->options.residual_magr && !s->options.loftq_parity_scale;
+  return plain ? method_init(s->method)->metric : METRIC_NONE;
+}
+
 status job_check_model(const job *j, const arch *a) {
   for (int i = 0; i < j->setting_count; i++) {
     const setting *s = &j->settings[i];

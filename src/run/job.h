@@ -86,6 +86,10 @@ void job_free(job *j);
 grid_rule setting_rule(const setting *s, int64_t layer, linear_id l);
 int setting_rank(const setting *s, int64_t layer, linear_id l);
 
+scheme setting_scheme(const setting *s); /* of its initialization; loftq with one step is a fit of a residual */
+static inline bool setting_nests(const setting *s) { return setting_scheme(s) != SCHEME_JOINT; } /* one solution for all ranks? */
+metric setting_metric(const setting *s); /* in which its last fit is the best: what certifies its adapter */
+
 /* What can be said only with the model at hand: group divides every target's width, ranks fit every target. E_USAGE. */
 status job_check_model(const job *j, const arch *a);
 

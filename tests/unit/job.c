@@ -427,7 +427,7 @@ static void test_refusals(void **state) {
       {"*options: {lasq_variant: lasq-w}", "options.lasq_variant: unknown option: the variants are methods: lasq-w, lasq-q, lasq-e"},
       {"*options: {grid_weight: 1}", "options.grid_weight: expected one of ones, sqrt, diag, found 1"},
       {"*options: {grid_zero: real, grid_type: sym}",
-       "sweep: cloq-b2-g64-grid_type_sym-grid_zero_real: options.grid_zero: expected int with grid_type: sym (its zero point is the middle "
+       "sweep: cloq-b4-g64-grid_type_sym-grid_zero_real: options.grid_zero: expected int with grid_type: sym (its zero point is the middle "
        "code), found real"},
       {"+sweep: {method: apiq, bits: 4, rank: 8}",
        "sweep.method: apiq is not offered: it trains adapters and clipping by gradients through a block's activations, which are not kept "
