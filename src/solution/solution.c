@@ -76,7 +76,7 @@ void solution_values(const solution *s, int64_t begin, int64_t end, float *q) {
   if (s->rule.kind == GRID_NF)
     nf4_values(s->rule.group, rows, in, codes, s->absmax + first * s->groups, s->loaded, q);
   else
-    codes_values(&s->rule, rows, in, codes, s->scales + first * s->groups, s->zeros + first * s->groups, q);
+    codes_values(&s->rule, rows, in, codes, grid_from((code_grid){.scales = s->scales, .zeros = s->zeros}, first * s->groups), q);
 }
 
 void solution_merged(const solution *s, int rank, int64_t begin, int64_t end, float *w) {
