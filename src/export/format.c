@@ -66,7 +66,8 @@ status format_check_uniform(const export_request *q) {
     const export_matrix *m = &q->matrices[i];
     const grid_rule *r = &m->shape.rule;
     if (r->kind != GRID_UNIFORM)
-      return fail(E_USAGE, "export: %s: %s: expected a uniform grid, found NF4: bnb can hold it", q->format->name, m->module);
+      return fail(E_USAGE, "export: %s: %s: expected a uniform grid, found a normal float of %d bits: %s can hold it", q->format->name,
+                  m->module, r->bits, r->bits == 4 ? "bnb" : "dense");
     if (r->bits != 2 && r->bits != 3 && r->bits != 4 && r->bits != 8)
       return fail(E_USAGE, "export: %s: %s: expected 2, 3, 4 or 8 bits, found %d: dense can hold it", q->format->name, m->module, r->bits);
   }

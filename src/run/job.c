@@ -8,7 +8,7 @@
 
 #include "base/memory.h"
 #include "base/settings.h"
-#include "quant/nf4.h"
+#include "quant/nf.h"
 #include "run/options.h"
 
 enum { PREFIX = 1024, MOST_SETTINGS = 4096, MOST_BITS = 8 };
@@ -301,7 +301,7 @@ static status make_setting(const combination *c, const json_t *option_lists, con
     if (used >= sizeof s->name)
       return fail(E_USAGE, "%s: the setting's name %s… is too long: expected fewer options off their default", c->where, s->name);
   }
-  s->rule = (grid_rule){.kind = c->method->quantizer == QUANT_NF4 ? GRID_NF4 : GRID_UNIFORM,
+  s->rule = (grid_rule){.kind = c->method->quantizer == QUANT_NF4 ? GRID_NF : GRID_UNIFORM,
                         .bits = c->bits,
                         .group = c->group,
                         .nested = s->options.nf_double,
@@ -344,15 +344,15 @@ done:
 static status check_nf4(const section *s, const combination *c) {
   const char *name = c->method->name;
   if (c->method->quantizer != QUANT_NF4) return OK;
-  if (c->bits != NF4_BITS)
-    return fail(E_USAGE, "%sbits: expected %d with %s (a list of sweeps gives every method its own bits), found %d", s->prefix, NF4_BITS,
-                name, c->bits);
+  if (c->bits != 4)
+    return fail(E_USAGE, "%sbits: expected 4 with %s (a list of sweeps gives every method its own bits), found %d", s->prefix, name,
+                c->bits);
   if (c->group == 0)
     return fail(E_USAGE, "%sgroup: expected a power of two from %d to %d with %s (NF4 knows no block of a whole row), found 0", s->prefix,
-                NF4_GROUP_LEAST, NF4_GROUP_MOST, name);
-  if (c->group < NF4_GROUP_LEAST || c->group > NF4_GROUP_MOST || (c->group & (c->group - 1)))
-    return fail(E_USAGE, "%sgroup: expected a power of two from %d to %d with %s, found %d", s->prefix, NF4_GROUP_LEAST, NF4_GROUP_MOST,
-                name, c->group);
+                NF_GROUP_LEAST, NF_GROUP_MOST, name);
+  if (c->group < NF_GROUP_LEAST || c->group > NF_GROUP_MOST || (c->group & (c->group - 1)))
+    return fail(E_USAGE, "%sgroup: expected a power of two from %d to %d with %s, found %d", s->prefix, NF_GROUP_LEAST, NF_GROUP_MOST, name,
+                c->group);
   return OK;
 }
 

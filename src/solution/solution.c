@@ -7,7 +7,7 @@
 #include "base/blas.h"
 #include "base/memory.h"
 #include "quant/codes.h"
-#include "quant/nf4.h"
+#include "quant/nf.h"
 
 /* ---- arrays ---- */
 
@@ -31,14 +31,14 @@ solution solution_shape(const arch *a, linear_id l, const grid_rule *rule, int r
 
 real_type solution_loaded(dtype stored) { return stored == DT_BF16 ? REAL_BF16 : stored == DT_F16 ? REAL_F16 : REAL_F32; }
 
-static int64_t nests(const solution *s) { return nf4_nests(s->out * s->groups); }
+static int64_t nests(const solution *s) { return nf_nests(s->out * s->groups); }
 
 static size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 size_t solution_place(solution *s, unsigned parts, char *at) {
   size_t used = 0;
   int64_t rows = s->end - s->begin, points = s->rank + 1;
-  unsigned uniform = s->rule.kind == GRID_UNIFORM ? SOLUTION_BASE : 0, nf4 = SOLUTION_BASE & ~uniform, nested = s->rule.nested ? nf4 : 0;
+  unsigned uniform = s->rule.kind == GRID_UNIFORM ? SOLUTION_BASE : 0, nf = SOLUTION_BASE & ~uniform, nested = s->rule.nested ? nf : 0;
 #define PLACE(part, field, count)                                             \
   do {                                                                        \
     s->field = at && (parts & (part)) ? (void *)(at + used) : NULL;           \
@@ -47,7 +47,7 @@ size_t solution_place(solution *s, unsigned parts, char *at) {
   PLACE(SOLUTION_BASE, codes, rows * s->words);
   PLACE(uniform, scales, rows * s->groups);
   PLACE(uniform, zeros, rows * s->groups);
-  PLACE(nf4, absmax, rows * s->groups);
+  PLACE(nf, absmax, rows * s->groups);
   PLACE(nested, absmax_codes, rows * s->groups);
   PLACE(nested, nested_absmax, nests(s));
   PLACE(nested, nested_offset, 1);
@@ -65,8 +65,8 @@ void solution_values(const solution *s, int64_t begin, int64_t end, float *q) {
   int64_t first = begin - s->begin;
   int rows = (int)(end - begin), in = (int)s->in;
   const uint32_t *codes = s->codes + first * s->words;
-  if (s->rule.kind == GRID_NF4)
-    nf4_values(s->rule.group, rows, in, codes, s->absmax + first * s->groups, s->loaded, q);
+  if (s->rule.kind == GRID_NF)
+    nf_values(s->rule.bits, s->rule.group, rows, in, codes, s->absmax + first * s->groups, s->loaded, q);
   else
     codes_values(&s->rule, rows, in, codes, s->scales + first * s->groups, s->zeros + first * s->groups, q);
 }
@@ -142,9 +142,9 @@ status solution_check_nested(const solution *s, const char *where) {
   status st = OK;
   float *decoded = NULL;
   int64_t count = s->out * s->groups;
-  if (s->rule.kind != GRID_NF4 || !s->rule.nested) return OK;
+  if (s->rule.kind != GRID_NF || !s->rule.nested) return OK;
   TRY(NEW(decoded, count, "a decoded absmax"));
-  nf4_unnest(count, s->absmax_codes, s->nested_absmax, *s->nested_offset, decoded);
+  nf_unnest(count, s->absmax_codes, s->nested_absmax, *s->nested_offset, decoded);
   for (int64_t i = 0; i < count; i++)
     if (memcmp(&decoded[i], &s->absmax[i], sizeof *decoded) != 0) {
       st = fail(E_DATA, "%s: absmax of row %lld, group %lld: expected %.9g from its double quantization, found %.9g", where,
@@ -173,14 +173,13 @@ int solution_datasets(const solution *s, bool heldout, char paths[SOLUTION_DATAS
   return count;
 }
 
-static const char *const grid_words[] = {[GRID_UNIFORM] = "uniform", [GRID_NF4] = "nf4"};
 static const char *const loaded_words[] = {[REAL_F32] = "f32", [REAL_F16] = "f16", [REAL_BF16] = "bf16"};
 
 status solution_grid_attributes(const solution *s, attributes *group) {
   status st = OK;
-  TRY(attr_text(group, "grid", grid_words[s->rule.kind]));
+  TRY(attr_text(group, "grid", grid_name(s->rule.kind, s->rule.bits)));
   TRY(attr_int(group, "symmetric", s->rule.symmetric));
-  if (s->rule.kind == GRID_NF4)
+  if (s->rule.kind == GRID_NF)
     TRY(attr_text(group, "values", loaded_words[s->loaded]));
   else
     TRY(attr_text(group, "zero", "int"));
@@ -194,21 +193,21 @@ static status read_grid(const attributes *g, const char *where, int64_t in, grid
   const char *grid = attr_get_text(g, "grid"), *values = attr_get_text(g, "values");
   *rule = (grid_rule){.bits = (int)bits, .group = (int)width, .beta = 1};
   *loaded = REAL_F32;
-  if (strcmp(grid, grid_words[GRID_NF4]) == 0) {
-    rule->kind = GRID_NF4;
+  if (!grid_named(grid, bits, &rule->kind))
+    return fail(E_DATA, "%s: expected a grid uniform of 1 to 8 bits, nf2, nf3 or nf4, found %s of %lld bits", where,
+                *grid ? grid : "nothing", (long long)bits);
+  if (rule->kind == GRID_NF) {
     while (*loaded <= REAL_BF16 && strcmp(loaded_words[*loaded], values) != 0) ++*loaded;
-    if (bits != NF4_BITS || width < NF4_GROUP_LEAST || width > NF4_GROUP_MOST || width & (width - 1) || in % width || *loaded > REAL_BF16)
-      return fail(
-          E_DATA,
-          "%s: expected an NF4 grid of 4 bits, a group of %d to %d that divides %lld, and values f32, f16 or bf16, found %lld bits, "
-          "group %lld, values %s",
-          where, NF4_GROUP_LEAST, NF4_GROUP_MOST, (long long)in, (long long)bits, (long long)width, *values ? values : "nothing");
+    if (width < NF_GROUP_LEAST || width > NF_GROUP_MOST || width & (width - 1) || in % width || *loaded > REAL_BF16)
+      return fail(E_DATA,
+                  "%s: expected in a normal float a group of %d to %d that divides %lld, and values f32, f16 or bf16, found group %lld, "
+                  "values %s",
+                  where, NF_GROUP_LEAST, NF_GROUP_MOST, (long long)in, (long long)width, *values ? values : "nothing");
     return OK;
   }
   rule->symmetric = attr_get_int(g, "symmetric", 0) == 1;
-  if (strcmp(grid, grid_words[GRID_UNIFORM]) != 0 || bits < 1 || bits > 8 || width < 0 || (width && in % width))
-    return fail(E_DATA, "%s: expected a uniform grid of 1 to 8 bits whose group divides %lld, or NF4, found grid %s, %lld bits, group %lld",
-                where, (long long)in, grid, (long long)bits, (long long)width);
+  if (width < 0 || (width && in % width))
+    return fail(E_DATA, "%s: expected a group that divides %lld, found %lld", where, (long long)in, (long long)width);
   return OK;
 }
 
@@ -227,7 +226,7 @@ status solution_describe(container *file, const char *where, const arch *a, line
   linear_shape(a, l, &out, &in);
   TRY(read_grid(g, where, in, &rule, &loaded));
   snprintf(path, sizeof path, "%s/absmax_codes", linear_path(l));
-  rule.nested = rule.kind == GRID_NF4 && container_has(file, path);
+  rule.nested = rule.kind == GRID_NF && container_has(file, path);
   snprintf(path, sizeof path, "%s/lora_A", linear_path(l));
   TRY(container_shape(file, path, &type, &dims_count, dims));
   if (dims_count != 2 || dims[0] < 1 || dims[0] > (out < in ? out : in) || dims[1] != in) {

@@ -194,7 +194,7 @@ static void test_parts(void **state) {
   assert_ptr_equal(j.settings[0].method, method_find("nf4-cloq"));
   for (int k = 0; k < 2; k++) {
     const grid_rule *r = &j.settings[k].rule;
-    assert_true(r->kind == GRID_NF4 && r->bits == 4 && r->group == 64 && !r->symmetric && r->nested == (k == 1));
+    assert_true(r->kind == GRID_NF && r->bits == 4 && r->group == 64 && !r->symmetric && r->nested == (k == 1));
   }
   job_free(&j);
   snprintf(text, sizeof text,
