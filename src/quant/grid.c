@@ -1,11 +1,26 @@
 #include "quant/grid.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "base/half.h"
 #include "base/hot.h"
 
 enum { HALF_TINY = 0x0400 /* 2^-14 */, HALF_LARGEST = 0x7BFF /* 65504 */, HALF_INFINITY = 0x7C00 };
+
+static const char *const uniform_name = "uniform", *const nf_names[] = {[2] = "nf2", [3] = "nf3", [4] = "nf4"};
+static const char binary_name[] = "binary";
+
+const char *grid_name(grid_kind kind, int bits) { return kind == GRID_NF ? nf_names[bits] : kind == GRID_BINARY ? binary_name : uniform_name; }
+
+bool grid_named(const char *name, int64_t bits, grid_kind *kind) {
+  *kind = GRID_UNIFORM;
+  if (strcmp(name, uniform_name) == 0) return bits >= 1 && bits <= 8;
+  *kind = GRID_BINARY;
+  if (strcmp(name, binary_name) == 0) return bits == 1;
+  *kind = GRID_NF;
+  return bits >= 2 && bits <= 4 && strcmp(name, nf_names[bits]) == 0;
+}
 
 /* Least and greatest of n values and 0. Sixteen running extremes: one would be a chain that no compiler may vectorize. */
 static HOT void range(int n, const float *restrict w, float *lo, float *hi) {

@@ -1,5 +1,5 @@
-/* Code grids. The rule says which; NF4 is computed in quant/nf4.h, everything else here is about uniform grids: q = scale * (code - zero),
- * code in 0 .. 2^bits - 1, one scale and zero per row and group of columns. Local.
+/* Code grids. The rule says which; normal floats (NF2, NF3, NF4) are computed in quant/nf.h, everything else here is about uniform grids:
+ * q = scale * (code - zero), code in 0 .. 2^bits - 1, one scale and zero per row and group of columns. Local.
  * Source: spec methods section 3. The scale is rounded to fp16 BEFORE zero and codes are chosen, because the rounded one is what
  * will be loaded: codes and residual must belong to it. */
 #ifndef CLOQWORK_QUANT_GRID_H
@@ -17,9 +17,9 @@ typedef enum grid_search { SEARCH_NONE, SEARCH_MSE, SEARCH_SCAN, SEARCH_LSQ, SEA
 
 typedef struct grid_rule {
   grid_kind kind;
-  int bits;              /* 1 .. 8; NF4: 4 */
+  int bits;              /* 1 .. 8; GRID_NF: 2 .. 4 */
   int group;             /* columns per scale; divides the width; 0: one group per row */
-  bool nested;           /* NF4: double quantization of absmax. Uniform, and so are the members below: */
+  bool nested;           /* GRID_NF: double quantization of absmax. Uniform, and so are the members below: */
   bool symmetric;        /* zero = 2^(bits-1), scale = beta 2 max|w| / (2^bits - 1) */
   double beta;           /* 1; MagR's shrink of the range */
   bool anchor_zero;      /* beta shrinks both ends (zero from the unshrunk scale) instead of the published quirk: low end kept, top cut */
@@ -38,6 +38,10 @@ typedef struct code_grid {
 
 /* Bits that a stored code takes, on average: billm's codes say sign and magnitude. */
 static inline int grid_code_bits(const grid_rule *r) { return r->kind == GRID_BINARY ? 2 : r->bits; }
+
+/* What files call a grid: "uniform", "nf2", "nf3", "nf4", "binary"; and the grid of so many bits that has this name (false: there is none). */
+const char *grid_name(grid_kind kind, int bits);
+bool grid_named(const char *name, int64_t bits, grid_kind *kind);
 
 static inline int grid_groups(const grid_rule *r, int width) { return r->group ? width / r->group : 1; }
 

@@ -8,7 +8,7 @@
 
 #include "base/memory.h"
 #include "base/settings.h"
-#include "quant/nf4.h"
+#include "quant/nf.h"
 #include "run/options.h"
 
 enum { PREFIX = 1024, MOST_SETTINGS = 4096, MOST_BITS = 8 };
@@ -368,10 +368,10 @@ static status check_quantizer(const section *s, const combination *c) {
   if (q->grid != GRID_NF) return OK;
   if (c->group == 0)
     return fail(E_USAGE, "%sgroup: expected a power of two from %d to %d with %s (NF4 knows no block of a whole row), found 0", s->prefix,
-                NF4_GROUP_LEAST, NF4_GROUP_MOST, name);
-  if (c->group < NF4_GROUP_LEAST || c->group > NF4_GROUP_MOST || (c->group & (c->group - 1)))
-    return fail(E_USAGE, "%sgroup: expected a power of two from %d to %d with %s, found %d", s->prefix, NF4_GROUP_LEAST, NF4_GROUP_MOST,
-                name, c->group);
+                NF_GROUP_LEAST, NF_GROUP_MOST, name);
+  if (c->group < NF_GROUP_LEAST || c->group > NF_GROUP_MOST || (c->group & (c->group - 1)))
+    return fail(E_USAGE, "%sgroup: expected a power of two from %d to %d with %s, found %d", s->prefix, NF_GROUP_LEAST, NF_GROUP_MOST, name,
+                c->group);
   return OK;
 }
 

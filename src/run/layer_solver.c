@@ -10,7 +10,7 @@
 #include "dist/agree.h"
 #include "dist/dlinalg.h"
 #include "quant/codes.h"
-#include "quant/nf4.h"
+#include "quant/nf.h"
 #include "quant/optq.h"
 #include "run/unit.h"
 
@@ -400,8 +400,8 @@ done:
   return st;
 }
 
-/* NF4 of one (setting, linear). Collective: double quantization needs absmax of all rows, and the codes come after it. */
-static status quantize_nf4(input_work *w, const setting *s, int k, result *r) {
+/* Normal float of one (setting, linear). Collective: double quantization needs absmax of all rows, and the codes come after it. */
+static status quantize_nf(input_work *w, const setting *s, int k, result *r) {
   session *c = w->s->c;
   status st = OK;
   uint8_t *codes = NULL;
@@ -414,14 +414,14 @@ static status quantize_nf4(input_work *w, const setting *s, int k, result *r) {
   double start = clock_now();
   to->loaded = solution_loaded(checkpoint_linear(&c->model, w->layer, w->linears[k]).tensor->type);
   st = NEW(codes, (size_t)rows * (size_t)in, "codes of my rows");
-  if (st == OK) st = nf4_absmax(group, rows, in, x, in, absmax);
+  if (st == OK) st = nf_absmax(group, rows, in, x, in, absmax);
   TRY(agree(c->team.comm, st));
   if (s->rule.nested) {
     team_barrier(&c->team);
-    if (c->team.rank == 0) nf4_nest(to->out * to->groups, to->absmax, to->absmax_codes, to->nested_absmax, to->nested_offset);
+    if (c->team.rank == 0) nf_nest(to->out * to->groups, to->absmax, to->absmax_codes, to->nested_absmax, to->nested_offset);
     team_barrier(&c->team);
   }
-  nf4_round(group, rows, in, x, in, absmax, codes);
+  nf_round(s->rule.bits, group, rows, in, x, in, absmax, codes);
   codes_pack(s->rule.bits, rows, in, codes, to->codes + begin * to->words);
   if (c->team.rank == 0) to->facts->quantize_seconds = clock_now() - start;
 done:
@@ -466,7 +466,7 @@ static status quantize_with(input_work *w, int first, bool *handled) {
     handled[g] = true;
     for (int k = 0; k < w->linear_count && st == OK; k++) {
       result *r = layer_result(w->s, w->group[g], w->linears[k]);
-      st = s->method->quantizer == QUANT_NF4 ? quantize_nf4(w, s, k, r) : quantize_rows(w, s, k, r, order, ridge);
+      st = s->method->quantizer == QUANT_NF4 ? quantize_nf(w, s, k, r) : quantize_rows(w, s, k, r, order, ridge);
       w->s->spent.flops += s->method->quantizer == QUANT_OPTQ ? optq_flops(r->s.out, r->s.in) : 0;
     }
   }
