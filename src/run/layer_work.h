@@ -64,33 +64,43 @@ void my_rows(const session *c, int64_t out, int64_t in, int64_t *begin, int64_t 
 /* Local. "model.layers.3.mlp.down_proj, cloq-b2-g64" */
 void name_result(const input_work *w, int p, int k, char where[256]);
 
-/* Calls work for my share of the tasks, dealt by their cost: Local work on one matrix. */
-status deal_matrices(input_work *w, const matrix_task *tasks, int count, status (*work)(input_work *, int p, int k));
+/* Calls work, Local, for my share of the tasks, dealt by their cost. */
+typedef status (*matrix_work)(input_work *w, void *context, int p, int k);
+status deal_matrices(input_work *w, const matrix_task *tasks, int count, matrix_work work, void *context);
 
 /* ---- stages ---- */
 
-status gram_open(input_work *w);        /* Grams, their facts, weights, references */
-void gram_close(input_work *w);         /* Local */
-status codes_magr(input_work *w, const setting *s); /* w->base */
+status gram_open(input_work *w); /* Grams, their facts, weights */
+void gram_close(input_work *w);  /* Local */
 
-/* Codes of the group's own results that need the factor of piece p's setting (or none), and the joint results that do. handled: marks them. */
-status codes_quantize(input_work *w, int first, bool *handled);
-status codes_take_over(input_work *w);   /* those that are copied or stored */
-status adapters_solve(input_work *w);    /* traces, fits, curves of the whole group */
+status codes_magr(input_work *w, const setting *s); /* MagR for the group: w->base */
+/* Codes of the group's pieces that share piece `first`'s factor, or of it alone when it needs none; joint results of these. Marks them. */
+status codes_make(input_work *w, int first, bool *handled);
+status codes_take_over(input_work *w); /* those that are copied or stored */
 
-/* Local. Codes and adapter of one result together, on this rank alone; u: the factor in shared memory, where its quantizer needs one. */
-status joint_solve(input_work *w, int p, int k);
-double joint_flops(const setting *s, int rank, int64_t out, int64_t in);
-uint64_t joint_bytes(const setting *s, int rank, int64_t out, int64_t in);
+/* tr(E H E^T) on the Gram h; s NULL: E = W. The same sum on every rank. */
+status team_trace(input_work *w, int k, const solution *s, const float *h, double *sum);
+status adapters_make(input_work *w); /* traces, fits and curves of the whole group */
 
-/* Local. The grid and codes of rows [row, row + rows) of a target, as the setting's quantizer makes them from x (rows, in); the result's
- * own arrays, without packing the codes; fitted: the grid is there already. codes (rows, in) one byte each. E_MEMORY, E_NUMERICS. */
+/* ---- codes by the setting's quantizer, Local ---- */
+
 typedef struct rounding {
   const input_work *w;
   const setting *setting;
-  const grid_rule *rule;
   const int32_t *order; /* of the factor; NULL natural */
-  double ridge;
+  double ridge;         /* that it was made with */
 } rounding;
+
+/* Rows [row, row + rows) of a uniform matrix: codes (rows, in), one byte each, of x (rows, in), row stride in. refit: the grid of these rows is
+ * fitted first, into grid; else it is used as it is. Adds how many scales were replaced to *tiny. E_MEMORY, E_NUMERICS. */
+status round_uniform(const rounding *r, const grid_rule *rule, int rows, int in, const float *x, bool refit, code_grid grid, uint8_t *codes,
+                     int64_t *tiny);
+uint64_t round_uniform_bytes(const setting *s, const grid_rule *rule, int64_t in); /* of its workspace */
+
+/* ---- codes and adapter of one result together, Local ---- */
+
+status joint_solve(input_work *w, const rounding *r, int p, int k);
+double joint_flops(const setting *s, int rank, int64_t out, int64_t in);
+uint64_t joint_bytes(const setting *s, int rank, int64_t out, int64_t in);
 
 #endif
