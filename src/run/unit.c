@@ -154,6 +154,30 @@ done:
   return st;
 }
 
+/* One vector of an input's group; to NULL: not asked for. */
+static status read_vector(container *file, const char *path, input_id input, const char *name, int64_t m, double *to) {
+  char full[64];
+  if (!to) return OK;
+  snprintf(full, sizeof full, "%s/%s", input_name(input), name);
+  if (!container_has(file, full))
+    return fail(E_DATA, "%s: %s: expected this statistic of the inputs, found none: calibrate anew to have it", path, full);
+  return container_read_rows(file, full, EL_F64, m, 0, 0, m, to);
+}
+
+status unit_read_input_stats(const session *c, int set, int64_t layer, input_id input, double *mean_abs, double *max_mean_abs) {
+  status st = OK;
+  container *file = NULL;
+  char path[PATH_MOST];
+  int64_t m = input_width(&c->model.arch, input);
+  unit_gram_path(c, set, layer, path);
+  TRY(container_open(path, "grams", &file));
+  TRY(read_vector(file, path, input, "mean_abs", m, mean_abs));
+  TRY(read_vector(file, path, input, "max_mean_abs", m, max_mean_abs));
+done:
+  container_close(&file);
+  return st;
+}
+
 static void attribute_text(const attribute *a, char text[256]) {
   if (!a)
     snprintf(text, 256, "nothing");
