@@ -5,7 +5,7 @@
 #include "adapter/adapter.h"
 #include "run/layer_solver.h"
 
-enum { SLAB_ROWS = 256, LINEARS_MOST = 3 };
+enum { SLAB_ROWS = 256, LINEARS_MOST = 3, RANK_BY_PIVOTS_MOST = 8192 };
 
 /* What is known of one input's Gram. Lies in shared memory, each part filled by one rank. */
 typedef struct gram_facts {
@@ -92,12 +92,22 @@ typedef struct rounding {
 } rounding;
 
 /* Rows [row, row + rows) of a uniform matrix: codes (rows, in), one byte each, of x (rows, in), row stride in. refit: the grid of these rows is
- * fitted first, into grid; else it is used as it is. Adds how many scales were replaced to *tiny. E_MEMORY, E_NUMERICS. */
-status round_uniform(const rounding *r, const grid_rule *rule, int rows, int in, const float *x, bool refit, code_grid grid, uint8_t *codes,
+ * fitted first, into g; else it is used as it is. Adds how many scales were replaced to *tiny. E_MEMORY, E_NUMERICS. */
+status round_uniform(const rounding *r, const grid_rule *rule, int rows, int in, const float *x, bool refit, code_grid g, uint8_t *codes,
                      int64_t *tiny);
 uint64_t round_uniform_bytes(const setting *s, const grid_rule *rule, int64_t in); /* of its workspace */
 
+/* ---- costs, Local ---- */
+
+adapter_request adapter_shape(const setting *s, int rank, int64_t out, int64_t in); /* a fit as a question of cost: no numbers, but a metric */
+double fit_flops(const setting *s, const adapter_request *q);
+uint64_t fit_bytes(const setting *s, int rank, int64_t out, int64_t in); /* of a rank's memory, the residual included */
+int layer_start_rows(const job *j, int64_t out, int64_t in);             /* leading eigenvectors of the Gram that fits of such a linear start from */
+int piece_rank(const piece *p, int64_t layer, linear_id l);              /* of its adapter of that matrix */
+
 /* ---- codes and adapter of one result together, Local ---- */
+
+int joint_rounds(const setting *s); /* entries of its list of losses; 0: it has none */
 
 status joint_solve(input_work *w, const rounding *r, int p, int k);
 double joint_flops(const setting *s, int rank, int64_t out, int64_t in);

@@ -96,22 +96,44 @@ done:
   return st;
 }
 
-status unit_hash_solution(container *file, hash *h) {
-  static const char *const names[] = {"codes", "scales", "zeros", "absmax", "lora_A", "lora_B"};
+/* The datasets of one group that decide what the model computes. */
+static status hash_group(container *file, const char *group, hash *h) {
+  static const char *const names[] = {"codes", "scales", "zeros", "widths", "magnitudes", "salient", "absmax", "lora_A", "lora_B"};
   status st = OK;
   attributes a = {0};
-  char **groups = NULL, path[160];
+  char path[160];
+  for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
+    snprintf(path, sizeof path, "%.140s/%s", group, names[k]);
+    if (!container_has(file, path)) continue;
+    TRY(container_attributes(file, path, &a));
+    TRY(hash_add_text(h, path));
+    TRY(hash_add_text(h, attr_get_text(&a, "sha256")));
+    attr_free(&a);
+  }
+done:
+  attr_free(&a);
+  return st;
+}
+
+status unit_hash_solution(container *file, hash *h) {
+  status st = OK;
+  attributes a = {0};
+  char **groups = NULL;
   int count = 0;
   TRY(container_groups(file, &groups, &count));
-  for (int i = 0; i < count; i++)
-    for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
-      snprintf(path, sizeof path, "%.100s/%s", groups[i], names[k]);
-      if (!container_has(file, path)) continue;
-      TRY(container_attributes(file, path, &a));
-      TRY(hash_add_text(h, path));
-      TRY(hash_add_text(h, attr_get_text(&a, "sha256")));
-      attr_free(&a);
+  for (int i = 0; i < count; i++) {
+    TRY(hash_group(file, groups[i], h));
+    TRY(container_attributes(file, groups[i], &a));
+    const char *at = attr_get_text(&a, "ranks"); /* of variants */
+    while (*at) {
+      char variant[160];
+      size_t length = strcspn(at, ",");
+      snprintf(variant, sizeof variant, "%.100s/rank-%.*s", groups[i], (int)length, at);
+      TRY(hash_group(file, variant, h));
+      at += length + (at[length] == ',');
     }
+    attr_free(&a);
+  }
 done:
   attr_free(&a);
   container_names_free(&groups, count);

@@ -63,6 +63,7 @@ size_t solution_place(solution *s, unsigned parts, char *at) {
   PLACE(SOLUTION_CURVES, loss, points);
   PLACE(SOLUTION_CURVES, loss_heldout, points);
   PLACE(SOLUTION_CURVES, values, points);
+  PLACE(SOLUTION_CURVES, rounds, s->round_count);
   PLACE(SOLUTION_ALL, facts, 1);
 #undef PLACE
   s->rule.widths = s->widths;
@@ -116,14 +117,15 @@ void solution_copy(const solution *from, unsigned parts, solution *to) {
     COPY(absmax_codes, rows * to->groups);
     COPY(nested_absmax, nests(to));
     COPY(nested_offset, 1);
-    to->loaded = from->loaded;
     to->facts->trace = from->facts->trace;
     to->facts->trace_heldout = from->facts->trace_heldout;
     to->facts->damping_used = from->facts->damping_used;
     to->facts->tiny_scales = from->facts->tiny_scales;
+    to->facts->quantize_seconds = from->facts->quantize_seconds;
     memcpy(to->facts->base_fingerprint, from->facts->base_fingerprint, HASH_HEX);
   }
   if (parts & SOLUTION_ADAPTER) {
+    to->facts->adapter_seconds = from->facts->adapter_seconds;
     COPY(lora_a, rank * to->in);
     for (int64_t i = 0; i < rows; i++) memcpy(to->lora_b + i * rank, from->lora_b + i * from->rank, (size_t)rank * sizeof *to->lora_b);
   }
@@ -171,6 +173,7 @@ static int rows_of(const solution *s, row list[SOLUTION_DATASETS]) {
       {true, {"lora_B", SOLUTION_ADAPTER, EL_F32, s->out, s->rank, s->lora_b, true}},
       {true, {"loss", SOLUTION_CURVES, EL_F64, points, 0, s->loss, false}},
       {true, {"eigenvalues", SOLUTION_CURVES, EL_F64, points, 0, s->values, false}},
+      {s->round_count > 0, {"rounds", SOLUTION_CURVES, EL_F64, s->round_count, 0, s->rounds, false}},
       {true, {"loss_heldout", SOLUTION_CURVES, EL_F64, points, 0, s->loss_heldout, false}},
   };
   _Static_assert(sizeof all / sizeof *all <= SOLUTION_DATASETS, "room for every dataset");
@@ -332,6 +335,11 @@ status solution_describe(container *file, const char *where, const arch *a, line
   s->loaded = loaded;
   s->variant = which.variant;
   s->own_rank = attr_get_int(g, "own_rank", 0) == 1;
+  dataset_path(&which, "rounds", path);
+  if (container_has(file, path)) {
+    TRY(container_shape(file, path, &type, &dims_count, dims));
+    s->round_count = (int)dims[0];
+  }
 done:
   attr_free(&own);
   return st;
@@ -358,7 +366,7 @@ static status load_rows(container *file, const solution *s, int stored, unsigned
   for (int k = 0; k < count && st == OK; k++) {
     const row *r = &list[k];
     int64_t begin = r->by_output ? s->begin : 0, end = r->by_output ? s->end : r->rows,
-            rows = r->part == SOLUTION_CURVES ? stored + 1
+            rows = r->part == SOLUTION_CURVES && r->data != s->rounds ? stored + 1
                    : r->data == s->lora_a     ? stored
                                               : r->rows;
     dataset_path(s, r->name, path);

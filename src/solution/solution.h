@@ -48,6 +48,8 @@ typedef struct solution {
   double *loss;          /* [rank + 1] */
   double *loss_heldout;  /* [rank + 1] */
   double *values;        /* [rank + 1] leading eigenvalues, last the sum of all others */
+  double *rounds;        /* [round_count] losses of every round of a method that goes to and fro */
+  int round_count;
   solution_facts *facts;
   void *memory; /* what solution_load allocated; NULL where somebody else owns the arrays */
 } solution;
@@ -86,7 +88,7 @@ status solution_check_nested(const solution *s, const char *where);
 
 /* ---- as a group of a solution file, named linear_path(l) ---- */
 
-enum { SOLUTION_DATASETS = 16, SOLUTION_PATH = 96 };
+enum { SOLUTION_DATASETS = 18, SOLUTION_PATH = 96 };
 
 /* The group that holds it: "self_attn.q_proj", or "self_attn.q_proj/rank-16" of a variant. */
 void solution_group(const solution *s, char path[SOLUTION_PATH]);
