@@ -11,7 +11,7 @@
 #include "base/half.h"
 #include "base/status.h"
 
-typedef enum grid_kind { GRID_UNIFORM, GRID_NF4 } grid_kind;
+typedef enum grid_kind { GRID_UNIFORM, GRID_NF, GRID_BINARY } grid_kind;
 
 /* How a group's scale and zero are chosen. none: from its range; mse, scan: quant/search.h. The others are the starts of L4Q (arXiv
  * 2402.04902), which the spec's section 12 defines for signed codes QN = -2^(bits-1) .. QP = 2^(bits-1) - 1 and an offset o; here
@@ -33,7 +33,8 @@ typedef struct grid_rule {
   bool anchor_zero;      /* beta shrinks both ends (zero from the unshrunk scale) instead of the published quirk: low end kept, top cut */
   grid_search search;    /* how a group's scale and zero are chosen */
   bool real_zero;        /* zero points are fp16 numbers instead of codes */
-  const uint8_t *widths; /* [groups] bits of each group of columns, bits on average; NULL: bits everywhere; borrowed */
+  bool mixed;            /* groups of columns have widths of their own, bits on average */
+  const uint8_t *widths; /* [groups] mixed: bits of each group of columns; NULL: bits everywhere; borrowed */
 } grid_rule;
 
 /* The grid of a slab of rows beside its codes. Borrowed; what the rule does not use is NULL. */
@@ -42,6 +43,9 @@ typedef struct code_grid {
   uint8_t *zeros;       /* (rows, groups) */
   uint16_t *real_zeros; /* (rows, groups) fp16: instead of zeros with real_zero */
 } code_grid;
+
+/* Bits that a stored code takes, on average: billm's codes say sign and magnitude. */
+static inline int grid_code_bits(const grid_rule *r) { return r->kind == GRID_BINARY ? 2 : r->bits; }
 
 static inline int grid_groups(const grid_rule *r, int width) { return r->group ? width / r->group : 1; }
 
