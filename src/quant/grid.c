@@ -92,18 +92,19 @@ static void fit_start(const grid_rule *r, int bits, int n, const float *w, doubl
   }
 }
 
+static bool searches(const grid_rule *r) { return r->search == SEARCH_MSE || r->search == SEARCH_SCAN; }
+
 /* One group, whose entry is `at`. */
 static void fit_group(const grid_rule *r, search_room *room, int bits, int n, const float *w, const float *weight, code_grid g, int64_t at,
                       int64_t *replaced) {
   double top = (1 << bits) - 1, zero = 1 << (bits - 1);
-  bool searches = r->search == SEARCH_MSE || r->search == SEARCH_SCAN;
   float least, most;
   range(n, w, &least, &most);
   search_group q = {.bits = bits, .symmetric = r->symmetric, .real_zero = r->real_zero, .columns = n, .w = w, .weight = weight};
   q.lo = least == most ? -1 : least;
   q.hi = least == most ? 1 : most;
-  if (searches || r->search == SEARCH_NONE)
-    fit_range(r, searches ? 1 : r->beta, top, q.lo, q.hi, g.scales + at, &zero, replaced);
+  if (searches(r) || r->search == SEARCH_NONE)
+    fit_range(r, searches(r) ? 1 : r->beta, top, q.lo, q.hi, g.scales + at, &zero, replaced);
   else
     fit_start(r, bits, n, w, q.lo, q.hi, g.scales + at, &zero, replaced);
   if (r->search == SEARCH_MSE) search_mse(&q, room, g.scales + at, &zero);
@@ -119,7 +120,7 @@ status grid_fit(const grid_rule *r, int rows, int width, const float *w, int64_t
   search_room *room = NULL;
   int groups = grid_groups(r, width), columns = width / groups;
   int64_t count = 0;
-  if (r->search == SEARCH_MSE || r->search == SEARCH_SCAN) TRY(search_new(&room, columns));
+  if (searches(r)) TRY(search_new(&room, columns));
   for (int i = 0; i < rows; i++) {
     for (int k = 0; k < groups; k++) {
       int64_t first = (int64_t)k * columns;
@@ -132,6 +133,8 @@ done:
   search_free(&room);
   return st;
 }
+
+uint64_t grid_bytes(const grid_rule *r, int64_t width) { return searches(r) ? search_bytes(r->group ? r->group : width) : 0; }
 
 uint8_t grid_code(double w, double scale, double zero, int bits) { return (uint8_t)clamp(rint(w / scale) + zero, (1 << bits) - 1); }
 

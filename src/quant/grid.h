@@ -73,6 +73,7 @@ static inline code_grid grid_from(code_grid g, int64_t at) {
  * becomes 2^-14, one beyond fp16 becomes 65504 (the weights past its reach are clipped). *replaced (may be NULL): how many were replaced
  * so. A group of zeros takes the range -1 .. 1; NaN is passed over here (optq reports it). E_MEMORY. */
 status grid_fit(const grid_rule *r, int rows, int width, const float *w, int64_t ldw, const float *weight, code_grid g, int64_t *replaced);
+uint64_t grid_bytes(const grid_rule *r, int64_t width); /* workspace of one call, for plans */
 
 /* One code, in double, ties to even. An integer zero: clamp(rint(w / s) + z, 0, 2^bits - 1). A real one: clamp(rint(w / s + z), ...).
  * NaN gives 0. The value of code u is float(s (u - z)): s (u - z) is exact in double, and in float too for an integer zero. */

@@ -28,6 +28,9 @@ typedef struct slab {
   double *s;           /* (width + QUAD, ld) feedback of finished blocks; column j is row j of this array */
   double *e;           /* (BLOCK, ld) errors of the current block */
   float *scale, *zero; /* (groups, ld) */
+  float *current;      /* (rows, group) dynamic groups: what a grid is fitted to */
+  double *update;      /* (group, TILE) */
+  code_grid fitted;    /* [rows] of one group */
 } slab;
 
 /* The diagonal block of u, in quads of columns. */
@@ -156,27 +159,85 @@ static void write_codes(const optq_request *q, const panel *p, int columns, int 
 
 static int padded(const slab *b) { return (b->rows + b->chunk - 1) / b->chunk * b->chunk; }
 
-/* Rows of padding get the grid of integers, on which the weight 0 has no error. */
+/* The grid of group g for rows whose entries in `from` lie `stride` apart. Rows of padding get the grid of integers, on which the weight 0
+ * has no error. */
+static void read_group(const grid_rule *r, slab *b, int g, code_grid from, int64_t stride) {
+  for (int row = 0; row < padded(b); row++) {
+    b->scale[(int64_t)g * b->ld + row] = row < b->rows ? half_to_float(from.scales[row * stride]) : 1;
+    b->zero[(int64_t)g * b->ld + row] = row < b->rows ? (float)grid_zero(r, from, row * stride) : 0;
+  }
+}
+
 static void read_grid(const optq_request *q, slab *b) {
   int groups = grid_groups(&q->rule, q->width);
-  for (int r = 0; r < padded(b); r++) {
-    int64_t at = (int64_t)(b->first + r) * groups;
-    for (int g = 0; g < groups; g++) {
-      b->scale[(int64_t)g * b->ld + r] = r < b->rows ? half_to_float(q->grid.scales[at + g]) : 1;
-      b->zero[(int64_t)g * b->ld + r] = r < b->rows ? (float)grid_zero(&q->rule, q->grid, at + g) : 0;
+  for (int g = 0; g < groups; g++) read_group(&q->rule, b, g, grid_from(q->grid, (int64_t)b->first * groups + g), groups);
+}
+
+/* x (n, TILE) <- x T^-1 with T (n, n) upper, row stride ldt: one unknown after the other leaves the sums of those to come. */
+static HOT void solve_tile(int n, const double *restrict t, int64_t ldt, double *restrict x) {
+  for (int i = 0; i < n; i++) {
+    lanes *xi = (lanes *)(x + (int64_t)i * TILE), inverse = 1 / (t[i * ldt + i] + (lanes){0});
+    for (int l = 0; l < TILE / 8; l++) xi[l] *= inverse;
+    for (int k = i + 1; k < n; k++) {
+      lanes *xk = (lanes *)(x + (int64_t)k * TILE);
+      for (int l = 0; l < TILE / 8; l++) xk[l] -= xi[l] * t[i * ldt + k];
     }
   }
 }
 
-/* All columns of one slab; loss by row. */
-static status run_slab(const optq_request *q, slab *b, panel *p, tile *t, uint8_t *codes, double *loss) {
+/* current = the weights of group g as the columns before have left them. */
+static void current_weights(const optq_request *q, slab *b, int g, int size) {
+  int64_t first = (int64_t)g * size;
+  for (int row = 0; row < b->rows; row += TILE) {
+    int rows = b->rows - row < TILE ? b->rows - row : TILE;
+    for (int k = 0; k < size; k++) memcpy(b->update + (int64_t)k * TILE, b->s + (first + k) * b->ld + row, TILE * sizeof *b->update);
+    if (g) solve_tile(size, q->u + first * q->width + first, q->width, b->update);
+    for (int r = 0; r < rows; r++) {
+      const float *w = q->w + (int64_t)(b->first + row + r) * q->ldw + first;
+      float *to = b->current + (int64_t)(row + r) * size;
+      for (int k = 0; k < size; k++) to[k] = q->dead && q->dead[first + k] ? 0 : (float)(w[k] + b->update[(int64_t)k * TILE + r]);
+    }
+  }
+}
+
+/* The grid of a dynamic group, whose feedback is complete. */
+static status fit_group(const optq_request *q, slab *b, int g, int64_t *replaced) {
   status st = OK;
-  read_grid(q, b);
+  int groups = grid_groups(&q->rule, q->width), size = q->width / groups;
+  grid_rule one = q->rule;
+  int64_t count;
+  one.group = 0;
+  one.bits = group_bits(&q->rule, g);
+  one.widths = NULL;
+  current_weights(q, b, g, size);
+  TRY(grid_fit(&one, b->rows, size, b->current, size, q->weight ? q->weight + (int64_t)g * size : NULL, b->fitted, &count));
+  *replaced += count;
+  read_group(&one, b, g, b->fitted, 1);
+  for (int r = 0; r < b->rows; r++) {
+    int64_t at = (int64_t)(b->first + r) * groups + g;
+    q->grid.scales[at] = b->fitted.scales[r];
+    if (q->rule.real_zero)
+      q->grid.real_zeros[at] = b->fitted.real_zeros[r];
+    else
+      q->grid.zeros[at] = b->fitted.zeros[r];
+  }
+done:
+  return st;
+}
+
+/* All columns of one slab; loss by row. */
+static status run_slab(const optq_request *q, slab *b, panel *p, tile *t, uint8_t *codes, double *loss, int64_t *replaced) {
+  status st = OK;
+  int size = q->width / grid_groups(&q->rule, q->width), columns;
+  if (!q->dynamic) read_grid(q, b);
   memset(b->s, 0, (size_t)q->width * (size_t)b->ld * sizeof *b->s);
   memset(b->e, 0, BLOCK * (size_t)b->ld * sizeof *b->e);
   memset(loss, 0, (size_t)padded(b) * sizeof *loss);
-  for (int first = 0; first < q->width; first += BLOCK) {
-    int columns = q->width - first < BLOCK ? q->width - first : BLOCK, right = first + columns;
+  for (int first = 0; first < q->width; first += columns) {
+    int end = q->dynamic ? first - first % size + size : q->width;
+    columns = end - first < BLOCK ? end - first : BLOCK;
+    int right = first + columns;
+    if (q->dynamic && first % size == 0) TRY(fit_group(q, b, first / size, replaced));
     TRY(read_panel(q, first, columns, p));
     for (int row = 0; row < b->rows; row += TILE) {
       int rows = b->rows - row < TILE ? b->rows - row : TILE;
@@ -207,24 +268,46 @@ static void round_dead(const optq_request *q, uint8_t *codes) {
 
 int optq_slab(int64_t width) { return width < 2048 ? 64 : 256; }
 
+static status slab_new(const optq_request *q, slab *b) {
+  status st = OK;
+  int groups = grid_groups(&q->rule, q->width), size = q->width / groups;
+  TRY(NEW(b->s, ((int64_t)q->width + QUAD) * b->ld, "optq: feedback"));
+  TRY(NEW(b->e, (int64_t)BLOCK * b->ld, "optq: errors of a block"));
+  TRY(NEW(b->scale, (int64_t)groups * b->ld, "optq: scales"));
+  TRY(NEW(b->zero, (int64_t)groups * b->ld, "optq: zeros"));
+  if (q->dynamic) {
+    TRY(NEW(b->current, (int64_t)b->rows * size, "optq: current weights of a group"));
+    TRY(NEW(b->update, (int64_t)size * TILE, "optq: updates of a group"));
+    TRY(NEW(b->fitted.scales, b->rows, "optq: grids of a group"));
+    TRY(NEW(b->fitted.zeros, b->rows, "optq: grids of a group"));
+    TRY(NEW(b->fitted.real_zeros, b->rows, "optq: grids of a group"));
+  }
+done:
+  return st;
+}
+
+static void slab_free(slab *b) {
+  FREE(b->s), FREE(b->e), FREE(b->scale), FREE(b->zero), FREE(b->current), FREE(b->update);
+  FREE(b->fitted.scales), FREE(b->fitted.zeros), FREE(b->fitted.real_zeros);
+}
+
 status optq(const optq_request *q, uint8_t *codes, double *loss) {
   status st = OK;
-  int groups = grid_groups(&q->rule, q->width), most = q->rows < PASS ? q->rows : PASS;
+  int most = q->rows < PASS ? q->rows : PASS;
   slab b = {.rows = most, .chunk = optq_slab(q->width)};
   panel *p = NULL;
   tile *t = NULL;
   double *row_loss = NULL, sum = 0;
+  int64_t replaced = 0;
   b.ld = padded(&b) + SKEW;
-  TRY(NEW(b.s, ((int64_t)q->width + QUAD) * b.ld, "optq: feedback"));
-  TRY(NEW(b.e, (int64_t)BLOCK * b.ld, "optq: errors of a block"));
-  TRY(NEW(b.scale, (int64_t)groups * b.ld, "optq: scales"));
-  TRY(NEW(b.zero, (int64_t)groups * b.ld, "optq: zeros"));
+  if (q->dynamic && q->order) TRY(fail(E_USAGE, "optq: dynamic groups, expected the natural order, found another"));
+  TRY(slab_new(q, &b));
   TRY(NEW(p, 1, "optq: block of the factor"));
   TRY(NEW(t, 1, "optq: tile"));
   TRY(NEW(row_loss, b.ld, "optq: losses"));
   for (b.first = 0; b.first < q->rows; b.first += most) {
     b.rows = q->rows - b.first < most ? q->rows - b.first : most;
-    TRY(run_slab(q, &b, p, t, codes, row_loss));
+    TRY(run_slab(q, &b, p, t, codes, row_loss, &replaced));
     for (int r = 0; r < b.rows; r++) {
       if (!isfinite(row_loss[r]))
         TRY(fail(E_NUMERICS, "optq: row %d, expected finite weights and factor, found a loss of %g", b.first + r, row_loss[r]));
@@ -233,8 +316,10 @@ status optq(const optq_request *q, uint8_t *codes, double *loss) {
   }
   if (q->dead && q->dead_rtn) round_dead(q, codes);
   if (loss) *loss = sum;
+  if (q->replaced) *q->replaced = replaced;
 done:
-  FREE(b.s), FREE(b.e), FREE(b.scale), FREE(b.zero), FREE(p), FREE(t), FREE(row_loss);
+  slab_free(&b);
+  FREE(p), FREE(t), FREE(row_loss);
   return st;
 }
 
@@ -243,4 +328,9 @@ double optq_flops(int64_t rows, int64_t width) { return (double)rows * (double)w
 uint64_t optq_bytes(const grid_rule *r, int64_t width) {
   uint64_t ld = PASS + SKEW, groups = (uint64_t)grid_groups(r, (int)width);
   return ld * (8 * ((uint64_t)width + QUAD + BLOCK + 1) + 8 * groups) + sizeof(panel) + sizeof(tile);
+}
+
+uint64_t optq_dynamic_bytes(const grid_rule *r, int64_t width) {
+  uint64_t size = (uint64_t)(r->group ? r->group : width);
+  return PASS * (4 * size + 5) + 8 * size * TILE + grid_bytes(r, width);
 }

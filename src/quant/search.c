@@ -37,6 +37,11 @@ void search_free(search_room **room) {
   FREE(*room);
 }
 
+uint64_t search_bytes(int64_t columns) {
+  search_room *m;
+  return sizeof *m + (uint64_t)(columns + VECTOR) * (sizeof *m->w + sizeof *m->part + sizeof *m->x + sizeof *m->at);
+}
+
 static void enter(const search_group *q, const float *weight, search_room *m) {
   m->n = padded(q->columns);
   for (int i = 0; i < m->n; i++) {

@@ -15,6 +15,7 @@
 typedef struct search_room search_room; /* memory for groups of up to `columns` weights */
 status search_new(search_room **room, int columns);
 void search_free(search_room **room); /* accepts an empty one */
+uint64_t search_bytes(int64_t columns);
 
 typedef struct search_group {
   int bits;
