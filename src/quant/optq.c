@@ -7,20 +7,7 @@
 #include "base/half.h"
 #include "base/hot.h"
 #include "base/memory.h"
-
-/* Everything is stored with the ROW index contiguous, so that the recursion over columns runs over rows in registers and the trailing
- * update is one dgemm without transposition. Rows are padded to whole tiles: there is no remainder loop whose rounding could differ,
- * and a row's arithmetic does not depend on its neighbours. The trailing update always has optq_slab rows (see the header). */
-enum {
-  BLOCK = 256, /* columns between two trailing updates: below about 200, BLIS leaves its fast path */
-  PART = 32,   /* columns of a block between two updates inside a tile */
-  QUAD = 4,    /* columns of such an update at a time */
-  TILE = 32,   /* rows */
-  PASS = 512,  /* rows at most that share one reading of u */
-  SKEW = 8,    /* added to row strides that would be multiples of 4 KiB */
-};
-
-typedef double lanes __attribute__((vector_size(64), may_alias));
+#include "quant/recursion.h"
 
 typedef struct slab {
   int first, rows;     /* of the request */
@@ -32,92 +19,6 @@ typedef struct slab {
   double *update;      /* (group, TILE) */
   code_grid fitted;    /* [rows] of one group */
 } slab;
-
-/* The diagonal block of u, in quads of columns. */
-typedef struct panel {
-  double u[BLOCK / QUAD][BLOCK][QUAD];  /* u[j / QUAD][i][j % QUAD] = U[j1 + i][j1 + j] */
-  double inverse[BLOCK], square[BLOCK]; /* 1 / U_jj; U_jj^2 */
-  double top[BLOCK];                    /* largest code */
-  int column[BLOCK];                    /* original */
-  int group[BLOCK];
-} panel;
-
-typedef struct tile {
-  _Alignas(64) double e[BLOCK][TILE];
-  _Alignas(64) double feedback[PART][TILE];
-  _Alignas(64) float w[BLOCK][TILE];
-  _Alignas(64) uint8_t code[BLOCK][TILE];
-} tile;
-
-/* feedback (QUAD, TILE) = s + the errors of columns 0 .. n - 1, for 16 rows: eight accumulators. */
-static inline __attribute__((always_inline)) void add_quad(int n, const double (*restrict u)[QUAD], const double (*restrict error)[TILE],
-                                                           const double *restrict s, int ld, double (*restrict feedback)[TILE]) {
-  lanes a[QUAD][2];
-  for (int j = 0; j < QUAD; j++) memcpy(a[j], s + (int64_t)j * ld, sizeof a[j]);
-  for (int i = 0; i < n; i++) {
-    const lanes *e = (const lanes *)error[i];
-    for (int j = 0; j < QUAD; j++) {
-      a[j][0] += e[0] * u[i][j];
-      a[j][1] += e[1] * u[i][j];
-    }
-  }
-  for (int j = 0; j < QUAD; j++) memcpy(feedback[j], a[j], sizeof a[j]);
-}
-
-/* f[TILE] += the errors of n columns of the same part; u walks one column of a quad. */
-static inline __attribute__((always_inline)) void add_column(int n, const double *restrict u, const double (*restrict error)[TILE],
-                                                             double *restrict f) {
-  lanes *acc = (lanes *)f, a0 = acc[0], a1 = acc[1], a2 = acc[2], a3 = acc[3];
-  for (int i = 0; i < n; i++) {
-    const lanes *e = (const lanes *)error[i];
-    double x = u[i * QUAD];
-    a0 += e[0] * x;
-    a1 += e[1] * x;
-    a2 += e[2] * x;
-    a3 += e[3] * x;
-  }
-  acc[0] = a0, acc[1] = a1, acc[2] = a2, acc[3] = a3;
-}
-
-/* One column of 32 rows: v -> code, error and loss. With real zeros the value is rounded to float, as it is loaded; with integer ones it is
- * a float already. */
-static inline __attribute__((always_inline)) void round_column(bool real, const panel *restrict p, int j, const double *restrict f,
-                                                               const float *restrict scale, const float *restrict zero, tile *restrict t,
-                                                               double *restrict loss) {
-  double inverse = p->inverse[j], square = p->square[j], top = p->top[j];
-  for (int r = 0; r < TILE; r++) {
-    double w = t->w[j][r], v = w + f[r] * inverse, step = scale[r], z = zero[r];
-    double u = real ? rint(v / step + z) : rint(v / step) + z;
-    u = u > 0 ? u : 0;
-    u = u < top ? u : top;
-    double q = step * (u - z);
-    if (real) q = (float)q;
-    t->code[j][r] = (uint8_t)(int)u;
-    t->e[j][r] = w - q;
-    loss[r] += (v - q) * (v - q) * square;
-  }
-}
-
-/* The recursion for 32 rows through one block. s, scale, zero start at the tile's first row; loss[TILE] is added to. */
-static HOT void tile_block(int columns, bool real, const panel *restrict p, const double *restrict s, const float *restrict scale,
-                           const float *restrict zero, int ld, tile *restrict t, double *restrict loss) {
-  for (int first = 0; first < columns; first += PART) {
-    int end = first + PART < columns ? first + PART : columns;
-    for (int j = first; j < end; j += QUAD)
-      for (int half = 0; half < TILE; half += TILE / 2)
-        add_quad(first, p->u[j / QUAD], (const double(*)[TILE])(t->e[0] + half), s + (int64_t)j * ld + half, ld,
-                 (double(*)[TILE])(t->feedback[j - first] + half));
-    for (int j = first; j < end; j++) {
-      double *f = t->feedback[j - first];
-      add_column(j - first, p->u[j / QUAD][first] + j % QUAD, (const double(*)[TILE])t->e[first], f);
-      const float *sj = scale + (int64_t)p->group[j] * ld, *zj = zero + (int64_t)p->group[j] * ld;
-      if (real)
-        round_column(true, p, j, f, sj, zj, t, loss);
-      else
-        round_column(false, p, j, f, sj, zj, t, loss);
-    }
-  }
-}
 
 static status read_panel(const optq_request *q, int first, int columns, panel *p) {
   int size = q->width / grid_groups(&q->rule, q->width);
@@ -133,7 +34,7 @@ static status read_panel(const optq_request *q, int first, int columns, panel *p
     p->top[j] = (1 << group_bits(&q->rule, c / size)) - 1;
   }
   for (int i = 0; i < columns; i++)
-    for (int j = i + 1; j < columns; j++) p->u[j / QUAD][i][j % QUAD] = q->u[(int64_t)(first + i) * q->width + first + j];
+    for (int j = i + 1; j < columns; j++) p->m[j / QUAD][i][j % QUAD] = q->u[(int64_t)(first + i) * q->width + first + j];
   return OK;
 }
 
@@ -157,20 +58,10 @@ static void write_codes(const optq_request *q, const panel *p, int columns, int 
   }
 }
 
-static int padded(const slab *b) { return (b->rows + b->chunk - 1) / b->chunk * b->chunk; }
+static int padded(const slab *b) { return recursion_padded(b->rows, b->chunk); }
 
-/* The grid of group g for rows whose entries in `from` lie `stride` apart. Rows of padding get the grid of integers, on which the weight 0
- * has no error. */
-static void read_group(const grid_rule *r, slab *b, int g, code_grid from, int64_t stride) {
-  for (int row = 0; row < padded(b); row++) {
-    b->scale[(int64_t)g * b->ld + row] = row < b->rows ? half_to_float(from.scales[row * stride]) : 1;
-    b->zero[(int64_t)g * b->ld + row] = row < b->rows ? (float)grid_zero(r, from, row * stride) : 0;
-  }
-}
-
-static void read_grid(const optq_request *q, slab *b) {
-  int groups = grid_groups(&q->rule, q->width);
-  for (int g = 0; g < groups; g++) read_group(&q->rule, b, g, grid_from(q->grid, (int64_t)b->first * groups + g), groups);
+static void read_group(const grid_rule *r, slab *b, int g, code_grid from, int stride) {
+  group_read(r, b->rows, padded(b), from, stride, b->scale + (int64_t)g * b->ld, b->zero + (int64_t)g * b->ld);
 }
 
 /* x (n, TILE) <- x T^-1 with T (n, n) upper, row stride ldt: one unknown after the other leaves the sums of those to come. */
@@ -228,8 +119,8 @@ done:
 /* All columns of one slab; loss by row. */
 static status run_slab(const optq_request *q, slab *b, panel *p, tile *t, uint8_t *codes, double *loss, int64_t *replaced) {
   status st = OK;
-  int size = q->width / grid_groups(&q->rule, q->width), columns;
-  if (!q->dynamic) read_grid(q, b);
+  int groups = grid_groups(&q->rule, q->width), size = q->width / groups, columns;
+  for (int g = 0; g < groups && !q->dynamic; g++) read_group(&q->rule, b, g, grid_from(q->grid, (int64_t)b->first * groups + g), groups);
   memset(b->s, 0, (size_t)q->width * (size_t)b->ld * sizeof *b->s);
   memset(b->e, 0, BLOCK * (size_t)b->ld * sizeof *b->e);
   memset(loss, 0, (size_t)padded(b) * sizeof *loss);
@@ -266,7 +157,7 @@ static void round_dead(const optq_request *q, uint8_t *codes) {
   }
 }
 
-int optq_slab(int64_t width) { return width < 2048 ? 64 : 256; }
+int optq_slab(int64_t width) { return recursion_rows(width); }
 
 static status slab_new(const optq_request *q, slab *b) {
   status st = OK;
