@@ -28,8 +28,9 @@ static void make(solution *s) {
     if (s->rule.nested) nf_nest(s->out * s->groups, s->absmax, s->absmax_codes, s->nested_absmax, s->nested_offset);
     nf_round(s->rule.bits, group, OUT, IN, w, IN, s->absmax, codes);
   } else {
-    grid_fit(&s->rule, OUT, IN, w, IN, s->scales, s->zeros);
-    grid_round(&s->rule, OUT, IN, w, IN, s->scales, s->zeros, codes);
+    code_grid g = {.scales = s->scales, .zeros = s->zeros};
+    CHECK_OK(grid_fit(&s->rule, OUT, IN, w, IN, NULL, g, NULL));
+    grid_round(&s->rule, OUT, IN, w, IN, g, codes);
   }
   codes_pack(s->rule.bits, OUT, IN, codes, s->codes);
   for (int64_t i = 0; i < RANK_MAX * IN; i++) s->lora_a[i] = entry(i + 1);
