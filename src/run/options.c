@@ -67,8 +67,8 @@ static double auto_grid_search(const method *m, int bits, int group, const optio
 }
 
 static double auto_grid_weight(const method *m, int bits, int group, const options *o) {
-  (void)bits, (void)group, (void)o;
-  return method_init(m)->scheme == SCHEME_ZERO ? WEIGHT_DIAGONAL : WEIGHT_ONES;
+  (void)bits, (void)group;
+  return o->grid_search == SEARCH_SCAN && method_init(m)->scheme == SCHEME_ZERO ? WEIGHT_DIAGONAL : WEIGHT_ONES;
 }
 
 static double auto_cd_rounds(const method *m, int bits, int group, const options *o) {

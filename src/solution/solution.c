@@ -69,6 +69,10 @@ size_t solution_place(solution *s, unsigned parts, char *at) {
   return used;
 }
 
+code_grid solution_code_grid(const solution *s, int64_t row) {
+  return grid_from((code_grid){.scales = s->scales, .zeros = s->zeros, .real_zeros = s->real_zeros}, (row - s->begin) * s->groups);
+}
+
 void solution_values(const solution *s, int64_t begin, int64_t end, float *q) {
   int64_t first = begin - s->begin;
   int rows = (int)(end - begin), in = (int)s->in;
@@ -76,7 +80,7 @@ void solution_values(const solution *s, int64_t begin, int64_t end, float *q) {
   if (s->rule.kind == GRID_NF)
     nf_values(s->rule.bits, s->rule.group, rows, in, codes, s->absmax + first * s->groups, s->loaded, q);
   else
-    codes_values(&s->rule, rows, in, codes, grid_from((code_grid){.scales = s->scales, .zeros = s->zeros}, first * s->groups), q);
+    codes_values(&s->rule, rows, in, codes, solution_code_grid(s, begin), q);
 }
 
 void solution_merged(const solution *s, int rank, int64_t begin, int64_t end, float *w) {
@@ -91,6 +95,45 @@ void solution_residual(const solution *s, const float *x, int64_t begin, int64_t
   solution_values(s, begin, end, e);
   const float *from = x + begin * s->in;
   for (int64_t k = 0; k < (end - begin) * s->in; k++) e[k] = from[k] - e[k];
+}
+
+void solution_copy(const solution *from, unsigned parts, solution *to) {
+  int64_t rows = to->out;
+  int rank = to->rank;
+#define COPY(field, count)                                                                             \
+  do {                                                                                                 \
+    if (to->field) memcpy(to->field, from->field, (size_t)(count) * sizeof *to->field);                \
+  } while (0)
+  if (parts & SOLUTION_BASE) {
+    COPY(codes, rows * to->words);
+    COPY(scales, rows * to->groups);
+    COPY(zeros, rows * to->groups);
+    COPY(real_zeros, rows * to->groups);
+    COPY(widths, to->groups);
+    COPY(magnitudes, rows * to->groups * 4);
+    COPY(salient, to->in);
+    COPY(absmax, rows * to->groups);
+    COPY(absmax_codes, rows * to->groups);
+    COPY(nested_absmax, nests(to));
+    COPY(nested_offset, 1);
+    to->loaded = from->loaded;
+    to->facts->trace = from->facts->trace;
+    to->facts->trace_heldout = from->facts->trace_heldout;
+    to->facts->damping_used = from->facts->damping_used;
+    to->facts->tiny_scales = from->facts->tiny_scales;
+    memcpy(to->facts->base_fingerprint, from->facts->base_fingerprint, HASH_HEX);
+  }
+  if (parts & SOLUTION_ADAPTER) {
+    COPY(lora_a, rank * to->in);
+    for (int64_t i = 0; i < rows; i++) memcpy(to->lora_b + i * rank, from->lora_b + i * from->rank, (size_t)rank * sizeof *to->lora_b);
+  }
+  if (parts & SOLUTION_CURVES) {
+    COPY(loss, rank + 1);
+    COPY(loss_heldout, rank + 1);
+    COPY(values, rank + 1);
+    for (int k = rank + 1; k <= from->rank; k++) to->values[rank] += from->values[k]; /* the last is what all others sum to */
+  }
+#undef COPY
 }
 
 /* ---- the file ---- */

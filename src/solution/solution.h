@@ -71,6 +71,13 @@ void solution_merged(const solution *s, int rank, int64_t begin, int64_t end, fl
 /* e (end - begin, in) = x - Q, x (out, in) the whole matrix. */
 void solution_residual(const solution *s, const float *x, int64_t begin, int64_t end, float *e);
 
+/* Parts of a whole matrix of the same shape and rule. to may have a smaller rank: its factors and curves are the first of from's. Of the facts:
+ * what belongs to the parts. */
+void solution_copy(const solution *from, unsigned parts, solution *to);
+
+/* The uniform grid of the rows from `row` on. */
+code_grid solution_code_grid(const solution *s, int64_t row);
+
 /* SHA-256 of codes and grid of the whole matrix: the base that an adapter belongs to. */
 status solution_fingerprint(const solution *s, char hex[HASH_HEX]);
 
