@@ -182,7 +182,8 @@ static status module_shape(const char *where, const json_t *m, solution *s) {
   if (group && in % group) return fail(E_DATA, "%s: group: expected a divisor of %lld, found %lld", where, (long long)in, (long long)group);
   grid_kind kind;
   if (!grid_named(grid, bits, &kind))
-    return fail(E_DATA, "%s: grid: expected uniform, nf2, nf3 or nf4, found %s of %lld bits", where, grid, (long long)bits);
+    return fail(E_DATA, "%s: grid: expected uniform, nf2, nf3, nf4 or binary with its bits, found %s of %lld bits", where, grid,
+                (long long)bits);
   grid_rule rule = {.kind = kind, .bits = (int)bits, .group = (int)group, .symmetric = symmetric, .nested = nested, .beta = 1};
   *s = solution_of(out, in, &rule, 0);
 done:

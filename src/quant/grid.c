@@ -9,18 +9,25 @@
 
 enum { HALF_TINY = 0x0400 /* 2^-14 */, HALF_LARGEST = 0x7BFF /* 65504 */, HALF_INFINITY = 0x7C00 };
 
-static const char *const uniform_name = "uniform", *const nf_names[] = {[2] = "nf2", [3] = "nf3", [4] = "nf4"};
-static const char binary_name[] = "binary";
+static const struct {
+  const char *name;
+  grid_kind kind;
+  int least, most; /* bits */
+} grids[] = {
+    {"uniform", GRID_UNIFORM, 1, 8}, {"nf2", GRID_NF, 2, 2}, {"nf3", GRID_NF, 3, 3}, {"nf4", GRID_NF, 4, 4}, {"binary", GRID_BINARY, 1, 1}};
+enum { GRIDS = sizeof grids / sizeof *grids };
 
-const char *grid_name(grid_kind kind, int bits) { return kind == GRID_NF ? nf_names[bits] : kind == GRID_BINARY ? binary_name : uniform_name; }
+const char *grid_name(grid_kind kind, int bits) {
+  int k = 0;
+  while (k < GRIDS - 1 && (grids[k].kind != kind || bits < grids[k].least || bits > grids[k].most)) k++;
+  return grids[k].name;
+}
 
 bool grid_named(const char *name, int64_t bits, grid_kind *kind) {
-  *kind = GRID_UNIFORM;
-  if (strcmp(name, uniform_name) == 0) return bits >= 1 && bits <= 8;
-  *kind = GRID_BINARY;
-  if (strcmp(name, binary_name) == 0) return bits == 1;
-  *kind = GRID_NF;
-  return bits >= 2 && bits <= 4 && strcmp(name, nf_names[bits]) == 0;
+  int k = 0;
+  while (k < GRIDS - 1 && strcmp(grids[k].name, name) != 0) k++;
+  *kind = grids[k].kind;
+  return strcmp(grids[k].name, name) == 0 && bits >= grids[k].least && bits <= grids[k].most;
 }
 
 /* Least and greatest of n values and 0. Sixteen running extremes: one would be a chain that no compiler may vectorize. */

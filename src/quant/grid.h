@@ -25,7 +25,7 @@ typedef enum grid_search { SEARCH_NONE, SEARCH_MSE, SEARCH_SCAN, SEARCH_LSQ, SEA
 
 typedef struct grid_rule {
   grid_kind kind;
-  int bits;              /* 1 .. 8; GRID_NF: 2 .. 4 */
+  int bits;              /* 1 .. 8; GRID_NF: 2 .. 4; GRID_BINARY: 1 */
   int group;             /* columns per scale; divides the width; 0: one group per row */
   bool nested;           /* GRID_NF: double quantization of absmax. Uniform, and so are the members below: */
   bool symmetric;        /* zero = 2^(bits-1), scale = beta 2 max|w| / (2^bits - 1) */
@@ -44,12 +44,12 @@ typedef struct code_grid {
   uint16_t *real_zeros; /* (rows, groups) fp16: instead of zeros with real_zero */
 } code_grid;
 
-/* Bits that a stored code takes, on average: billm's codes say sign and magnitude. */
-static inline int grid_code_bits(const grid_rule *r) { return r->kind == GRID_BINARY ? 2 : r->bits; }
-
 /* What files call a grid: "uniform", "nf2", "nf3", "nf4", "binary"; and the grid of so many bits that has this name (false: there is none). */
 const char *grid_name(grid_kind kind, int bits);
 bool grid_named(const char *name, int64_t bits, grid_kind *kind);
+
+/* Bits that a stored code takes, on average: billm's codes say sign and magnitude. */
+static inline int grid_code_bits(const grid_rule *r) { return r->kind == GRID_BINARY ? 2 : r->bits; }
 
 static inline int grid_groups(const grid_rule *r, int width) { return r->group ? width / r->group : 1; }
 

@@ -263,8 +263,8 @@ static status read_grid(const attributes *g, const char *where, int64_t in, grid
   *loaded = REAL_F32;
   if (!grid_named(grid, bits, &kind) || width < 0 || (width && in % width))
     return fail(E_DATA,
-                "%s: expected a grid uniform of 1 to 8 bits, nf2, nf3, nf4 or binary, and a group that divides %lld, found %s of %lld bits, "
-                "group %lld",
+                "%s: expected a grid uniform, nf2, nf3, nf4 or binary with its bits and a group that divides %lld, found grid %s, %lld "
+                "bits, group %lld",
                 where, (long long)in, *grid ? grid : "nothing", (long long)bits, (long long)width);
   *rule = (grid_rule){.kind = kind,
                       .bits = (int)bits,
@@ -275,8 +275,8 @@ static status read_grid(const attributes *g, const char *where, int64_t in, grid
   if (rule->kind != GRID_NF) return OK;
   while (*loaded <= REAL_BF16 && strcmp(loaded_words[*loaded], values) != 0) ++*loaded;
   if (width < NF_GROUP_LEAST || width > NF_GROUP_MOST || width & (width - 1) || *loaded > REAL_BF16)
-    return fail(E_DATA, "%s: expected a normal float with a group of %d to %d and values f32, f16 or bf16, found group %lld, values %s", where,
-                NF_GROUP_LEAST, NF_GROUP_MOST, (long long)width, *values ? values : "nothing");
+    return fail(E_DATA, "%s: expected a normal float with a group of %d to %d and values f32, f16 or bf16, found group %lld, values %s",
+                where, NF_GROUP_LEAST, NF_GROUP_MOST, (long long)width, *values ? values : "nothing");
   return OK;
 }
 

@@ -57,8 +57,8 @@ refuse 2 '--setting: expected one of the run.s 4 settings' "${run[@]}" --rank 8 
 refuse 2 '--to: expected gptq, bnb' "${run[@]}" --setting $setting --rank 8
 refuse 2 'unknown format gptg, did you mean gptq' "${run[@]}" --setting $setting --rank 8 --to gptg
 refuse 2 'expected an NF4 grid.*gptq can hold it' "${run[@]}" --setting $setting --rank 8 --to bnb
-refuse 2 'found a normal float of 4 bits: bnb can hold it' "${run[@]}" --setting nf4-cloq-b4-g64 --rank 8 --to gptq
-refuse 2 'found a normal float of 4 bits: bnb can hold it' "${run[@]}" --setting nf4-cloq-b4-g64 --rank 8 --to compressed-tensors
+refuse 2 'found NF4: bnb can hold it' "${run[@]}" --setting nf4-cloq-b4-g64 --rank 8 --to gptq
+refuse 2 'found NF4: bnb can hold it' "${run[@]}" --setting nf4-cloq-b4-g64 --rank 8 --to compressed-tensors
 refuse 2 'found 5: dense can hold it' "${run[@]}" --setting cloq-nomagr-b5-g64 --rank 8 --to gptq
 refuse 2 'same bits.*compressed-tensors .if symmetric. or dense can hold it' "${run[@]}" --setting $setting --setting "down_proj=$other" --rank 8 --to gptq
 refuse 2 'expected symmetric codes .*dense can hold it' "${run[@]}" --setting $setting --setting "down_proj=$other" --rank 8 --to compressed-tensors

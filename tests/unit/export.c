@@ -195,7 +195,7 @@ static void refusals(void **state) {
                {&format_bnb, {.bits = 4, .group = GROUP}, "gptq can hold it"},
                {&format_bnb, {.bits = 7, .group = GROUP}, "dense can hold it"},
                {&format_bnb, {.kind = GRID_NF, .bits = 3, .group = GROUP}, "found a normal float of 3 bits: dense can hold it"},
-               {&format_gptq, {.kind = GRID_NF, .bits = 2, .group = GROUP}, "found a normal float of 2 bits: dense can hold it"}};
+               {&format_gptq, {.kind = GRID_NF, .bits = 2, .group = GROUP}, "found a normal float of less than 4 bits: dense can hold it"}};
   for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
     sample x;
     make(&x, cases[k].format, &cases[k].rule);

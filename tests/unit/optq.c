@@ -40,22 +40,6 @@ static int by_diagonal(const void *a, const void *b) {
   return x > y ? -1 : x < y ? 1 : i - j;
 }
 
-/* a (n, n) = U U^T, U upper: Cholesky from the last column backwards, plainly. */
-static void reverse_factor(int n, const double *a, double *u) {
-  memset(u, 0, (size_t)n * (size_t)n * sizeof *u);
-  for (int j = n - 1; j >= 0; j--)
-    for (int i = j; i >= 0; i--) {
-      double t = a[i * n + j];
-      for (int k = j + 1; k < n; k++) t -= u[i * n + k] * u[j * n + k];
-      if (i == j) {
-        assert_true(t > 0);
-        u[j * n + j] = sqrt(t);
-      } else {
-        u[i * n + j] = t / u[j * n + j];
-      }
-    }
-}
-
 static void layer_open(layer *l, const setting *s, uint64_t seed) {
   int rows = s->rows, width = s->width;
   int64_t square = (int64_t)width * width;
@@ -94,9 +78,7 @@ static void layer_open(layer *l, const setting *s, uint64_t seed) {
   for (int i = 0; i < width; i++)
     for (int j = 0; j < width; j++)
       l->hd[i * width + j] = l->h[(int64_t)l->order[i] * width + l->order[j]] + (i == j ? s->damping * mean : 0);
-  reverse_factor(width, l->hd, l->u);
-  for (int i = 0; i < width; i++) /* what stands below the diagonal must not matter */
-    for (int j = 0; j < i; j++) l->u[(int64_t)i * width + j] = 1e30;
+  assert_int_equal(layer_factor(width, l->hd, l->u), -1);
   assert_done(grid_fit(&l->rule, rows, width, l->w, width, NULL, l->grid, NULL));
 }
 
