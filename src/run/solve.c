@@ -25,13 +25,13 @@ static void option_to_group(void *context, const char *key, const char *text) {
   attr_text(a, key, text); /* out of memory shows at the next attribute set by the caller */
 }
 
-static status describe_linear(const session *c, const result *r, attributes *a) {
+static status describe_linear(const session *c, const result *r, int64_t layer, attributes *a) {
   const solution_facts *f = r->s.facts;
   status st = OK;
-  setting_describe(r->setting, option_to_group, a);
+  setting_describe_matrix(r->setting, layer, r->s.linear, option_to_group, a);
   TRY(attr_text(a, "method", r->setting->method->name));
-  TRY(attr_int(a, "bits", r->setting->rule.bits));
-  TRY(attr_int(a, "group", r->setting->rule.group));
+  TRY(attr_int(a, "bits", r->s.rule.bits));
+  TRY(attr_int(a, "group", r->s.rule.group));
   TRY(solution_grid_attributes(&r->s, a));
   TRY(attr_real(a, "damping", r->setting->options.damping));
   TRY(attr_real(a, "damping_used", f->damping_used));
@@ -75,7 +75,7 @@ static status write_solution(const layer_solver *s, int index, int64_t layer, co
   for (int l = 0; l < LIN_COUNT && st == OK; l++) {
     if (!c->job.target[l]) continue;
     const result *r = layer_result(s, index, l);
-    st = describe_linear(c, r, &names[l].group);
+    st = describe_linear(c, r, layer, &names[l].group);
     set_count += solution_datasets(&r->s, c->sets[SET_HELDOUT] != NULL, names[l].path, sets + set_count);
     groups[group_count++] = (group_attributes){linear_path(l), &names[l].group};
   }

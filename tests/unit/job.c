@@ -36,7 +36,7 @@ static const char PLAIN[] = "model: m\noutput: o\ncalibration: {tokens: c.npy}\n
 
 static status read_job(const char *text, job *j) {
   write_job(text);
-  return job_read("job.yaml", NULL, 0, NULL, j);
+  return job_read("job.yaml", NULL, 0, NULL, NULL, j);
 }
 
 static void test_defaults(void **state) {
@@ -296,16 +296,16 @@ static void test_overrides(void **state) {
   job j;
   write_job(PLAIN);
   const char *const good[] = {"sweep.bits=[2, 3]", "output=elsewhere", "options.damping=0.1", "heldout.tokens=h", "sweep.bits=[3]"};
-  assert_done(job_read("job.yaml", good, 5, NULL, &j));
+  assert_done(job_read("job.yaml", good, 5, NULL, NULL, &j));
   assert_string_equal(j.output, "elsewhere");
   assert_true(j.setting_count == 1 && j.has_heldout);
   assert_string_equal(j.settings[0].name, "cloq-b3-g64-damping_0.1");
   job_free(&j);
   const char *const unknown[] = {"sweep.bit=2"}, *const broken[] = {"sweep.bits=[2"}, *const mangled[] = {"bits"};
-  assert_refused(job_read("job.yaml", unknown, 1, NULL, &j), E_USAGE, "job.yaml: sweep.bit: unknown key, did you mean bits");
-  assert_refused(job_read("job.yaml", broken, 1, NULL, &j), E_USAGE,
+  assert_refused(job_read("job.yaml", unknown, 1, NULL, NULL, &j), E_USAGE, "job.yaml: sweep.bit: unknown key, did you mean bits");
+  assert_refused(job_read("job.yaml", broken, 1, NULL, NULL, &j), E_USAGE,
                  "--set sweep.bits=[2: line 2, column 1: not valid YAML: flow sequence without a closing bracket");
-  assert_refused(job_read("job.yaml", mangled, 1, NULL, &j), E_USAGE, "--set bits: expected key=value");
+  assert_refused(job_read("job.yaml", mangled, 1, NULL, NULL, &j), E_USAGE, "--set bits: expected key=value");
 }
 
 static void test_pattern(void **state) {
@@ -314,12 +314,12 @@ static void test_pattern(void **state) {
   char text[512];
   snprintf(text, sizeof text, "%ssweep: {method: [cloq, cloq-rtn], bits: [2, 3], rank: 8}\n", HEAD);
   write_job(text);
-  assert_done(job_read("job.yaml", NULL, 0, "cloq-b*", &j));
+  assert_done(job_read("job.yaml", NULL, 0, NULL, "cloq-b*", &j));
   assert_int_equal(j.setting_count, 2);
   assert_string_equal(j.settings[1].name, "cloq-b3-g64");
   assert_int_equal(json_array_size(json_object_get(json_object_get(j.tree, "sweep"), "method")), 2); /* the job stays whole */
   job_free(&j);
-  assert_refused(job_read("job.yaml", NULL, 0, "loftq*", &j), E_USAGE,
+  assert_refused(job_read("job.yaml", NULL, 0, NULL, "loftq*", &j), E_USAGE,
                  "--settings loftq*: expected to match one of the job's 4 settings, the first of which is cloq-b2-g64");
 }
 
@@ -366,10 +366,10 @@ static void test_refusals(void **state) {
       {"*targets: [lm_head]", "targets: unknown linear lm_head"},
       {"*targets: [q_proj, q_proj]", "targets: q_proj is named twice"},
       {"*targets: [3]", "targets: expected names of linears, found 3"},
-      {"+", "sweep: expected a mapping with bits and rank (and method, group), or a list of such mappings, found nothing"},
-      {"+sweep: 4", "sweep: expected a mapping with bits and rank (and method, group), or a list of such mappings, found 4"},
-      {"+sweep: []", "sweep: expected a mapping with bits and rank (and method, group), or a list of such mappings, found a list"},
-      {"+sweep: [3]", "sweep: expected a mapping with bits and rank (and method, group), or a list of such mappings, found 3"},
+      {"+", "sweep: expected a mapping with bits and rank (and method, group), or a list of such mappings or of files that hold one, found nothing"},
+      {"+sweep: 4", "sweep: expected a mapping with bits and rank (and method, group), or a list of such mappings or of files that hold one, found 4"},
+      {"+sweep: []", "sweep: expected a mapping with bits and rank (and method, group), or a list of such mappings or of files that hold one, found a list"},
+      {"+sweep: [3]", "sweep: expected a mapping with bits and rank (and method, group), or a list of such mappings or of files that hold one, found 3"},
       {"+sweep: {bit: 4, rank: 8}", "sweep.bit: unknown key, did you mean bits"},
       {"+sweep: [{bits: 4, rank: 8}, {bit: 4}]", "sweep[1].bit: unknown key, did you mean bits"},
       {"+sweep: {rank: 8}", "sweep.bits: expected 1 to 8, found nothing"},
@@ -466,9 +466,9 @@ static void test_refusals(void **state) {
   }
   job j;
   unlink("job.yaml");
-  assert_refused(job_read("job.yaml", NULL, 0, NULL, &j), E_USAGE, "job.yaml: cannot be opened: No such file or directory");
+  assert_refused(job_read("job.yaml", NULL, 0, NULL, NULL, &j), E_USAGE, "job.yaml: cannot be opened: No such file or directory");
   write_job("a: [\n");
-  assert_refused(job_read("job.yaml", NULL, 0, NULL, &j), E_USAGE,
+  assert_refused(job_read("job.yaml", NULL, 0, NULL, NULL, &j), E_USAGE,
                  "job.yaml: line 2, column 1: not valid YAML: flow sequence without a closing bracket");
 }
 
@@ -520,8 +520,8 @@ static void test_describe(void **state) {
   snprintf(text, sizeof text, "%ssweep: {bits: 2, group: 128, rank: [8, 16]}\noptions: {damping: [0.01, 0.02]}\n", HEAD);
   assert_done(read_job(text, &j));
   collected one = {""}, other = {""};
-  setting_describe(&j.settings[0], collect, &one);
-  setting_describe(&j.settings[1], collect, &other);
+  setting_describe(&j.settings[0], j.target, 0, collect, &one);
+  setting_describe(&j.settings[1], j.target, 0, collect, &other);
   assert_string_equal(
       one.text,
       "method=cloq\nmethod_version=1\nbits=2\ngroup=128\nrank_max=16\ndamping=0.01\ndamping_escalate=0\nresidual=original\n"
@@ -533,7 +533,7 @@ static void test_describe(void **state) {
   snprintf(text, sizeof text, "%ssweep: {method: nf4-cloq, bits: 4, rank: 8}\noptions: {nf_double: on}\n", HEAD);
   assert_done(read_job(text, &j));
   one = (collected){""};
-  setting_describe(&j.settings[0], collect, &one);
+  setting_describe(&j.settings[0], j.target, 0, collect, &one);
   assert_string_equal(one.text, "method=nf4-cloq\nmethod_version=1\nbits=4\ngroup=64\nrank_max=8\nadapter_damping=0\n"
                                 "adapter_tolerance=1e-6\nadapter_solver=auto\nnf_double=on\nact_quantizer=fp\nact_adapter=fp\n"
                                 "joint_method=none\nsplit=cloq\n"
@@ -548,7 +548,7 @@ static void test_project_jobs(void **state) {
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
     char *path = mem_format("%s/jobs/%s.yaml", PROJECT_FOLDER, names[i]);
     job j;
-    assert_done(job_read(path, NULL, 0, NULL, &j));
+    assert_done(job_read(path, NULL, 0, NULL, NULL, &j));
     assert_int_equal(j.setting_count, 3);
     job_free(&j);
     FREE(path);
