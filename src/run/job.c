@@ -107,14 +107,14 @@ done:
 static status read_parallel(section *root, job *j) {
   status st = OK;
   section s;
-  int64_t team = 0, teams = 0;
+  int64_t ranks = 0, teams = 0;
   TRY(section_open(root, "parallel", "a mapping with team, teams, memory_per_node, checkpoint_minutes", false, &s));
   TRY(ONLY_KEYS(&s, "team", "teams", "memory_per_node", "checkpoint_minutes"));
-  TRY(section_int(&s, "team", "node or a count of ranks", 1, 1 << 24, "node", 0, &team));
+  TRY(section_int(&s, "team", "node or a count of ranks", 1, 1 << 24, "node", 0, &ranks));
   TRY(section_int(&s, "teams", "auto or a count", 1, 1 << 24, "auto", 0, &teams));
   TRY(section_real(&s, "memory_per_node", "auto or GiB, at least 0.001", 1e-3, 1e9, "auto", 0, &j->parallel.memory_per_node));
   TRY(section_real(&s, "checkpoint_minutes", "minutes, at least 0", 0, 1e9, NULL, 10, &j->parallel.checkpoint_minutes));
-  j->parallel.team = (int)team;
+  j->parallel.team = (int)ranks;
   j->parallel.teams = (int)teams;
 done:
   return st;
@@ -226,6 +226,9 @@ static status check_matrix(const job *j, const setting *s, int64_t layer, linear
   if (rank > most)
     return fail(E_USAGE, "%s: sweep.rank: expected at most %lld, the smaller side of %s, found %d", j->path, (long long)most,
                 linear_short(l), rank);
+  if (s->method->init == INIT_QA_LORA && rank > (group ? in / group : 1))
+    return fail(E_USAGE, "%s: sweep.rank: expected at most %lld with %s, whose adapter reads the groups of %s's input, found %d", j->path,
+                (long long)(group ? in / group : 1), s->method->name, linear_short(l), rank);
   return OK;
 }
 

@@ -29,6 +29,16 @@ const options *setting_options(const setting *s, int64_t layer, linear_id l) {
 
 int setting_rank(const setting *s, int64_t layer, linear_id l) { return s->rank.count ? numbers_at(&s->rank, layer, l) : s->rank_max; }
 
+scheme setting_scheme(const setting *s) {
+  if (s->method->init == INIT_LOFTQ && s->options.loftq_T == 1 && !s->options.loftq_parity_scale) return SCHEME_FIT;
+  return method_init(s->method)->scheme;
+}
+
+metric setting_metric(const setting *s) {
+  bool plain = !s->options.residual_magr && !s->options.loftq_parity_scale;
+  return plain ? method_init(s->method)->metric : METRIC_NONE;
+}
+
 void setting_free(setting *s) {
   numbers_free(&s->bits);
   numbers_free(&s->group);

@@ -59,7 +59,7 @@ done:
 static status read_part(section *s, const char *key, const char *const *names, int count, int *index) {
   const json_t *v = section_lookup(s, key);
   const char *word = json_string_value(v);
-  char what[128] = "one of ";
+  char what[256] = "one of ";
   for (int i = 0; i < count; i++) {
     size_t used = strlen(what);
     snprintf(what + used, sizeof what - used, "%s%s", i ? ", " : "", names[i]);
@@ -72,29 +72,39 @@ static status read_part(section *s, const char *key, const char *const *names, i
   return fail(E_USAGE, "%s%s: unknown %s %s, expected %s", s->prefix, key, key, word, what);
 }
 
-/* One entry of sweep.method: the name of a row, or its quantizer and initialization. */
-static status read_method(const section *s, const json_t *v, const method **m) {
+/* A method by its parts: its quantizer and initialization, and whether MagR comes before. */
+static status read_parts(const section *s, const json_t *v, const method **m) {
   status st = OK;
-  if (json_is_object(v)) {
-    section parts = {.given = v};
-    int q = 0, i = 0;
-    section_compose(parts.prefix, "%smethod.", s->prefix);
-    TRY(ONLY_KEYS(&parts, "quantizer", "init"));
-    TRY(read_part(&parts, "quantizer", quantizer_names, QUANT_COUNT, &q));
-    TRY(read_part(&parts, "init", initialization_names, INIT_COUNT, &i));
-    *m = method_combine((quantizer)q, (initialization)i);
-    if (*m) return OK;
-    return fail(E_USAGE, "%smethod: this version does not combine %s with %s: `cloqwork methods` lists what it does", s->prefix,
-                quantizer_names[q], initialization_names[i]);
-  }
-  if (!json_is_string(v)) return section_expected(s, "method", "names of methods", v);
-  const char *name = json_string_value(v), *near = method_nearest(name);
-  *m = method_find(name);
-  if (*m) return OK;
-  if (near) return fail(E_USAGE, "%smethod: unknown method %s, did you mean %s", s->prefix, name, near);
-  return fail(E_USAGE, "%smethod: unknown method %s: `cloqwork methods` lists those of this version", s->prefix, name);
+  section parts = {.given = v};
+  const char *names[(int)QUANT_COUNT > (int)INIT_COUNT ? (int)QUANT_COUNT : (int)INIT_COUNT], *why;
+  int q = 0, i = 0;
+  section_compose(parts.prefix, "%smethod.", s->prefix);
+  TRY(ONLY_KEYS(&parts, "quantizer", "init", "magr"));
+  for (int k = 0; k < QUANT_COUNT; k++) names[k] = quantizers[k].name;
+  TRY(read_part(&parts, "quantizer", names, QUANT_COUNT, &q));
+  for (int k = 0; k < INIT_COUNT; k++) names[k] = initializations[k].name;
+  TRY(read_part(&parts, "init", names, INIT_COUNT, &i));
+  const json_t *magr = section_lookup(&parts, "magr");
+  if (magr && !json_is_boolean(magr)) return section_expected(&parts, "magr", "true or false", magr);
+  *m = method_combine(json_is_true(magr), (quantizer)q, (initialization)i, &why);
+  if (!*m)
+    st = fail(E_USAGE, "%smethod: %s%s does not go with %s: %s", s->prefix, json_is_true(magr) ? "MagR and " : "", quantizers[q].name,
+              initializations[i].name, why);
 done:
   return st;
+}
+
+/* One entry of sweep.method: the name of a row, or its parts. */
+static status read_method(const section *s, const json_t *v, const method **m) {
+  if (json_is_object(v)) return read_parts(s, v, m);
+  if (!json_is_string(v)) return section_expected(s, "method", "names of methods", v);
+  const char *name = json_string_value(v);
+  const method *near = method_nearest(name);
+  *m = method_find(name);
+  if (*m && (*m)->refused) return fail(E_USAGE, "%smethod: %s is not offered: %s", s->prefix, name, (*m)->refused);
+  if (*m) return OK;
+  if (near) return fail(E_USAGE, "%smethod: unknown method %s, did you mean %s", s->prefix, name, near->name);
+  return fail(E_USAGE, "%smethod: unknown method %s: `cloqwork methods` lists those of this version", s->prefix, name);
 }
 
 /* ---- one setting ---- */
@@ -111,13 +121,15 @@ typedef struct combination {
 } combination;
 
 static grid_rule make_rule(const method *m, int bits, int group, const options *o) {
-  return (grid_rule){.kind = m->quantizer == QUANT_NF4 ? GRID_NF4 : GRID_UNIFORM,
+  return (grid_rule){.kind = method_quantizer(m)->grid,
                      .bits = bits,
                      .group = group,
                      .nested = o->nf_double,
                      .symmetric = o->grid_symmetric,
                      .beta = o->grid_beta,
-                     .anchor_zero = o->grid_beta_anchor_zero};
+                     .anchor_zero = o->grid_beta_anchor_zero,
+                     .search = o->grid_search,
+                     .real_zero = o->grid_real_zero};
 }
 
 /* Rule and options at one pair of bits and group; choice[i] is the place in option i's list of values. off[i]: it is not what it would be
@@ -214,6 +226,9 @@ static status make_setting(const combination *c, const json_t *option_lists, con
   if (c->rank) TRY(numbers_copy(c->rank, &s->rank));
   TRY(each_pair(c, j, add_values, &state));
   TRY(name_setting(c, off, s));
+  if (s->options.grid_real_zero && s->options.grid_symmetric)
+    st = fail(E_USAGE, "%s: %s: options.grid_zero: expected int with grid_type: sym (its zero point is the middle code), found real",
+              c->where, s->name);
 done:
   if (st != OK) setting_free(s);
   return st;
@@ -285,14 +300,18 @@ static status add_setting(const combination *c, setting *s, job *j) {
 
 /* ---- what cannot be ---- */
 
-/* NF4 has one width of codes, and the blocks that its loaders know. */
-static status check_nf4(void *context, int bits, int group) {
+/* Bits that the quantizer has, and groups that the loaders of normal floats know. */
+static status check_quantizer(void *context, int bits, int group) {
   const combination *c = context;
   const char *name = c->method->name, *prefix = c->map->prefix;
-  if (c->method->quantizer != QUANT_NF4) return OK;
-  if (bits != NF4_BITS)
-    return fail(E_USAGE, "%sbits: expected %d with %s (a list of sweeps gives every method its own bits), found %d", prefix, NF4_BITS, name,
+  const quantizer_row *q = method_quantizer(c->method);
+  if (bits < q->bits_least || bits > q->bits_most) {
+    char range[32];
+    snprintf(range, sizeof range, q->bits_least == q->bits_most ? "%d" : "%d to %d", q->bits_least, q->bits_most);
+    return fail(E_USAGE, "%sbits: expected %s with %s (a list of sweeps gives every method its own bits), found %d", prefix, range, name,
                 bits);
+  }
+  if (q->grid != GRID_NF) return OK;
   if (group == 0)
     return fail(E_USAGE, "%sgroup: expected a power of two from %d to %d with %s (NF4 knows no block of a whole row), found 0", prefix,
                 NF4_GROUP_LEAST, NF4_GROUP_MOST, name);
@@ -410,7 +429,7 @@ static status add_map(section *s, const char *where, const json_t *of_job, job *
         c.method = used[i];
         c.bits = &bits.values[b];
         c.group = &groups.values[g];
-        TRY(each_pair(&c, j, check_nf4, &c));
+        TRY(each_pair(&c, j, check_quantizer, &c));
         TRY(add_all_ranks(c, &ranks, option_lists, j));
       }
 done:
