@@ -74,6 +74,7 @@ typedef struct setting {
   matrix_numbers bits, group, rank; /* rank.usual 0: rank_max everywhere */
   setting_values *others;           /* at the other pairs of bits and group; owned */
   int other_count;
+  bool labelled; /* its name ends with a label of the sweep */
 } setting;
 
 typedef struct job {

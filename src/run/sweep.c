@@ -220,7 +220,7 @@ static status make_setting(const combination *c, const json_t *option_lists, con
   bool off[OPTION_MOST] = {false};
   values_state state = {c, option_lists, choice, off, s};
   setting_values usual = resolve(c, option_lists, choice, c->bits->usual, c->group->usual, off);
-  *s = (setting){.method = c->method, .rule = usual.rule, .options = usual.options};
+  *s = (setting){.method = c->method, .rule = usual.rule, .options = usual.options, .labelled = c->label != NULL};
   TRY(numbers_copy(c->bits, &s->bits));
   TRY(numbers_copy(c->group, &s->group));
   if (c->rank) TRY(numbers_copy(c->rank, &s->rank));
