@@ -34,6 +34,8 @@ scheme setting_scheme(const setting *s) {
   return method_init(s->method)->scheme;
 }
 
+bool setting_has_own_ranks(const setting *s) { return s->rank.count > 0; }
+
 metric setting_metric(const setting *s) {
   bool plain = !s->options.residual_magr && !s->options.loftq_parity_scale;
   return plain ? method_init(s->method)->metric : METRIC_NONE;
