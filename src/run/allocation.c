@@ -34,8 +34,7 @@ double allocation_least(const candidates *m, int count) {
   return sum;
 }
 
-/* Adds the edges of one matrix's hull, from its smallest candidate: each time to the candidate that saves most per size, of several such to
- * the largest. */
+/* Adds the edges of one matrix's hull, from its smallest candidate: each time to the candidate that saves most per size. */
 static void add_edges(const candidates *m, int matrix, edge *list, int *count) {
   const candidate *c = m->list;
   double last = INFINITY;
@@ -43,7 +42,7 @@ static void add_edges(const candidates *m, int matrix, edge *list, int *count) {
     edge best = {.matrix = matrix, .order = order};
     for (int i = 0; i < m->count; i++) {
       double size = c[i].size - c[at].size, saved = c[at].loss - c[i].loss, slope = saved / size;
-      if (!(size > 0 && saved > 0) || slope < best.slope || (slope == best.slope && size < best.size)) continue;
+      if (!(size > 0 && saved > 0) || slope <= best.slope) continue;
       best = (edge){matrix, order, i, size, saved, slope};
     }
     if (best.slope == 0) return;
