@@ -90,7 +90,12 @@ static status parse(int argc, char **argv, arguments *a, bool *help) {
                                {"--run", &a->run, NULL},
                                {"--split", &a->split, NULL},
                                {"--dtype", &a->dtype, NULL},
-                               {"--adapter-dtype", &a->adapter_dtype, NULL}};
+                               {"--adapter-dtype", &a->adapter_dtype, NULL},
+                               {"--budget", &a->budget, NULL},
+                               {"--method", &a->method, NULL},
+                               {"--group", &a->group, NULL},
+                               {"--weights", &a->weights, NULL},
+                               {"--name", &a->name, NULL}};
   const struct {
     const char *name;
     bool *value;

@@ -12,6 +12,7 @@
 #include "model/tokens.h"
 #include "quant/grid.h"
 #include "quant/magr.h"
+#include "run/matrix_numbers.h"
 #include "run/methods.h"
 
 /* The names of spec methods.md section 15; "auto" is resolved per setting before anything runs, the resolved value is recorded. */
@@ -31,34 +32,49 @@ typedef struct options {
   double grid_beta;           /* auto: 1 in groups (0.95 at 128); per channel with MagR 0.8, 0.9, 1 at 2, 3, 4 bits; 1 without MagR */
   bool grid_beta_anchor_zero; /* grid_beta_anchor: low | zero */
   grid_search grid_search;    /* none (default; l4q with init l4q) | mse | scan | lsq | symm | asymm | l4q */
-  enum { WEIGHT_ONES, WEIGHT_SQRT, WEIGHT_DIAGONAL } grid_weight; /* ones | sqrt | diag: of squared errors in scan; auto: diag without an adapter */
-  bool optq_order_act;                                            /* optq_order: natural | act */
-  bool optq_dynamic;                                              /* optq_groups: static | dynamic */
-  bool optq_dead_rtn;                                             /* optq_dead: zero | rtn */
-  bool cd_pass;                                                   /* none | comq: coordinate descent after OPTQ */
-  int cd_rounds;                                                  /* auto: 30 at 2 bits, else 1 */
-  bool nf_double;                                                 /* off | on: NF4's absmax quantized in turn; auto: on for qlora */
-  bool slim_chol;                                                 /* slim_salience: inv | chol */
-  bool lqer_mean;                                                 /* lqer_stat: max | mean over windows of mean |x| */
-  int loftq_T;                                                    /* 5 */
-  bool loftq_parity_scale;                                        /* off | on: BA times 16 / rank, as the example scripts load it */
-  bool lasq_base_q0;                                              /* lasq_base: residual | q0: lasq-q keeps q(W) as base */
-  int joint_rounds;                                               /* caldera, odlri: 2 */
-  bool joint_refit;                                               /* joint_grid: frozen (fitted to W) | refit every round */
-  bool joint_adapter_first;                                       /* joint_start: quantize | adapter: a fit of W comes before the first codes */
-  int l4q_steps;                                                  /* 100 */
-  int seed;                                                       /* adapter_seed, of A in zero and l4q: 0 */
-  export_split split;                                             /* cloq | qera | balanced; auto: the initialization's */
+  enum {
+    WEIGHT_ONES,
+    WEIGHT_SQRT,
+    WEIGHT_DIAGONAL
+  } grid_weight;            /* ones | sqrt | diag: of squared errors in scan; auto: diag without an adapter */
+  bool optq_order_act;      /* optq_order: natural | act */
+  bool optq_dynamic;        /* optq_groups: static | dynamic */
+  bool optq_dead_rtn;       /* optq_dead: zero | rtn */
+  bool cd_pass;             /* none | comq: coordinate descent after OPTQ */
+  int cd_rounds;            /* auto: 30 at 2 bits, else 1 */
+  bool nf_double;           /* off | on: NF4's absmax quantized in turn; auto: on for qlora */
+  bool slim_chol;           /* slim_salience: inv | chol */
+  bool lqer_mean;           /* lqer_stat: max | mean over windows of mean |x| */
+  int loftq_T;              /* 5 */
+  bool loftq_parity_scale;  /* off | on: BA times 16 / rank, as the example scripts load it */
+  bool lasq_base_q0;        /* lasq_base: residual | q0: lasq-q keeps q(W) as base */
+  int joint_rounds;         /* caldera, odlri: 2 */
+  bool joint_refit;         /* joint_grid: frozen (fitted to W) | refit every round */
+  bool joint_adapter_first; /* joint_start: quantize | adapter: a fit of W comes before the first codes */
+  int l4q_steps;            /* 100 */
+  int seed;                 /* adapter_seed, of A in zero and l4q: 0 */
+  export_split split;       /* cloq | qera | balanced; auto: the initialization's */
 } options;
 
-typedef struct setting {
-  char name[160]; /* method-b<bits>-g<group>, and -<key>_<value> for every option that is not its default */
-  const method *method;
-  grid_rule rule; /* bits, group, symmetric, beta, anchor */
+/* Rule and options at one pair of bits and group: an "auto" may depend on them. */
+typedef struct setting_values {
+  grid_rule rule; /* kind, bits, group, symmetric, beta, anchor … */
   options options;
-  int *ranks; /* ascending, distinct; owned */
+} setting_values;
+
+typedef struct setting {
+  /* method-b<bits>-g<group>, -<key>_<value> for every option that is not its default, then what differs between matrices */
+  char name[160];
+  const method *method;
+  grid_rule rule; /* at the usual bits and group: all of a setting that is the same for every matrix */
+  options options;
+  int *ranks; /* ascending, distinct; owned. With a rank for every matrix: the largest alone */
   int rank_count;
   int rank_max;
+  matrix_numbers bits, group, rank; /* rank.usual 0: rank_max everywhere */
+  setting_values *others;           /* at the other pairs of bits and group; owned */
+  int other_count;
+  bool labelled; /* its name ends with a label of the sweep */
 } setting;
 
 typedef struct job {
@@ -78,25 +94,33 @@ typedef struct job {
   json_t *tree; /* the resolved job, defaults included: what RUN/job.yaml says; owned */
 } job;
 
-/* overrides: the texts after --set, in order. pattern: --settings (a shell pattern on names), NULL: all. E_USAGE. */
-status job_read(const char *path, const char *const *overrides, int override_count, const char *pattern, job *j);
+/* overrides: the texts after --set, in order. output: the run directory in place of the file's, or NULL. pattern: --settings (a shell
+ * pattern on names), NULL: all. What `allocate` left in the run directory are settings of the job, too. E_USAGE. */
+status job_read(const char *path, const char *const *overrides, int override_count, const char *output, const char *pattern, job *j);
 void job_free(job *j);
 
-/* What holds for one matrix of the setting: rule and rank_max, unless the sweep names another value for this target or layer. */
+/* What holds for one matrix of the setting. A setting that does not vary has rule, options and rank_max everywhere. */
+bool setting_varies(const setting *s);
 grid_rule setting_rule(const setting *s, int64_t layer, linear_id l);
+const options *setting_options(const setting *s, int64_t layer, linear_id l); /* borrowed */
 int setting_rank(const setting *s, int64_t layer, linear_id l);
+void setting_free(setting *s);
 
 scheme setting_scheme(const setting *s); /* of its initialization; loftq with one step is a fit of a residual */
 static inline bool setting_nests(const setting *s) { return setting_scheme(s) != SCHEME_JOINT; } /* one solution for all ranks? */
 bool setting_has_own_ranks(const setting *s); /* every matrix has a rank of its own */
 metric setting_metric(const setting *s); /* in which its last fit is the best: what certifies its adapter */
 
-/* What can be said only with the model at hand: group divides every target's width, ranks fit every target. E_USAGE. */
+/* What can be said only with the model at hand: layers that the sweep names are there, group divides every target's width, ranks fit
+ * every target. E_USAGE. */
 status job_check_model(const job *j, const arch *a);
 
-/* "key=value" lines of everything that decides the numbers of one setting, for fingerprints and attributes. */
+/* "key=value" lines of everything that decides the numbers of one layer of a setting, for fingerprints and attributes: of those of its
+ * matrices that are targets. A value that differs between them reads "q_proj 2, down_proj 4". */
 typedef void (*option_sink)(void *context, const char *key, const char *text);
-void setting_describe(const setting *s, option_sink sink, void *context);
+void setting_describe(const setting *s, const bool target[LIN_COUNT], int64_t layer, option_sink sink, void *context);
+/* The same of one matrix. */
+void setting_describe_matrix(const setting *s, int64_t layer, linear_id l, option_sink sink, void *context);
 
 int job_target_count(const job *j);
 bool job_uses_input(const job *j, input_id i); /* does any target read it? */

@@ -28,10 +28,12 @@ status codes_magr(input_work *w, const setting *s) {
     int64_t out, in, begin, end;
     linear_shape(&c->model.arch, w->linears[k], &out, &in);
     my_rows(c, out, in, &begin, &end);
-    magr_request q = {.solver = s->options.magr_solver,
-                      .steps = s->options.magr_K,
-                      .alpha = s->options.magr_alpha,
-                      .group = s->rule.group,
+    const options *o = setting_options(s, w->layer, w->linears[k]);
+    magr_request q = {.solver = o->magr_solver,
+                      .steps = o->magr_K,
+                      .alpha = o->magr_alpha,
+                      .literal = o->magr_literal,
+                      .group = setting_rule(s, w->layer, w->linears[k]).group,
                       .rows = (int)(end - begin),
                       .width = (int)in,
                       .w = weights_of(w, k) + begin * in,

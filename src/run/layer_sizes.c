@@ -134,7 +134,7 @@ static double matrix_flops(const job *j, const arch *a, int k, linear_id l) {
   double product = (double)out * (double)in * (double)in, sets = j->has_heldout ? 2 : 1, flops = 0;
   bool magr = s->method->magr, codes = true, fit = setting_scheme(s) == SCHEME_FIT;
   for (int e = 0; e < k; e++) {
-    magr = magr && !same_magr(&j->settings[e], s);
+    magr = magr && !same_magr(&j->settings[e], s, 0, l);
     codes = codes && !same_codes(&j->settings[e], s, 0, l);
     fit = fit && !same_fit(&j->settings[e], s, 0, l);
   }

@@ -90,6 +90,13 @@ static void plan_result(input_work *w, int p, int k) {
   }
 }
 
+/* Whether two pieces quantize the same weights, of every linear of this input. */
+static bool share_magr(const input_work *w, int a, int b) {
+  for (int k = 0; k < w->linear_count; k++)
+    if (!same_magr(setting_of(w, a), setting_of(w, b), w->layer, w->linears[k])) return false;
+  return true;
+}
+
 static bool needs_magr(const input_work *w) {
   for (int g = 0; g < w->group_count; g++)
     for (int k = 0; k < w->linear_count; k++) {
@@ -149,7 +156,7 @@ static status solve_input(input_work *w) {
     if (!left[p]) continue;
     w->group_count = 0;
     for (int e = p; e < s->piece_count; e++)
-      if (left[e] && same_magr(setting_of(w, p), setting_of(w, e))) {
+      if (left[e] && share_magr(w, p, e)) {
         w->group[w->group_count++] = e;
         left[e] = false;
       }

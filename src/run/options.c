@@ -291,6 +291,16 @@ void option_resolve(int i, const json_t *value, const method *m, int bits, int g
     *(int *)(void *)member = (int)x;
 }
 
+bool option_is_automatic(int i, const method *m, int bits, int group, const options *o) {
+  char text[OPTION_TEXT], usual[OPTION_TEXT];
+  options automatic = *o;
+  if (!rows[i].automatic) return false;
+  option_resolve(i, NULL, m, bits, group, &automatic);
+  option_text(i, o, text);
+  option_text(i, &automatic, usual);
+  return strcmp(text, usual) == 0;
+}
+
 void option_text(int i, const options *o, char text[OPTION_TEXT]) {
   const option_row *r = &rows[i];
   const char *member = (const char *)o + r->offset;

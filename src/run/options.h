@@ -27,6 +27,9 @@ status options_complete(const char *prefix, const json_t *given, json_t **whole)
 /* Sets option i from one value of the completed lists; NULL: its default. "auto" needs the options before it in the table resolved. */
 void option_resolve(int i, const json_t *value, const method *m, int bits, int group, options *o);
 
+/* Whether it has what "auto" gives: option_resolve may give something else at other bits and groups. */
+bool option_is_automatic(int i, const method *m, int bits, int group, const options *o);
+
 void option_text(int i, const options *o, char text[OPTION_TEXT]); /* "0.01", "fista" */
 
 #endif

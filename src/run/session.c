@@ -46,11 +46,8 @@ static status read_job(session *c) {
   char *inside = NULL;
   if (!a->target) return fail(E_USAGE, "%s: expected a job file, found no argument; try: cloqwork %s JOB.yaml", a->verb, a->verb);
   if (is_folder(a->target) && !(inside = path_join(a->target, "job.yaml"))) return fail(E_MEMORY, "%s: no memory for a name", a->target);
-  TRY(job_read(inside ? inside : a->target, a->overrides, a->override_count, a->settings, &c->job));
-  if (inside) { /* a run directory may have been moved since */
-    FREE(c->job.output);
-    if (!(c->job.output = mem_format("%s", a->target))) st = fail(E_MEMORY, "%s: no memory for a name", a->target);
-  }
+  /* a run directory may have been moved since its job file was written */
+  TRY(job_read(inside ? inside : a->target, a->overrides, a->override_count, inside ? a->target : NULL, a->settings, &c->job));
 done:
   FREE(inside);
   return st;

@@ -24,6 +24,7 @@ typedef struct arguments {
   const char **rank_choices;    /* --rank [PATTERN=]R or R,R; likewise */
   int setting_choice_count, rank_choice_count;
   const char *to, *out, *run, *split, *dtype, *adapter_dtype; /* of export and verify; NULL: not given */
+  const char *budget, *method, *group, *weights, *name; /* of allocate; NULL: not given */
   bool merge;                                                 /* export --merge */
   int64_t first_layer, last_layer;                            /* --layers A-B; last -1: all */
   double max_hours;                                           /* 0: no limit */

@@ -33,10 +33,10 @@ static void option_to_group(void *context, const char *key, const char *text) {
   attr_text(a, key, text); /* out of memory shows at the next attribute set by the caller */
 }
 
-static status describe_result(const session *c, const setting *which, const solution *r, attributes *a) {
+static status describe_result(const session *c, const setting *which, int64_t layer, const solution *r, attributes *a) {
   const solution_facts *f = r->facts;
   status st = OK;
-  setting_describe(which, option_to_group, a);
+  setting_describe_matrix(which, layer, r->linear, option_to_group, a);
   TRY(attr_text(a, "method", which->method->name));
   TRY(attr_text(a, "certificate", metric_names[setting_metric(which)]));
   TRY(attr_int(a, "bits", r->rule.bits));
@@ -57,11 +57,11 @@ done:
   return st;
 }
 
-static status add_result(const session *c, const setting *which, const solution *r, solution_file *f) {
+static status add_result(const session *c, const setting *which, int64_t layer, const solution *r, solution_file *f) {
   status st = OK;
   file_group *g = &f->groups[f->group_count++];
   solution_group(r, g->path);
-  TRY(describe_result(c, which, r, &g->attributes));
+  TRY(describe_result(c, which, layer, r, &g->attributes));
   f->set_count += solution_datasets(r, c->sets[SET_HELDOUT] != NULL, g->names, f->sets + f->set_count);
 done:
   return st;
@@ -89,7 +89,7 @@ static void list_ranks(const setting *s, char text[256]) {
   }
 }
 
-static status gather_file(const layer_solver *s, int index, solution_file *f) {
+static status gather_file(const layer_solver *s, int index, int64_t layer, solution_file *f) {
   status st = OK;
   const session *c = s->c;
   const setting *which = &c->job.settings[index];
@@ -106,7 +106,7 @@ static status gather_file(const layer_solver *s, int index, solution_file *f) {
     list_ranks(which, ranks);
     if (r->variant && count == 1) snprintf(ranks, sizeof ranks, "%d", r->variant);
     if (r->variant) TRY(add_parent(which, r, ranks, f));
-    for (int v = 0; v < count; v++) TRY(add_result(c, which, layer_result(s, first + v, (linear_id)l), f));
+    for (int v = 0; v < count; v++) TRY(add_result(c, which, layer, layer_result(s, first + v, (linear_id)l), f));
   }
 done:
   return st;
@@ -122,7 +122,7 @@ static status write_solution(const layer_solver *s, int index, int64_t layer, co
   char path[PATH_MOST], ranks[256];
   unit_solution_path(c, which, layer, path);
   list_ranks(which, ranks);
-  st = gather_file(s, index, &f);
+  st = gather_file(s, index, layer, &f);
   if (st == OK) st = NEW(groups, f.group_count + 1, "groups of a file");
   if (st == OK) st = unit_solution_identity(c, which, layer, gram_fingerprint, &root);
   if (st == OK) st = attr_text(&root, "setting", which->name);

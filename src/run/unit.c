@@ -62,7 +62,7 @@ status unit_solution_identity(const session *c, const setting *s, int64_t layer,
   TRY(attr_text(a, "targets", targets));
   TRY(attr_int(a, "rank_max", s->rank_max));
   sink_state sink = {a, OK};
-  setting_describe(s, add_option, &sink);
+  setting_describe(s, c->job.target, layer, add_option, &sink);
   st = sink.st;
 done:
   return st;

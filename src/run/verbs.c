@@ -52,6 +52,21 @@ const verb verbs[] = {
      "Does plan, calibrate, solve and the master file RUN/run.h5, then prints the table of results. What is done is not done again; "
      "SIGUSR1, SIGTERM\n"
      "or --max-hours stop it at the end of a unit with exit code 75: run the same line again to go on."},
+    {"allocate", verb_allocate, true, NEEDS_MODEL, NULL,
+     "bits and rank of every matrix under a budget of bytes, as a further setting of the job",
+     "usage: cloqwork allocate JOB.yaml|RUN --budget BITS_PER_WEIGHT [--method NAME] [--group G] [--settings PATTERN]\n"
+     "                         [--weights FILE.yaml] [--name NAME] [--json]\n\n"
+     "From the stored loss curves of the job's solved settings of one method, which differ in bits alone, chooses bits and rank for every "
+     "matrix\n"
+     "so that the sum of relative losses on the calibration tokens is small and codes, scales, zeros and adapters (16 bits a number) "
+     "together take\n"
+     "no more than the budget. Ranks are the multiples of 8 up to the largest stored one, and the job's. Prints the choice, how far from "
+     "the best\n"
+     "possible one it can be, and the best setting that is the same for every matrix within the same budget. The choice is kept in\n"
+     "RUN/allocations/NAME.yaml (budgetBITS_PER_WEIGHT) and is a setting of the job from then on: solve, eval, export and report know "
+     "it.\n\n"
+     "  --weights  a file such as {down_proj: 2, q_proj: 0.5}: what the relative losses of a target's matrices count; 1 where it is "
+     "silent"},
     {"eval", verb_eval, true, NEEDS_MODEL, NULL, "perplexity, KL and top-1 agreement to the original model, of every finished setting",
      "usage: mpirun -n N cloqwork eval JOB.yaml|RUN [--settings PATTERN] [--rank 8,16] [--set eval.tokens=FILE.npy] [--max-hours H] "
      "[--json]\n\n"

@@ -25,6 +25,7 @@ status verb_calibrate(session *c);
 status verb_solve(session *c);
 status verb_run(session *c);
 status verb_verify(session *c);
+status verb_allocate(session *c);
 status verb_eval(session *c);
 status verb_export(session *c);
 status verb_report(session *c);

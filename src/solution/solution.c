@@ -70,6 +70,16 @@ size_t solution_place(solution *s, unsigned parts, char *at) {
   return used;
 }
 
+double solution_size(const solution *s, int rank) {
+  double weights = (double)s->out * (double)s->in, groups = (double)(s->out * s->groups), grid = 0;
+  switch (s->rule.kind) {
+  case GRID_UNIFORM: grid = (16.0 + (s->rule.real_zero ? 16 : s->rule.bits)) * groups + (s->rule.mixed ? 8.0 * (double)s->groups : 0); break;
+  case GRID_NF: grid = s->rule.nested ? 8 * groups + 32 * (double)nests(s) + 32 : 32 * groups; break;
+  case GRID_BINARY: grid = 4 * 16 * groups + (double)s->in; break;
+  }
+  return weights * grid_code_bits(&s->rule) + grid + 16.0 * rank * (double)(s->out + s->in);
+}
+
 code_grid solution_code_grid(const solution *s, int64_t row) {
   return grid_from((code_grid){.scales = s->scales, .zeros = s->zeros, .real_zeros = s->real_zeros}, (row - s->begin) * s->groups);
 }

@@ -64,6 +64,10 @@ enum { SOLUTION_BASE = 1, SOLUTION_ADAPTER = 2, SOLUTION_CURVES = 4, SOLUTION_AL
 /* Places the arrays of the parts in memory at `at` (NULL: only measures; the others become NULL); returns the bytes. */
 size_t solution_place(solution *s, unsigned parts, char *at);
 
+/* What the whole matrix takes as exported, in bits: codes, grid (fp16 scales, zeros of as many bits as codes or in fp16; normal floats:
+ * absmax), and the adapter at `rank` in fp16; 0: without one. From the shape alone. */
+double solution_size(const solution *s, int rank);
+
 /* q (end - begin, in): dequantized rows [begin, end) of the matrix, which must be held. */
 void solution_values(const solution *s, int64_t begin, int64_t end, float *q);
 

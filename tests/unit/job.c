@@ -36,7 +36,7 @@ static const char PLAIN[] = "model: m\noutput: o\ncalibration: {tokens: c.npy}\n
 
 static status read_job(const char *text, job *j) {
   write_job(text);
-  return job_read("job.yaml", NULL, 0, NULL, j);
+  return job_read("job.yaml", NULL, 0, NULL, NULL, j);
 }
 
 static void test_defaults(void **state) {
@@ -296,16 +296,16 @@ static void test_overrides(void **state) {
   job j;
   write_job(PLAIN);
   const char *const good[] = {"sweep.bits=[2, 3]", "output=elsewhere", "options.damping=0.1", "heldout.tokens=h", "sweep.bits=[3]"};
-  assert_done(job_read("job.yaml", good, 5, NULL, &j));
+  assert_done(job_read("job.yaml", good, 5, NULL, NULL, &j));
   assert_string_equal(j.output, "elsewhere");
   assert_true(j.setting_count == 1 && j.has_heldout);
   assert_string_equal(j.settings[0].name, "cloq-b3-g64-damping_0.1");
   job_free(&j);
   const char *const unknown[] = {"sweep.bit=2"}, *const broken[] = {"sweep.bits=[2"}, *const mangled[] = {"bits"};
-  assert_refused(job_read("job.yaml", unknown, 1, NULL, &j), E_USAGE, "job.yaml: sweep.bit: unknown key, did you mean bits");
-  assert_refused(job_read("job.yaml", broken, 1, NULL, &j), E_USAGE,
+  assert_refused(job_read("job.yaml", unknown, 1, NULL, NULL, &j), E_USAGE, "job.yaml: sweep.bit: unknown key, did you mean bits");
+  assert_refused(job_read("job.yaml", broken, 1, NULL, NULL, &j), E_USAGE,
                  "--set sweep.bits=[2: line 2, column 1: not valid YAML: flow sequence without a closing bracket");
-  assert_refused(job_read("job.yaml", mangled, 1, NULL, &j), E_USAGE, "--set bits: expected key=value");
+  assert_refused(job_read("job.yaml", mangled, 1, NULL, NULL, &j), E_USAGE, "--set bits: expected key=value");
 }
 
 static void test_pattern(void **state) {
@@ -314,12 +314,12 @@ static void test_pattern(void **state) {
   char text[512];
   snprintf(text, sizeof text, "%ssweep: {method: [cloq, cloq-rtn], bits: [2, 3], rank: 8}\n", HEAD);
   write_job(text);
-  assert_done(job_read("job.yaml", NULL, 0, "cloq-b*", &j));
+  assert_done(job_read("job.yaml", NULL, 0, NULL, "cloq-b*", &j));
   assert_int_equal(j.setting_count, 2);
   assert_string_equal(j.settings[1].name, "cloq-b3-g64");
   assert_int_equal(json_array_size(json_object_get(json_object_get(j.tree, "sweep"), "method")), 2); /* the job stays whole */
   job_free(&j);
-  assert_refused(job_read("job.yaml", NULL, 0, "loftq*", &j), E_USAGE,
+  assert_refused(job_read("job.yaml", NULL, 0, NULL, "loftq*", &j), E_USAGE,
                  "--settings loftq*: expected to match one of the job's 4 settings, the first of which is cloq-b2-g64");
 }
 
@@ -366,10 +366,14 @@ static void test_refusals(void **state) {
       {"*targets: [lm_head]", "targets: unknown linear lm_head"},
       {"*targets: [q_proj, q_proj]", "targets: q_proj is named twice"},
       {"*targets: [3]", "targets: expected names of linears, found 3"},
-      {"+", "sweep: expected a mapping with bits and rank (and method, group), or a list of such mappings, found nothing"},
-      {"+sweep: 4", "sweep: expected a mapping with bits and rank (and method, group), or a list of such mappings, found 4"},
-      {"+sweep: []", "sweep: expected a mapping with bits and rank (and method, group), or a list of such mappings, found a list"},
-      {"+sweep: [3]", "sweep: expected a mapping with bits and rank (and method, group), or a list of such mappings, found 3"},
+      {"+", "sweep: expected a mapping with bits and rank (and method, group), or a list of such mappings or of files that hold one, found "
+            "nothing"},
+      {"+sweep: 4",
+       "sweep: expected a mapping with bits and rank (and method, group), or a list of such mappings or of files that hold one, found 4"},
+      {"+sweep: []", "sweep: expected a mapping with bits and rank (and method, group), or a list of such mappings or of files that hold "
+                     "one, found a list"},
+      {"+sweep: [3]",
+       "sweep: expected a mapping with bits and rank (and method, group), or a list of such mappings or of files that hold one, found 3"},
       {"+sweep: {bit: 4, rank: 8}", "sweep.bit: unknown key, did you mean bits"},
       {"+sweep: [{bits: 4, rank: 8}, {bit: 4}]", "sweep[1].bit: unknown key, did you mean bits"},
       {"+sweep: {rank: 8}", "sweep.bits: expected 1 to 8, found nothing"},
@@ -386,9 +390,13 @@ static void test_refusals(void **state) {
       {"+sweep: {method: spinquant, bits: 4, rank: 8}",
        "sweep.method: unknown method spinquant: `cloqwork methods` lists those of this version"},
       {"+sweep: {method: 1, bits: 4, rank: 8}", "sweep.method: expected names of methods, found 1"},
-      {"+sweep: {method: {quantizer: nf4}, bits: 4, rank: 8}", "sweep.method.init: expected one of zero, svd, lqer, qera-approx, cloq, qera-exact, eora, qa-lora, loftq, lasq-w, lasq-q, lasq-e, caldera, odlri, l4q, found nothing"},
-      {"+sweep: {method: {init: cloq}, bits: 4, rank: 8}", "sweep.method.quantizer: expected one of rtn, optq, nf4, nf, slim, billm, found nothing"},
-      {"+sweep: {method: {quantizer: 4, init: cloq}, bits: 4, rank: 8}", "sweep.method.quantizer: expected one of rtn, optq, nf4, nf, slim, billm, found 4"},
+      {"+sweep: {method: {quantizer: nf4}, bits: 4, rank: 8}",
+       "sweep.method.init: expected one of zero, svd, lqer, qera-approx, cloq, qera-exact, eora, qa-lora, loftq, lasq-w, lasq-q, lasq-e, "
+       "caldera, odlri, l4q, found nothing"},
+      {"+sweep: {method: {init: cloq}, bits: 4, rank: 8}",
+       "sweep.method.quantizer: expected one of rtn, optq, nf4, nf, slim, billm, found nothing"},
+      {"+sweep: {method: {quantizer: 4, init: cloq}, bits: 4, rank: 8}",
+       "sweep.method.quantizer: expected one of rtn, optq, nf4, nf, slim, billm, found 4"},
       {"+sweep: {method: {quantizer: nf3, init: cloq}, bits: 4, rank: 8}",
        "sweep.method.quantizer: unknown quantizer nf3, did you mean nf4"},
       {"+sweep: {method: {quantizer: spinquant, init: cloq}, bits: 4, rank: 8}",
@@ -433,7 +441,8 @@ static void test_refusals(void **state) {
        "sweep.method: apiq is not offered: it trains adapters and clipping by gradients through a block's activations, which are not kept "
        "here: take cloq, which minimises its layer-wise objective without clipping in closed form"},
       {"+sweep: {method: {quantizer: rtn, init: loftq, magr: true}, bits: 4, rank: 8}",
-       "sweep.method: MagR and rtn does not go with loftq: MagR changes W before it is quantized once, this initialization quantizes W - BA "
+       "sweep.method: MagR and rtn does not go with loftq: MagR changes W before it is quantized once, this initialization quantizes W - "
+       "BA "
        "again and again"},
       {"+sweep: {method: qlora, bits: 3, rank: 8}",
        "sweep.bits: expected 4 with qlora (a list of sweeps gives every method its own bits), found 3"},
@@ -478,9 +487,9 @@ static void test_refusals(void **state) {
   }
   job j;
   unlink("job.yaml");
-  assert_refused(job_read("job.yaml", NULL, 0, NULL, &j), E_USAGE, "job.yaml: cannot be opened: No such file or directory");
+  assert_refused(job_read("job.yaml", NULL, 0, NULL, NULL, &j), E_USAGE, "job.yaml: cannot be opened: No such file or directory");
   write_job("a: [\n");
-  assert_refused(job_read("job.yaml", NULL, 0, NULL, &j), E_USAGE,
+  assert_refused(job_read("job.yaml", NULL, 0, NULL, NULL, &j), E_USAGE,
                  "job.yaml: line 2, column 1: not valid YAML: flow sequence without a closing bracket");
 }
 
@@ -494,6 +503,9 @@ static void test_model(void **state) {
       {"{bits: 4, group: 0, rank: 32}", NULL},
       {"{bits: 4, group: 48, rank: 8}", "job.yaml: sweep.group: expected a divisor of 160, the input width of down_proj, found 48"},
       {"{bits: 4, group: 64, rank: 8}", "job.yaml: sweep.group: expected a divisor of 96, the input width of q_proj, found 64"},
+      {"{method: qa-lora, bits: 4, group: 32, rank: 3}", NULL},
+      {"{method: qa-lora, bits: 4, group: 32, rank: 4}",
+       "job.yaml: sweep.rank: expected at most 3 with qa-lora, whose adapter reads the groups of q_proj's input, found 4"},
       {"{bits: 4, group: 32, rank: [8, 33]}", "job.yaml: sweep.rank: expected at most 32, the smaller side of k_proj, found 33"},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -532,21 +544,20 @@ static void test_describe(void **state) {
   snprintf(text, sizeof text, "%ssweep: {bits: 2, group: 128, rank: [8, 16]}\noptions: {damping: [0.01, 0.02]}\n", HEAD);
   assert_done(read_job(text, &j));
   collected one = {""}, other = {""};
-  setting_describe(&j.settings[0], collect, &one);
-  setting_describe(&j.settings[1], collect, &other);
-  assert_string_equal(
-      one.text,
-      "method=cloq\nmethod_version=1\nbits=2\ngroup=128\nrank_max=16\ndamping=0.01\ndamping_escalate=0\nresidual=original\n"
-      "adapter_damping=0\nadapter_tolerance=1e-6\nadapter_solver=auto\nmagr_solver=fista\nmagr_alpha=0.0001\nmagr_K=60\n"
-      "magr_threshold=normalised\ngrid_type=asym\ngrid_zero=int\ngrid_beta=0.95\ngrid_beta_anchor=low\ngrid_search=none\n"
-      "grid_weight=ones\noptq_order=natural\noptq_groups=static\noptq_dead=zero\ncd_pass=none\ncd_rounds=30\nsplit=cloq\n"
-      "act_quantizer=fp\nact_adapter=fp\njoint_method=none\nadapter_dtype=fp32\n");
+  setting_describe(&j.settings[0], j.target, 0, collect, &one);
+  setting_describe(&j.settings[1], j.target, 0, collect, &other);
+  assert_string_equal(one.text,
+                      "method=cloq\nmethod_version=1\nbits=2\ngroup=128\nrank_max=16\ndamping=0.01\ndamping_escalate=0\nresidual=original\n"
+                      "adapter_damping=0\nadapter_tolerance=1e-6\nadapter_solver=auto\nmagr_solver=fista\nmagr_alpha=0.0001\nmagr_K=60\n"
+                      "magr_threshold=normalised\ngrid_type=asym\ngrid_zero=int\ngrid_beta=0.95\ngrid_beta_anchor=low\ngrid_search=none\n"
+                      "grid_weight=ones\noptq_order=natural\noptq_groups=static\noptq_dead=zero\ncd_pass=none\ncd_rounds=30\nsplit=cloq\n"
+                      "act_quantizer=fp\nact_adapter=fp\njoint_method=none\nadapter_dtype=fp32\n");
   assert_string_not_equal(one.text, other.text);
   job_free(&j);
   snprintf(text, sizeof text, "%ssweep: {method: nf4-cloq, bits: 4, rank: 8}\noptions: {nf_double: on}\n", HEAD);
   assert_done(read_job(text, &j));
   one = (collected){""};
-  setting_describe(&j.settings[0], collect, &one);
+  setting_describe(&j.settings[0], j.target, 0, collect, &one);
   assert_string_equal(one.text, "method=nf4-cloq\nmethod_version=1\nbits=4\ngroup=64\nrank_max=8\nadapter_damping=0\n"
                                 "adapter_tolerance=1e-6\nadapter_solver=auto\nnf_double=on\nsplit=cloq\nact_quantizer=fp\nact_adapter=fp\n"
                                 "joint_method=none\nadapter_dtype=fp32\n");
@@ -560,7 +571,7 @@ static void test_project_jobs(void **state) {
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
     char *path = mem_format("%s/jobs/%s.yaml", PROJECT_FOLDER, names[i]);
     job j;
-    assert_done(job_read(path, NULL, 0, NULL, &j));
+    assert_done(job_read(path, NULL, 0, NULL, NULL, &j));
     assert_int_equal(j.setting_count, 3);
     job_free(&j);
     FREE(path);

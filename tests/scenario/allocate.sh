@@ -1,0 +1,141 @@
+#!/usr/bin/env bash
+# Bits, group and rank that differ between matrices, and allocate, through the whole program: what is solved is what was asked for, matrix
+# by matrix; what allocate promised is what solve then finds; it never loses to the best setting that is the same everywhere.
+. "$(dirname "$0")/common.sh"
+command -v python3 >/dev/null || exit 77
+
+cat >"$WORK/job.yaml" <<J
+model: $PROJECT/data/tiny
+output: $WORK/run
+calibration: { tokens: $PROJECT/data/tiny/calib.npy, windows: 16, length: 128 }
+heldout: { tokens: $PROJECT/data/tiny/heldout.npy, windows: 8, length: 128 }
+targets: [q_proj, k_proj, o_proj, up_proj, down_proj]
+sweep:
+  - { bits: [2, 3, 4], rank: [4, 32] }
+  - $WORK/mixed.yaml
+options: { magr_K: 10 }
+J
+cat >"$WORK/mixed.yaml" <<J
+bits: { default: 2, down_proj: 4, layers 0-1: 3, layers.5.self_attn.q_proj: 8 }
+group: { default: 64, o_proj: 32 }
+rank: { default: 8, down_proj: 16, layer 3: 4 }
+label: mixed
+J
+run() {
+  local ranks=$1
+  shift
+  on "$ranks" "$@" >"$WORK/out" 2>"$WORK/err" || fault "$* on $ranks ended with $?: $(cat "$WORK/err")"
+}
+refuse() { # EXIT PATTERN ARGS...: one line
+  local code=$1 pattern=$2 found
+  shift 2
+  on 1 "$@" >"$WORK/out" 2>"$WORK/err"
+  found=$?
+  [ $found = "$code" ] || fault "$*: expected exit code $code, found $found"
+  grep -Eq "^cloqwork: .*$pattern" "$WORK/err" || fault "$*: expected a line with $pattern, found: $(cat "$WORK/err")"
+}
+
+# no curves yet
+refuse 3 'expected a setting like cloq-b2-g64-magr_K_10 with all 6 layers solved' allocate "$WORK/job.yaml" --budget 5
+
+run 2 run "$WORK/job.yaml" --quiet
+run 1 status "$WORK/run" --complete # by the resolved job, in which the map stands instead of its file
+run 3 verify "$WORK/run"
+rm "$WORK/mixed.yaml"
+cp "$WORK/run/job.yaml" "$WORK/resolved.yaml"
+lines=$(wc -l <"$WORK/run/metrics.jsonl")
+run 1 solve "$WORK/run" --quiet
+[ "$(wc -l <"$WORK/run/metrics.jsonl")" = "$lines" ] || fault "a second solve: expected nothing to do"
+
+# the budget; JSON holds what the table does
+refuse 2 'expected at least 3.* bits per weight .2 bits and the smallest rank everywhere., found 2' allocate "$WORK/run" --budget 2
+refuse 2 'budget: expected bits per weight above 0, found many' allocate "$WORK/run" --budget many
+refuse 2 'budget: expected bits per weight, such as 2.75, found nothing' allocate "$WORK/run"
+refuse 2 'expected settings of the job .* of method loftq, found none' allocate "$WORK/run" --budget 5 --method loftq
+refuse 2 'expected all layers' allocate "$WORK/run" --budget 5 --layers 0-2
+refuse 2 'name: expected fewer than' allocate "$WORK/run" --budget 5 --name ../x
+echo '{ down_prj: 2 }' >"$WORK/weights.yaml"
+refuse 2 'down_prj: .*did you mean down_proj' allocate "$WORK/run" --budget 5 --weights "$WORK/weights.yaml"
+for budget in 4 5 6.5; do
+  run 2 allocate "$WORK/run" --budget $budget --json
+  cp "$WORK/out" "$WORK/budget$budget.json"
+done
+run 1 allocate "$WORK/run" --budget 5 # again: the same, as a table
+grep -q 'optimality gap' "$WORK/out" || fault "the table: expected the optimality gap"
+echo '{ down_proj: 20 }' >"$WORK/weights.yaml"
+refuse 2 'expected no other allocation of this name' allocate "$WORK/run" --budget 5 --weights "$WORK/weights.yaml"
+run 1 allocate "$WORK/run" --budget 5 --weights "$WORK/weights.yaml" --name heavy --json
+cp "$WORK/out" "$WORK/heavy.json"
+
+# settings like any other from now on
+run 2 solve "$WORK/run" --settings '*-budget*' --quiet
+run 2 verify "$WORK/run" --settings '*-budget*'
+run 2 eval "$WORK/run" --settings '*-budget5' --json
+grep -q budget5 "$WORK/out" || fault "eval: expected the allocation's points"
+mv "$WORK/run" "$WORK/moved"
+name=$(sed -n 's/^  "setting": "\(.*\)",*$/\1/p' "$WORK/budget5.json")
+run 2 export "$WORK/moved" --setting "$name" --to dense --merge --out "$WORK/export"
+run 1 report "$WORK/moved" --json
+
+python3 - "$WORK" "$WORK/moved" <<'P' || fault "the numbers"
+import json, re, subprocess, sys
+work, folder = sys.argv[1:]
+wrong = 0
+def check(what, good):
+    global wrong
+    if not good:
+        wrong += 1
+        print("expected", what, file=sys.stderr)
+
+def solved(name):  # {"layers.0.self_attn.q_proj": (bits, group, rank, relative losses)}
+    out = {}
+    for layer in range(6):
+        text = subprocess.run(["h5dump", f"{folder}/solutions/{name}/layer-{layer:03d}.h5"], capture_output=True, text=True, check=True).stdout
+        for block in re.split(r'\n   GROUP "', text)[1:]:
+            number = lambda a: float(re.search(r'ATTRIBUTE "%s" \{.*?\(0\): ([-+.e0-9]+)' % a, block, re.S).group(1))
+            data = re.search(r'DATASET "loss" \{.*?DATA \{(.*?)\n      ? *\}', block, re.S).group(1)
+            losses = [float(x) for x in re.sub(r"\(\d+\):", "", data).replace(",", " ").split()]
+            out[f"layers.{layer}." + block.split('"')[0]] = int(number("bits")), int(number("group")), len(losses) - 1, [x / number("reference") for x in losses]
+    return out
+
+def expected_mixed(name):
+    layer, target = int(name.split(".")[1]), name.split(".")[-1]
+    bits = 8 if name == "layers.5.self_attn.q_proj" else 4 if target == "down_proj" else 3 if layer < 2 else 2
+    return bits, 32 if target == "o_proj" else 64, 16 if target == "down_proj" else 4 if layer == 3 else 8
+
+plain = {b: solved(f"cloq-b{b}-g64-magr_K_10") for b in (2, 3, 4)}
+mixed = solved("cloq-b2-g64-magr_K_10-mixed")
+check("30 matrices", len(mixed) == 30)
+for name, (bits, group, rank, losses) in mixed.items():
+    check(f"{name}: {expected_mixed(name)}, found {(bits, group, rank)}", expected_mixed(name) == (bits, group, rank))
+    if group == 64 and bits < 8:  # every matrix as in the setting that has its bits everywhere: settings do not change each other
+        same = plain[bits][name][3]
+        check(f"{name}: the losses of {bits} bits everywhere", all(abs(a - b) <= 1e-6 * b for a, b in zip(losses, same)))
+
+def mean(found):
+    return sum(l[-1] for _, _, _, l in found.values()) / len(found)
+
+for budget in ("4", "5", "6.5"):
+    a = json.load(open(f"{work}/budget{budget}.json"))
+    ours, control = a["allocation"], a["control"]
+    check(f"{budget}: at most the budget", ours["bits_per_weight"] <= float(budget) and control["bits_per_weight"] <= float(budget))
+    check(f"{budget}: no worse than {control['setting']}", ours["relative_loss"] <= control["relative_loss"])
+    check(f"{budget}: a gap below 5 %, found {a['optimality_gap']}", 0 <= a["optimality_gap"] < 0.05)
+    check(f"{budget}: the held-out loss", ours["relative_loss_heldout"] > 0 and control["relative_loss_heldout"] > 0)
+    found = solved(a["setting"])
+    for m in a["matrices"]:
+        bits, _, rank, losses = found[m["matrix"]]
+        check(f"{budget}: {m['matrix']} as it was chosen: {m}, found {bits}, {rank}, {losses[-1]}",
+              (bits, rank) == (m["bits"], m["rank"]) and abs(losses[-1] - m["relative_loss"]) <= 1e-6 * losses[-1])
+    check(f"{budget}: the mean that was promised", abs(mean(found) - ours["relative_loss"]) <= 1e-6 * mean(found))
+heavy, five = (json.load(open(f"{work}/{n}.json"))["matrices"] for n in ("heavy", "budget5"))
+down = lambda a: sum(m["relative_loss"] for m in a if m["matrix"].endswith("down_proj"))
+check("a heavy target to lose less", down(heavy) < down(five))
+report = {s["name"]: s for s in json.load(open(work + "/out"))["settings"]}
+for budget in ("4", "5", "6.5"):
+    a = json.load(open(f"{work}/budget{budget}.json"))
+    bits = report[a["setting"]]["matrices"]["all"]["bits_per_weight"][-1]
+    check(f"{budget}: report's bits per weight, {bits}, to be those of allocate", abs(bits - a["allocation"]["bits_per_weight"]) < 1e-9)
+sys.exit(wrong > 0)
+P
+finish
