@@ -87,8 +87,9 @@ status adapters_make(input_work *w); /* traces, fits and curves of the whole gro
 typedef struct rounding {
   const input_work *w;
   const setting *setting;
-  const int32_t *order; /* of the factor; NULL natural */
-  double ridge;         /* that it was made with */
+  const int32_t *order;   /* of the factor; NULL natural */
+  double ridge;           /* that it was made with */
+  const double *salience; /* [m] (quant/salience.h), where the quantizer looks at it */
 } rounding;
 
 /* Rows [row, row + rows) of a uniform matrix: codes (rows, in), one byte each, of x (rows, in), row stride in. refit: the grid of these rows is

@@ -80,7 +80,7 @@ static status check_rounds(const char *where, const solution *r) {
   if (r->round_count == 0) return OK;
   if (kept < 1 || kept > r->round_count)
     return fail(E_DATA, "%s: round: expected 1 to %d, found %d", where, r->round_count, kept);
-  if (!(fabs(r->rounds[kept - 1] - r->loss[r->rank]) <= 1e-6 * r->loss[0]))
+  if (!(fabs(r->rounds[kept - 1] - r->loss[r->rank]) <= 1e-5 * r->loss[0]))
     return fail(E_DATA, "%s: rounds: expected the kept one's loss, %.12g, found %.12g", where, r->loss[r->rank], r->rounds[kept - 1]);
   return OK;
 }
