@@ -7,6 +7,7 @@
 
 #include "base/blas.h"
 #include "base/memory.h"
+#include "quant/billm.h"
 #include "quant/codes.h"
 #include "quant/nf.h"
 
@@ -79,6 +80,8 @@ void solution_values(const solution *s, int64_t begin, int64_t end, float *q) {
   const uint32_t *codes = s->codes + first * s->words;
   if (s->rule.kind == GRID_NF)
     nf_values(s->rule.bits, s->rule.group, rows, in, codes, s->absmax + first * s->groups, s->loaded, q);
+  else if (s->rule.kind == GRID_BINARY)
+    billm_values(&s->rule, rows, in, codes, s->magnitudes + first * s->groups * BILLM_MAGNITUDES, s->salient, q);
   else
     codes_values(&s->rule, rows, in, codes, solution_code_grid(s, begin), q);
 }
@@ -100,9 +103,9 @@ void solution_residual(const solution *s, const float *x, int64_t begin, int64_t
 void solution_copy(const solution *from, unsigned parts, solution *to) {
   int64_t rows = to->out;
   int rank = to->rank;
-#define COPY(field, count)                                                                             \
-  do {                                                                                                 \
-    if (to->field) memcpy(to->field, from->field, (size_t)(count) * sizeof *to->field);                \
+#define COPY(field, count)                                                              \
+  do {                                                                                  \
+    if (to->field) memcpy(to->field, from->field, (size_t)(count) * sizeof *to->field); \
   } while (0)
   if (parts & SOLUTION_BASE) {
     COPY(codes, rows * to->words);
