@@ -114,9 +114,9 @@ void solution_residual(const solution *s, const float *x, int64_t begin, int64_t
 void solution_copy(const solution *from, unsigned parts, solution *to) {
   int64_t rows = to->out;
   int rank = to->rank;
-#define COPY(field, count)                                                                             \
-  do {                                                                                                 \
-    if (to->field) memcpy(to->field, from->field, (size_t)(count) * sizeof *to->field);                \
+#define COPY(field, count)                                                              \
+  do {                                                                                  \
+    if (to->field) memcpy(to->field, from->field, (size_t)(count) * sizeof *to->field); \
   } while (0)
   if (parts & SOLUTION_BASE) {
     COPY(codes, rows * to->words);
