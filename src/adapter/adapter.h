@@ -2,7 +2,9 @@
  *
  * Given the residual E = W - Q (n, m) and the Gram H (m, m), G = E H E^T = V diag(lambda) V^T; B = V_r, A = V_r^T E minimise
  * tr((E - BA) H (E - BA)^T) over rank r for EVERY r at once: rank r is the first r columns of B and rows of A, with loss
- * trace - sum of the first r values. E and H are float (as stored); all arithmetic is double.
+ * trace - sum of the first r values. E and H are float (as stored); all arithmetic is double. The metric may be any symmetric matrix >= 0:
+ * with diag(d), d = diag H or (mean |x|)^2, BA is SVD_r(E D) D^{-1}, D = diag(d)^{1/2}, without the division (QERA-approx arXiv 2410.06040,
+ * LQER arXiv 2402.02446); with the identity the plain SVD.
  *
  * Paths that agree (products and losses):
  *   adapter_local   Local: one matrix on one rank. Dense (LAPACK; small side chosen by shape: n <= m forms G, n > m works on R of E = QR)
@@ -26,11 +28,12 @@ typedef enum adapter_path { ADAPTER_AUTO, ADAPTER_DENSE, ADAPTER_KRYLOV } adapte
 typedef struct adapter_request {
   const char *where; /* for messages: "model.layers.3.mlp.down_proj, cloq-b2-g64"; borrowed */
   int64_t n, m;
-  const float *e;   /* (n, m) contiguous, borrowed */
-  const float *h;   /* (m, m) symmetric, contiguous, borrowed; NULL: the identity (plain SVD) */
-  int rank;         /* 1 .. min(n, m) */
-  double trace;     /* tr(E H E^T) when known (adapter_trace), NaN: computed here */
-  double tolerance; /* Krylov: excess loss relative to the tail; 0: 1e-6 */
+  const float *e;        /* (n, m) contiguous, borrowed */
+  const float *h;        /* the metric: (m, m) symmetric, contiguous, borrowed; NULL: the identity (plain SVD), or … */
+  const float *diagonal; /* … [m] >= 0, diag(diagonal), with h NULL; borrowed; zeros are allowed */
+  int rank;              /* 1 .. min(n, m) */
+  double trace;          /* tr(E H E^T) in that metric when known (adapter_trace), NaN: computed here */
+  double tolerance;      /* Krylov: excess loss relative to the tail; 0: 1e-6 */
   adapter_path path;
   const double *start; /* Krylov: (start_rows, m) rows S; the start block is (E S^T)^T; NULL: random */
   int start_rows;
@@ -53,6 +56,10 @@ void adapter_free(adapter *a);
 /* tr(E H E^T) of rows [begin, end), in double, H read in its lower triangle: (end-begin) m^2 flops. A row's term does not depend on the
  * other rows, so that any deal of rows gives the same terms. h NULL: the identity. row_loss (may be NULL): [end - begin] its terms. */
 status adapter_trace(int64_t m, const float *e, const float *h, int64_t begin, int64_t end, double *row_loss, double *sum);
+
+/* out (rows, m) = x (rows, m) with column j times sqrt(diagonal[j]); out may be x. A diagonal metric is the identity of scaled E and A: so
+ * adapter_trace and adapter_losses serve it with h NULL, to the rounding of float. */
+void adapter_scale(int64_t rows, int64_t m, const float *x, const float *diagonal, float *out);
 
 /* Loss from the STORED numbers for r = 0 … rank: tr((E - B_r A_r) H (E - B_r A_r)^T), by the r x r matrices B^T B, A H A^T and
  * B^T E H A^T: loss[0] = trace, 2 m^2 rank + 2 n m rank flops. loss has rank + 1 entries. */

@@ -25,14 +25,14 @@ static status dense_outer(const adapter_request *q, double *rows, double *values
   int64_t n = q->n, m = q->m;
   double *x = NULL, *y = NULL, *g = NULL, *all = NULL;
   TRY(NEW(x, least(BAND, n) * m, "residual rows"));
-  if (q->h) TRY(NEW(y, least(BAND, n) * m, "rows of E H"));
+  if (metric_given(q)) TRY(NEW(y, least(BAND, n) * m, "rows of E H"));
   TRY(NEW(g, n * n, "E H E^T"));
   TRY(NEW(all, n, "eigenvalues"));
   for (int64_t i = 0; i < n; i += BAND) {
     int64_t band = least(BAND, n - i);
     mixed_widen(band, m, q->e + i * m, m, x);
-    if (q->h) TRY(mixed_gemm(false, band, m, m, 1, x, m, q->h, m, false, y, m));
-    TRY(mixed_gemm(true, band, m, i + band, 1, q->h ? y : x, m, q->e, m, false, g + i * n, n));
+    if (y) TRY(metric_apply(q, band, x, y));
+    TRY(mixed_gemm(true, band, m, i + band, 1, y ? y : x, m, q->e, m, false, g + i * n, n));
   }
   *trace = 0;
   for (int64_t i = 0; i < n; i++) *trace += g[i * n + i];
@@ -64,11 +64,11 @@ static status dense_inner(const adapter_request *q, double *rows, double *values
   TRY(NEW(small, q->rank * m, "eigenvectors"));
   mixed_widen(n, m, q->e, m, e);
   TRY(dqr(q->where, in, im, e, im, r, im));
-  if (q->h) {
+  if (metric_given(q)) {
     TRY(NEW(rh, m * m, "R H"));
-    TRY(mixed_gemm(false, m, m, m, 1, r, m, q->h, m, false, rh, m));
+    TRY(metric_apply(q, m, r, rh));
   }
-  dgemm(false, true, im, im, im, 1, q->h ? rh : r, im, r, im, 0, k, im);
+  dgemm(false, true, im, im, im, 1, rh ? rh : r, im, r, im, 0, k, im);
   *trace = 0;
   for (int64_t i = 0; i < m; i++) *trace += k[i * m + i];
   if (!isfinite(*trace)) {
@@ -99,8 +99,8 @@ static status apply_factored(void *context, int b, int64_t n, const double *x, d
   factored *f = context;
   int64_t m = f->q->m;
   TRY(mixed_gemm(false, b, n, m, 1, x, n, f->q->e, m, false, f->xe, m));
-  if (f->q->h) TRY(mixed_gemm(false, b, m, m, 1, f->xe, m, f->q->h, m, false, f->xeh, m));
-  TRY(mixed_gemm(true, b, m, n, 1, f->q->h ? f->xeh : f->xe, m, f->q->e, m, false, y, n));
+  if (f->xeh) TRY(metric_apply(f->q, b, f->xe, f->xeh));
+  TRY(mixed_gemm(true, b, m, n, 1, f->xeh ? f->xeh : f->xe, m, f->q->e, m, false, y, n));
 done:
   return st;
 }
@@ -113,7 +113,7 @@ static status by_krylov(const adapter_request *q, double *rows, double *values) 
   krylov_result r = {0};
   double *start = NULL;
   TRY(NEW(f.xe, (block + KRYLOV_EXTRA) * m, "x E"));
-  if (q->h) TRY(NEW(f.xeh, (block + KRYLOV_EXTRA) * m, "x E H"));
+  if (metric_given(q)) TRY(NEW(f.xeh, (block + KRYLOV_EXTRA) * m, "x E H"));
   if (given) {
     TRY(NEW(start, given * n, "start block"));
     TRY(mixed_gemm(true, given, m, n, 1, q->start, m, q->e, m, false, start, n));
@@ -150,7 +150,7 @@ status adapter_local(const adapter_request *q, adapter *out) {
     if (isnan(trace)) trace = found;
   } else {
     TRY(by_krylov(q, rows, values));
-    if (isnan(trace)) TRY(adapter_trace(q->m, q->e, q->h, 0, q->n, NULL, &trace));
+    if (isnan(trace)) TRY(metric_trace(q, 0, q->n, NULL, &trace));
   }
   fix_signs_and_round(q->n, q->rank, rows);
   TRY(factors_begin(q, rows, values, out));

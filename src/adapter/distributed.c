@@ -26,7 +26,7 @@ static status grid_trace(const adapter_request *q, const grid *g, double *trace)
   st = NEW(terms, q->n, "row losses");
   TRY(agree(g->comm, st));
   deal_range(q->n, g->size, g->rank, 1, &begin, &end);
-  st = adapter_trace(q->m, q->e, q->h, begin, end, terms + begin, &mine);
+  st = metric_trace(q, begin, end, terms + begin, &mine);
   TRY(agree(g->comm, st));
   TRY(gather(g, terms, q->n));
   *trace = 0;
@@ -48,13 +48,21 @@ static status replicate_leading(const dmat *z, int rank, double *rows) {
   return gather(z->g, rows, rank * n);
 }
 
-/* c = op(x H x^T): (p, p) from x (p, m); H from shared memory, or the identity. */
+/* c = x M x^T: (p, p) from x (p, m); M the metric of the request. */
 static status sandwich(const adapter_request *q, const dmat *x, dmat *c) {
   status st = OK;
   dmat h = {0}, xh = {0};
   TRY(dmat_new(x->g, x->m, x->m, DMAT_NB, "E H E^T", c));
-  if (!q->h) {
+  if (!metric_given(q)) {
     TRY(dmat_gemm(false, true, 1, x, x, 0, c));
+  } else if (q->diagonal) {
+    TRY(dmat_new(x->g, x->m, x->n, DMAT_NB, "E diag(d)", &xh));
+    for (int l = 0; l < x->nloc; l++)
+      for (int k = 0; k < x->mloc; k++) {
+        size_t at = (size_t)l * (size_t)x->lld + (size_t)k;
+        xh.a[at] = x->a[at] * (double)q->diagonal[dmat_col(x, l)];
+      }
+    TRY(dmat_gemm(false, true, 1, &xh, x, 0, c));
   } else {
     TRY(dmat_new(x->g, q->m, q->m, DMAT_NB, "Gram in double", &h));
     dmat_from_rows_float(&h, q->h, q->m, false);
@@ -133,7 +141,7 @@ done:
 status adapter_grid(const adapter_request *q, const grid *g, adapter *out) {
   status st = OK;
   double *rows = NULL, *values = NULL, *a = NULL, trace = q->trace;
-  int64_t shape[4] = {q->n, q->m, q->rank, q->h != NULL};
+  int64_t shape[5] = {q->n, q->m, q->rank, q->h != NULL, q->diagonal != NULL};
   bool unknown = isnan(trace);
   *out = (adapter){0};
   TRY(agree(g->comm, request_check(q)));

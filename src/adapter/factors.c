@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "adapter/internal.h"
+#include "adapter/mixed.h"
 #include "base/memory.h"
 
 status request_check(const adapter_request *q) {
@@ -12,6 +13,21 @@ status request_check(const adapter_request *q) {
   if (q->rank < 1 || q->rank > small)
     return fail(E_USAGE, "%s: adapter: expected a rank of 1 to %lld, found %d", q->where, (long long)small, q->rank);
   if (!(q->tolerance >= 0)) return fail(E_INTERNAL, "%s: adapter: expected a tolerance >= 0, found %g", q->where, q->tolerance);
+  if (q->diagonal && q->h) return fail(E_INTERNAL, "%s: adapter: expected one metric, found a Gram and a diagonal", q->where);
+  for (int64_t j = 0; q->diagonal && j < q->m; j++)
+    if (!(q->diagonal[j] >= 0))
+      return fail(E_NUMERICS, "%s: adapter: diagonal metric, expected numbers >= 0, found %g in column %lld", q->where,
+                  (double)q->diagonal[j], (long long)j);
+  return OK;
+}
+
+bool metric_given(const adapter_request *q) { return q->h || q->diagonal; }
+
+status metric_apply(const adapter_request *q, int64_t rows, const double *x, double *y) {
+  int64_t m = q->m;
+  if (q->h) return mixed_gemm(false, rows, m, m, 1, x, m, q->h, m, false, y, m);
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t j = 0; j < m; j++) y[i * m + j] = x[i * m + j] * (double)q->diagonal[j];
   return OK;
 }
 

@@ -2,10 +2,19 @@
 #ifndef CLOQWORK_ADAPTER_INTERNAL_H
 #define CLOQWORK_ADAPTER_INTERNAL_H
 
+#include <stdbool.h>
+
 #include "adapter/adapter.h"
 
 /* Local. E_INTERNAL unless the request is within its ranges. */
 status request_check(const adapter_request *q);
+
+/* Local. Is there a metric other than the identity? Then y (rows, m) = x (rows, m) times it; no overlap. */
+bool metric_given(const adapter_request *q);
+status metric_apply(const adapter_request *q, int64_t rows, const double *x, double *y);
+
+/* Local. adapter_trace in the request's metric. */
+status metric_trace(const adapter_request *q, int64_t begin, int64_t end, double *row_loss, double *sum);
 
 /* Local. Smallest eigenvalue met (lowest) against the largest: E_NUMERICS where G is not positive semidefinite to float rounding. */
 status spectrum_check(const adapter_request *q, double lowest, double largest);

@@ -1,6 +1,6 @@
 #include <math.h>
 
-#include "adapter/adapter.h"
+#include "adapter/internal.h"
 #include "adapter/mixed.h"
 #include "base/blas.h"
 #include "base/hot.h"
@@ -15,6 +15,36 @@ HOT static double dot(int64_t n, const double *restrict x, const double *restric
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < n; i++) sum += x[i] * y[i];
   return sum;
+}
+
+/* Sum of x^2 d. */
+HOT static double weighted_square(int64_t n, const double *restrict x, const float *restrict d) {
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; i++) sum += x[i] * x[i] * (double)d[i];
+  return sum;
+}
+
+HOT void adapter_scale(int64_t rows, int64_t m, const float *x, const float *diagonal, float *out) {
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t j = 0; j < m; j++) out[i * m + j] = x[i * m + j] * sqrtf(diagonal[j]);
+}
+
+status metric_trace(const adapter_request *q, int64_t begin, int64_t end, double *row_loss, double *sum) {
+  status st = OK;
+  double *x = NULL;
+  if (!q->diagonal) return adapter_trace(q->m, q->e, q->h, begin, end, row_loss, sum);
+  *sum = 0;
+  TRY(NEW(x, q->m, "a residual row"));
+  for (int64_t i = begin; i < end; i++) {
+    mixed_widen(1, q->m, q->e + i * q->m, q->m, x);
+    double term = weighted_square(q->m, x, q->diagonal);
+    if (row_loss) row_loss[i - begin] = term;
+    *sum += term;
+  }
+done:
+  FREE(x);
+  return st;
 }
 
 /* H is symmetric: a strip J of columns needs only the rows of H from J on, those below its diagonal block counted twice. Half the flops of E H. */

@@ -39,7 +39,7 @@ static gram_unit unit_at(int n, int index) {
   return u;
 }
 
-uint64_t gram_shared_bytes(int64_t n) { return (uint64_t)tiles_of(n) * TT * sizeof(double) + (uint64_t)n * sizeof(double); }
+uint64_t gram_shared_bytes(int64_t n) { return ((uint64_t)tiles_of(n) * TT + 2 * (uint64_t)n) * sizeof(double); }
 
 uint64_t gram_private_bytes(int64_t n) {
   int64_t side = unit_side(n) < n ? unit_side(n) : n;
@@ -78,6 +78,7 @@ status gram_new(const team *t, int64_t n, gram *g) {
   TRY(agree(t->comm, st));
   TRY(shared_new(t, (size_t)tiles_of(n) * TT * sizeof(double), "sums of a Gram", &g->sums));
   TRY(shared_new(t, (size_t)n * sizeof(double), "mean |x|", &g->abs_sums));
+  TRY(shared_new(t, (size_t)n * sizeof(double), "largest mean |x|", &g->abs_most));
 done:
   if (st != OK) gram_free(g);
   return st;
@@ -86,6 +87,7 @@ done:
 void gram_free(gram *g) {
   shared_free(&g->sums);
   shared_free(&g->abs_sums);
+  shared_free(&g->abs_most);
   FREE(g->mine);
   FREE(g->product);
   *g = (gram){0};
@@ -96,7 +98,10 @@ void gram_reset(gram *g) {
   team_barrier(g->t);
   deal_range(tiles_of(g->n), g->t->size, g->t->rank, 1, &begin, &end);
   memset((double *)g->sums.base + begin * TT, 0, (size_t)(end - begin) * TT * sizeof(double));
-  if (g->t->rank == 0) memset(g->abs_sums.base, 0, (size_t)g->n * sizeof(double));
+  if (g->t->rank == 0) {
+    memset(g->abs_sums.base, 0, (size_t)g->n * sizeof(double));
+    memset(g->abs_most.base, 0, (size_t)g->n * sizeof(double));
+  }
   g->tokens = 0;
   team_barrier(g->t);
 }
@@ -114,12 +119,24 @@ HOT static void add_product(double *restrict sums, const gram_unit *u, const flo
   }
 }
 
-HOT static void add_magnitudes(double *restrict sums, const float *restrict x, int64_t ld, int rows, int begin, int end) {
-  for (int r = 0; r < rows; r++)
-    for (int k = begin; k < end; k++) sums[k] += (double)fabsf(x[(int64_t)r * ld + k]);
+/* Columns [begin, end) of one window x (rows, ld), a few at a time so that their sums stay in the nearest cache. */
+HOT static void add_magnitudes(double *restrict sums, double *restrict most, const float *restrict x, int64_t ld, int rows, int begin,
+                               int end) {
+  enum { COLUMNS = 128 };
+  for (int at = begin; at < end; at += COLUMNS) {
+    double window[COLUMNS] = {0};
+    int width = end - at < COLUMNS ? end - at : COLUMNS;
+    for (int r = 0; r < rows; r++)
+      for (int k = 0; k < width; k++) window[k] += (double)fabsf(x[(int64_t)r * ld + at + k]);
+    for (int k = 0; k < width; k++) {
+      double mean = window[k] / rows;
+      sums[at + k] += window[k];
+      most[at + k] = mean > most[at + k] ? mean : most[at + k];
+    }
+  }
 }
 
-void gram_add(gram *g, const float *panel, int64_t stride, const int *rows, int chunks, int per_product) {
+void gram_add(gram *g, const float *panel, int64_t stride, const int *rows, int length, int chunks, int per_product) {
   int64_t begin, end;
   for (int first = 0; first < chunks;) {
     int last = first + per_product < chunks ? first + per_product : chunks;
@@ -139,7 +156,9 @@ void gram_add(gram *g, const float *panel, int64_t stride, const int *rows, int 
     first = last;
   }
   deal_range(g->n, g->t->size, g->t->rank, 16, &begin, &end);
-  for (int c = 0; c < chunks; c++) add_magnitudes(g->abs_sums.base, panel + c * stride, g->n, rows[c], (int)begin, (int)end);
+  for (int c = 0; c < chunks; c++)
+    for (int r = 0; r < rows[c]; r += length)
+      add_magnitudes(g->abs_sums.base, g->abs_most.base, panel + c * stride + (int64_t)r * g->n, g->n, length, (int)begin, (int)end);
 }
 
 status gram_tiles(const gram *g, const char *where, int64_t begin, int64_t end, float *tiles) {

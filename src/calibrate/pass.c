@@ -160,7 +160,8 @@ static void tap(step_work *w, input_id input, int panel) {
   if (!w->with_grams) return;
   team_barrier(w->p->t);
   gram *g = &w->s->grams[input];
-  if (g->n) gram_add(g, w->p->panels[panel].base, slot_floats(w->p, panel), w->rows, w->count, chunks_per_product(w->s->w->length));
+  int length = (int)w->s->w->length;
+  if (g->n) gram_add(g, w->p->panels[panel].base, slot_floats(w->p, panel), w->rows, length, w->count, chunks_per_product(length));
 }
 
 static void run_step(step_work *w) {

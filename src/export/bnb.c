@@ -4,10 +4,10 @@
 
 #include "base/hot.h"
 #include "export/format.h"
-#include "quant/nf4.h"
+#include "quant/nf.h"
 
 enum { WEIGHT, ABSMAX, QUANT_MAP, STATE, NESTED_ABSMAX, NESTED_MAP, TENSORS };
-enum { LEVELS = 16, MAP = 256 };
+enum { BITS = 4, LEVELS = 16, MAP = 256 };
 
 static status check(const export_request *q) {
   const grid_rule *first = &q->matrices[0].shape.rule;
@@ -17,6 +17,8 @@ static status check(const export_request *q) {
     if (r->kind != GRID_NF)
       return fail(E_USAGE, "export: bnb: %s: expected an NF4 grid (method nf4-cloq), found a uniform one of %d bits: %s can hold it",
                   m->module, r->bits, r->bits == 2 || r->bits == 3 || r->bits == 4 || r->bits == 8 ? "gptq" : "dense");
+    if (r->bits != BITS)
+      return fail(E_USAGE, "export: bnb: %s: expected NF4, found a normal float of %d bits: dense can hold it", m->module, r->bits);
     if (r->nested != first->nested)
       return fail(E_USAGE, "export: bnb: %s: expected double quantization in all matrices or in none, found both: dense can hold it",
                   m->module);
@@ -32,7 +34,7 @@ static int tensors(const export_request *q, const export_matrix *m, format_tenso
   list[ABSMAX] = (format_tensor){".weight.absmax", s->rule.nested ? "U8" : "F32", 1, {blocks}};
   list[QUANT_MAP] = (format_tensor){".weight.quant_map", "F32", 1, {LEVELS}};
   list[STATE] = (format_tensor){".weight.quant_state.bitsandbytes__nf4", "U8", 1, {BNB_STATE_BYTES}};
-  list[NESTED_ABSMAX] = (format_tensor){".weight.nested_absmax", "F32", 1, {nf4_nests(blocks)}};
+  list[NESTED_ABSMAX] = (format_tensor){".weight.nested_absmax", "F32", 1, {nf_nests(blocks)}};
   list[NESTED_MAP] = (format_tensor){".weight.nested_quant_map", "F32", 1, {MAP}};
   return s->rule.nested ? TENSORS : TENSORS - 2;
 }
@@ -46,7 +48,7 @@ static HOT void swap_nibbles(int64_t bytes, const uint8_t *restrict in, uint8_t 
 static status write_state(const solution *s, char *text) {
   char nested[128] = "";
   if (s->rule.nested)
-    snprintf(nested, sizeof nested, ", \"nested_blocksize\": %d, \"nested_dtype\": \"float32\", \"nested_offset\": %.9g", NF4_NEST,
+    snprintf(nested, sizeof nested, ", \"nested_blocksize\": %d, \"nested_dtype\": \"float32\", \"nested_offset\": %.9g", NF_NEST,
              (double)*s->nested_offset);
   char line[BNB_STATE_BYTES + 1];
   int n = snprintf(line, sizeof line, "{\"quant_type\": \"nf4\", \"blocksize\": %lld, \"dtype\": \"%s\", \"shape\": [%lld, %lld]%s}",
@@ -61,11 +63,11 @@ static status fill(const export_request *q, const export_matrix *m, const soluti
   int64_t blocks = s->out * s->groups;
   (void)q, (void)m;
   swap_nibbles(s->out * s->in / 2, (const uint8_t *)s->codes, data[WEIGHT]);
-  memcpy(data[QUANT_MAP], nf4_levels, LEVELS * sizeof(float));
+  memcpy(data[QUANT_MAP], nf_levels(BITS), LEVELS * sizeof(float));
   if (s->rule.nested) {
     memcpy(data[ABSMAX], s->absmax_codes, (size_t)blocks);
-    memcpy(data[NESTED_ABSMAX], s->nested_absmax, (size_t)nf4_nests(blocks) * sizeof(float));
-    nf4_map(data[NESTED_MAP]);
+    memcpy(data[NESTED_ABSMAX], s->nested_absmax, (size_t)nf_nests(blocks) * sizeof(float));
+    nf_map(data[NESTED_MAP]);
   } else {
     memcpy(data[ABSMAX], s->absmax, (size_t)blocks * sizeof(float));
   }
@@ -100,17 +102,17 @@ static status decode(const char *module, const void *const data[FORMAT_TENSORS],
   status st = OK;
   float map[MAP];
   int64_t blocks = s->out * s->groups;
-  if (memcmp(data[QUANT_MAP], nf4_levels, LEVELS * sizeof(float)) != 0)
+  if (memcmp(data[QUANT_MAP], nf_levels(BITS), LEVELS * sizeof(float)) != 0)
     return fail(E_DATA, "%s.weight.quant_map: expected the 16 levels of NF4, found others", module);
   swap_nibbles(s->out * s->in / 2, data[WEIGHT], (uint8_t *)s->codes);
   TRY(read_state(module, data[STATE], s));
   if (s->rule.nested) {
-    nf4_map(map);
+    nf_map(map);
     if (memcmp(data[NESTED_MAP], map, sizeof map) != 0)
       return fail(E_DATA, "%s.weight.nested_quant_map: expected the signed dynamic map, found another", module);
     memcpy(s->absmax_codes, data[ABSMAX], (size_t)blocks);
-    memcpy(s->nested_absmax, data[NESTED_ABSMAX], (size_t)nf4_nests(blocks) * sizeof(float));
-    nf4_unnest(blocks, s->absmax_codes, s->nested_absmax, *s->nested_offset, s->absmax);
+    memcpy(s->nested_absmax, data[NESTED_ABSMAX], (size_t)nf_nests(blocks) * sizeof(float));
+    nf_unnest(blocks, s->absmax_codes, s->nested_absmax, *s->nested_offset, s->absmax);
   } else {
     memcpy(s->absmax, data[ABSMAX], (size_t)blocks * sizeof(float));
   }

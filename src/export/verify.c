@@ -180,12 +180,11 @@ static status module_shape(const char *where, const json_t *m, solution *s) {
   TRY(json_get_bool(m, where, "nested", false, &nested));
   TRY(json_get_string(m, where, "grid", "uniform", &grid));
   if (group && in % group) return fail(E_DATA, "%s: group: expected a divisor of %lld, found %lld", where, (long long)in, (long long)group);
-  grid_rule rule = {.kind = strcmp(grid, "nf4") == 0 ? GRID_NF : GRID_UNIFORM,
-                    .bits = (int)bits,
-                    .group = (int)group,
-                    .symmetric = symmetric,
-                    .nested = nested,
-                    .beta = 1};
+  grid_kind kind;
+  if (!grid_named(grid, bits, &kind))
+    return fail(E_DATA, "%s: grid: expected uniform, nf2, nf3, nf4 or binary with its bits, found %s of %lld bits", where, grid,
+                (long long)bits);
+  grid_rule rule = {.kind = kind, .bits = (int)bits, .group = (int)group, .symmetric = symmetric, .nested = nested, .beta = 1};
   *s = solution_of(out, in, &rule, 0);
 done:
   return st;

@@ -1,12 +1,11 @@
 #include "model/tokens.h"
 
-#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/file.h"
 #include "base/memory.h"
+#include "model/npy.h"
 
 /* ---- CPython's generator: MT19937 seeded by init_by_array (Modules/_randommodule.c) ---- */
 
@@ -58,109 +57,9 @@ int64_t python_randint(python_random *r, int64_t lo, int64_t hi) {
   return (int64_t)((uint64_t)lo + value);
 }
 
-/* ---- .npy: magic, version, length, a Python dictionary, data ---- */
+/* ---- ids ---- */
 
-typedef struct npy {
-  file_map map;
-  const unsigned char *data;
-  int64_t count;
-  int bytes; /* per element */
-  bool is_signed;
-} npy;
-
-static const char *skip_space(const char *p) {
-  while (isspace((unsigned char)*p)) p++;
-  return p;
-}
-
-/* The value that follows 'key': in the dictionary's text; NULL when the key is not there. */
-static const char *dictionary_value(const char *text, const char *key) {
-  size_t n = strlen(key);
-  for (const char *p = text; (p = strstr(p, key)); p += n) {
-    bool quoted = p > text && (p[-1] == '\'' || p[-1] == '"') && p[n] == p[-1];
-    const char *colon = quoted ? skip_space(p + n + 1) : NULL;
-    if (colon && *colon == ':') return skip_space(colon + 1);
-  }
-  return NULL;
-}
-
-static status read_descr(const char *path, const char *text, npy *f) {
-  const char *p = dictionary_value(text, "descr");
-  char descr[16] = "";
-  if (!p || (*p != '\'' && *p != '"')) return fail(E_DATA, "%s: .npy header: expected a descr of integers, found none", path);
-  size_t n = strcspn(p + 1, "'\"");
-  snprintf(descr, sizeof descr, "%.*s", (int)(n < 15 ? n : 15), p + 1);
-  bool order = descr[0] == '<' || descr[0] == '|' || descr[0] == '>',
-       integer = order && (descr[1] == 'i' || descr[1] == 'u') && descr[3] == 0;
-  if (!integer || !strchr("1248", descr[2]) || !descr[2])
-    return fail(E_DATA, "%s: expected integers, found elements of type %s", path, descr);
-  if (descr[0] == '>') return fail(E_DATA, "%s: expected little-endian integers, found big-endian ones (%s)", path, descr);
-  f->bytes = descr[2] - '0';
-  f->is_signed = descr[1] == 'i';
-  return OK;
-}
-
-static status read_npy_shape(const char *path, const char *text, npy *f) {
-  const char *p = dictionary_value(text, "shape"), *start = p;
-  char *end;
-  int commas = 0, numbers = 0;
-  if (!p || *p != '(') return fail(E_DATA, "%s: .npy header: expected a shape, found none", path);
-  for (p = skip_space(p + 1); *p && *p != ')'; p = skip_space(p)) {
-    if (*p == ',') {
-      commas++, p++;
-      continue;
-    }
-    f->count = isdigit((unsigned char)*p) ? strtoll(p, &end, 10) : -1;
-    if (f->count < 0) return fail(E_DATA, "%s: .npy header: expected a shape of integers, found %.40s", path, start);
-    numbers++;
-    p = end;
-  }
-  if (*p != ')' || numbers != 1 || commas != 1)
-    return fail(E_DATA, "%s: expected one dimension, found shape %.*s", path, (int)(p - start < 60 ? p - start + (*p == ')') : 60), start);
-  return OK;
-}
-
-static void npy_close(npy *f) {
-  file_map_close(&f->map);
-  *f = (npy){0};
-}
-
-static status npy_open(const char *path, npy *f) {
-  status st = OK;
-  char *text = NULL;
-  *f = (npy){0};
-  TRY(file_map_open(path, &f->map));
-  const unsigned char *d = f->map.data;
-  size_t size = f->map.bytes;
-  if (size < 12 || memcmp(d, "\x93NUMPY", 6) != 0) {
-    st = fail(E_DATA, "%s: expected a .npy file, found something else", path);
-    goto done;
-  }
-  if (d[6] < 1 || d[6] > 3) {
-    st = fail(E_DATA, "%s: expected .npy version 1, 2 or 3, found %d", path, d[6]);
-    goto done;
-  }
-  size_t start = d[6] == 1 ? 10 : 12;
-  size_t header =
-      d[6] == 1 ? (size_t)d[8] | (size_t)d[9] << 8 : (size_t)d[8] | (size_t)d[9] << 8 | (size_t)d[10] << 16 | (size_t)d[11] << 24;
-  if (header > size - start || header > 1 << 20) {
-    st = fail(E_DATA, "%s: .npy header: expected %zu bytes, found %zu (cut off)", path, header, size - start);
-    goto done;
-  }
-  TRY(NEW(text, header + 1, path));
-  for (size_t i = 0; i < header; i++) text[i] = isprint(d[start + i]) ? (char)d[start + i] : ' '; /* messages quote it */
-  TRY(read_descr(path, text, f));
-  TRY(read_npy_shape(path, text, f));
-  f->data = d + start + header;
-  uint64_t bytes, found = size - start - header;
-  if (__builtin_mul_overflow((uint64_t)f->count, (uint64_t)f->bytes, &bytes) || bytes != found)
-    st = fail(E_DATA, "%s: expected %lld ids of %d bytes by the header, found %llu bytes of data", path, (long long)f->count, f->bytes,
-              (unsigned long long)found);
-done:
-  FREE(text);
-  if (st != OK) npy_close(f);
-  return st;
-}
+static const npy_wish ids_wished = {"iu", "integers", 1, "ids"};
 
 /* Ids wider than 63 bits end as negative numbers, which no vocabulary holds. */
 static int64_t npy_id(const npy *f, int64_t i) {
@@ -168,11 +67,11 @@ static int64_t npy_id(const npy *f, int64_t i) {
   uint64_t u = 0;
   for (int k = f->bytes - 1; k >= 0; k--) u = u << 8 | p[k];
   int unused = 64 - 8 * f->bytes;
-  return f->is_signed ? (int64_t)(u << unused) >> unused : (int64_t)u;
+  return f->kind == 'i' ? (int64_t)(u << unused) >> unused : (int64_t)u;
 }
 
 static status check_ids(const char *path, const npy *f, int64_t vocab) {
-  for (int64_t i = 0; i < f->count; i++) {
+  for (int64_t i = 0; i < f->shape[0]; i++) {
     int64_t id = npy_id(f, i);
     if (id < 0 || id >= vocab)
       return fail(E_DATA, "%s: position %lld: expected an id from 0 to %lld, the model's vocabulary, found %lld", path, (long long)i,
@@ -222,13 +121,13 @@ status windows_draw(const window_request *request, int64_t vocab, windows *w) {
   if (q->windows < 0 || q->length < 1 || __builtin_mul_overflow((size_t)q->windows, (size_t)q->length, &total))
     return fail(E_USAGE, "%s: expected windows of at least one id, found %lld of %lld", q->path, (long long)q->windows,
                 (long long)q->length);
-  TRY(npy_open(q->path, &f));
+  TRY(npy_open(q->path, &ids_wished, &f));
   TRY(check_ids(q->path, &f, vocab < INT32_MAX ? vocab : INT32_MAX));
-  if (q->windows == 0) q->windows = f.count / q->length;
+  if (q->windows == 0) q->windows = f.shape[0] / q->length;
   if (q->windows == 0) q->windows = 1; /* which will be said to be missing */
   w->count = q->windows;
   TRY(NEW(w->start, w->count, "window positions"));
-  TRY(choose_starts(q, f.count, w));
+  TRY(choose_starts(q, f.shape[0], w));
   TRY(NEW(w->ids, w->count * w->length, "token windows"));
   for (int64_t i = 0; i < w->count; i++)
     for (int64_t k = 0; k < w->length; k++) w->ids[i * w->length + k] = (int32_t)npy_id(&f, w->start[i] + k);

@@ -1,11 +1,34 @@
 #include "quant/grid.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "base/half.h"
 #include "base/hot.h"
+#include "quant/search.h"
 
 enum { HALF_TINY = 0x0400 /* 2^-14 */, HALF_LARGEST = 0x7BFF /* 65504 */, HALF_INFINITY = 0x7C00 };
+
+static const struct {
+  const char *name;
+  grid_kind kind;
+  int least, most; /* bits */
+} grids[] = {
+    {"uniform", GRID_UNIFORM, 1, 8}, {"nf2", GRID_NF, 2, 2}, {"nf3", GRID_NF, 3, 3}, {"nf4", GRID_NF, 4, 4}, {"binary", GRID_BINARY, 1, 1}};
+enum { GRIDS = sizeof grids / sizeof *grids };
+
+const char *grid_name(grid_kind kind, int bits) {
+  int k = 0;
+  while (k < GRIDS - 1 && (grids[k].kind != kind || bits < grids[k].least || bits > grids[k].most)) k++;
+  return grids[k].name;
+}
+
+bool grid_named(const char *name, int64_t bits, grid_kind *kind) {
+  int k = 0;
+  while (k < GRIDS - 1 && strcmp(grids[k].name, name) != 0) k++;
+  *kind = grids[k].kind;
+  return strcmp(grids[k].name, name) == 0 && bits >= grids[k].least && bits <= grids[k].most;
+}
 
 /* Least and greatest of n values and 0. Sixteen running extremes: one would be a chain that no compiler may vectorize. */
 static HOT void range(int n, const float *restrict w, float *lo, float *hi) {
@@ -29,8 +52,7 @@ static HOT void range(int n, const float *restrict w, float *lo, float *hi) {
   *hi = high[0];
 }
 
-/* s >= 0 as fp16, never 0 and never infinite. */
-static uint16_t storable(double s, int64_t *replaced) {
+uint16_t grid_scale(double s, int64_t *replaced) {
   uint16_t h = float_to_half((float)s);
   if (h != 0 && h < HALF_INFINITY) return h;
   ++*replaced;
@@ -39,42 +61,102 @@ static uint16_t storable(double s, int64_t *replaced) {
 
 static double clamp(double x, double top) { return x > 0 ? (x < top ? x : top) : 0; }
 
-/* One group, whose entry is `at`. */
-static void fit_group(const grid_rule *r, int bits, double lo, double hi, code_grid g, int64_t at, int64_t *replaced) {
-  double top = (1 << bits) - 1, zero = 1 << (bits - 1);
-  if (lo == 0 && hi == 0) {
-    lo = -1;
-    hi = 1;
-  }
+double grid_stored_zero(bool real, double zero, double top) {
+  if (!real) return clamp(rint(zero), top);
+  return half_to_float(float_to_half((float)fmax(-65504, fmin(zero, 65504))));
+}
+
+/* The range lo .. hi of a group, 0 in it, as the rule cuts it. */
+static void fit_range(const grid_rule *r, double beta, double top, double lo, double hi, uint16_t *scale, double *zero, int64_t *replaced) {
   if (r->symmetric) {
-    double a = hi > -lo ? hi : -lo;
-    g.scales[at] = storable(r->beta * 2 * a / top, replaced);
-  } else {
-    g.scales[at] = storable(r->beta * (hi - lo) / top, replaced);
-    int64_t ignored = 0;
-    uint16_t anchor = r->anchor_zero ? storable((hi - lo) / top, &ignored) : g.scales[at];
-    zero = clamp(-lo / half_to_float(anchor), top);
+    *scale = grid_scale(beta * 2 * (hi > -lo ? hi : -lo) / top, replaced);
+    return;
   }
+  int64_t ignored = 0;
+  *scale = grid_scale(beta * (hi - lo) / top, replaced);
+  double anchor = half_to_float(r->anchor_zero ? grid_scale((hi - lo) / top, &ignored) : *scale);
+  *zero = grid_stored_zero(r->real_zero, clamp(-lo / anchor, top), top);
+}
+
+/* Mean and deviation of the numbers among n. */
+static void spread(int n, const float *w, double *mean, double *deviation) {
+  double sum = 0, square = 0;
+  int count = 0;
+  for (int i = 0; i < n; i++)
+    if (w[i] == w[i]) sum += w[i], count++;
+  *mean = count ? sum / count : 0;
+  for (int i = 0; i < n; i++)
+    if (w[i] == w[i]) square += (w[i] - *mean) * (w[i] - *mean);
+  *deviation = count ? sqrt(square / count) : 0;
+}
+
+/* The starts of L4Q. lo and hi: the range with 0. */
+static void fit_start(const grid_rule *r, int bits, int n, const float *w, double lo, double hi, uint16_t *scale, double *zero,
+                      int64_t *replaced) {
+  double half = 1 << (bits - 1), top = 2 * half - 1, mean, deviation, least = INFINITY, most = -INFINITY;
+  for (int i = 0; i < n; i++) {
+    least = w[i] < least ? w[i] : least;
+    most = w[i] > most ? w[i] : most;
+  }
+  if (!(least < 0 || most > 0)) least = lo, most = hi;
+  if (r->search == SEARCH_LSQ) {
+    spread(n, w, &mean, &deviation);
+    bool zeros = mean == 0 && deviation == 0;
+    *scale = grid_scale(zeros ? 1 / half : fmax(fabs(mean - 3 * deviation), fabs(mean + 3 * deviation)) / half, replaced);
+  } else if (r->search == SEARCH_SYMM) {
+    *scale = grid_scale(fmax(-lo, hi) / half, replaced);
+  } else if (r->search == SEARCH_L4Q) {
+    *scale = grid_scale(fmax(fabs(least / half), half > 1 ? fabs(most / (half - 1)) : 0), replaced);
+  } else {
+    if (!r->real_zero) least = lo, most = hi;
+    *scale = grid_scale((most - least) / top, replaced);
+    *zero = grid_stored_zero(r->real_zero, top - most / half_to_float(*scale), top);
+  }
+}
+
+static bool searches(const grid_rule *r) { return r->search == SEARCH_MSE || r->search == SEARCH_SCAN; }
+
+/* One group, whose entry is `at`. */
+static void fit_group(const grid_rule *r, search_room *room, int bits, int n, const float *w, const float *weight, code_grid g, int64_t at,
+                      int64_t *replaced) {
+  double top = (1 << bits) - 1, zero = 1 << (bits - 1);
+  float least, most;
+  range(n, w, &least, &most);
+  search_group q = {.bits = bits, .symmetric = r->symmetric, .real_zero = r->real_zero, .columns = n, .w = w, .weight = weight};
+  q.lo = least == most ? -1 : least;
+  q.hi = least == most ? 1 : most;
+  if (searches(r) || r->search == SEARCH_NONE)
+    fit_range(r, searches(r) ? 1 : r->beta, top, q.lo, q.hi, g.scales + at, &zero, replaced);
+  else
+    fit_start(r, bits, n, w, q.lo, q.hi, g.scales + at, &zero, replaced);
+  if (r->search == SEARCH_MSE) search_mse(&q, room, g.scales + at, &zero);
+  if (r->search == SEARCH_SCAN) search_scan(&q, room, g.scales + at, &zero);
   if (r->real_zero)
     g.real_zeros[at] = float_to_half((float)zero);
   else
-    g.zeros[at] = (uint8_t)rint(zero);
+    g.zeros[at] = (uint8_t)zero;
 }
 
 status grid_fit(const grid_rule *r, int rows, int width, const float *w, int64_t ldw, const float *weight, code_grid g, int64_t *replaced) {
+  status st = OK;
+  search_room *room = NULL;
   int groups = grid_groups(r, width), columns = width / groups;
   int64_t count = 0;
-  (void)weight;
+  if (searches(r)) TRY(search_new(&room, columns));
   for (int i = 0; i < rows; i++) {
     for (int k = 0; k < groups; k++) {
-      float lo, hi;
-      range(columns, w + i * ldw + (int64_t)k * columns, &lo, &hi);
-      fit_group(r, group_bits(r, k), lo, hi, g, (int64_t)i * groups + k, &count);
+      int64_t first = (int64_t)k * columns;
+      fit_group(r, room, group_bits(r, k), columns, w + i * ldw + first, weight ? weight + first : NULL, g, (int64_t)i * groups + k,
+                &count);
     }
   }
   if (replaced) *replaced = count;
-  return OK;
+done:
+  search_free(&room);
+  return st;
 }
+
+uint64_t grid_bytes(const grid_rule *r, int64_t width) { return searches(r) ? search_bytes(r->group ? r->group : width) : 0; }
 
 uint8_t grid_code(double w, double scale, double zero, int bits) { return (uint8_t)clamp(rint(w / scale) + zero, (1 << bits) - 1); }
 

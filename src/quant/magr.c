@@ -152,7 +152,7 @@ static shape shape_of(const magr_request *q) {
                  .slab = magr_slab(q->width),
                  .segments = q->width / length,
                  .length = length,
-                 .alpha = (float)q->alpha,
+                 .alpha = (float)(q->literal ? q->alpha / q->lambda_max : q->alpha),
                  .step = (float)(1 / q->lambda_max),
                  .accelerate = q->solver == MAGR_FISTA};
 }

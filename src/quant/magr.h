@@ -22,6 +22,7 @@ typedef struct magr_request {
   magr_solver solver;
   int steps;    /* 60 fista, 150 pg */
   double alpha; /* 1e-3 per channel, 1e-4 per group */
+  bool literal; /* alpha beside H as it is, as the paper prints: alpha / lambda_max beside Hn, which does next to nothing */
   int group;    /* 0: the whole row; else divides the width */
   int rows, width;
   const float *w;    /* (rows, width) contiguous, borrowed */

@@ -7,8 +7,8 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "dist/agree.h"
+#include "run/gram_file.h"
 #include "run/memory_watch.h"
-#include "run/unit.h"
 #include "run/verbs.h"
 
 /* Layers whose Gram files are still to be made: missing[layer] = bit per set. Local: one rank looks, not all at the same files. */
@@ -51,25 +51,6 @@ done:
   return st;
 }
 
-/* Everything of one input of one set that goes into its group of the file. */
-typedef struct gram_group {
-  char tiles_path[32], mean_path[32];
-  attributes group, tiles;
-} gram_group;
-
-static status describe_group(const session *c, int set, input_id input, const gram *g, gram_group *o) {
-  status st = OK;
-  snprintf(o->tiles_path, sizeof o->tiles_path, "%s/tiles", input_name(input));
-  snprintf(o->mean_path, sizeof o->mean_path, "%s/mean_abs", input_name(input));
-  TRY(attr_int(&o->tiles, "n", g->n));
-  TRY(attr_int(&o->tiles, "tile", GRAM_TILE));
-  TRY(attr_int(&o->group, "tokens", g->tokens));
-  TRY(attr_text(&o->group, "activations", "full"));
-  TRY(attr_text(&o->group, "tokens_fingerprint", c->windows[set].fingerprint));
-done:
-  return st;
-}
-
 /* Tiles of all inputs as float into shared memory, each rank its range; mean |x| in place of its sum. */
 static status round_tiles(const session *c, pass_set *s, int64_t layer, float *tiles, const size_t *offset) {
   status st = OK;
@@ -93,34 +74,15 @@ static status round_tiles(const session *c, pass_set *s, int64_t layer, float *t
 static status write_grams(const session *c, pass *p, int set, int64_t layer, const shared *buffer, const size_t *offset) {
   status st = OK;
   pass_set *s = &p->sets[set];
-  gram_group o[IN_COUNT] = {0};
-  dataset sets[2 * IN_COUNT];
-  group_attributes groups[2 * IN_COUNT + 1];
-  attributes identity = {0};
-  int set_count = 0, group_count = 0;
+  gram_input list[IN_COUNT] = {0};
   float *tiles = buffer->base;
-  char path[PATH_MOST];
-  unit_gram_path(c, set, layer, path);
   TRY(round_tiles(c, s, layer, tiles, offset));
-  st = unit_gram_identity(c, set, layer, &identity);
-  groups[group_count++] = (group_attributes){"", &identity};
-  for (int i = 0; i < IN_COUNT && st == OK; i++) {
-    gram *g = &s->grams[i];
-    if (!g->n) continue;
-    st = describe_group(c, set, i, g, &o[i]);
-    sets[set_count++] = (dataset){o[i].tiles_path, EL_F32, 3, {tiles_count(g->n, GRAM_TILE), GRAM_TILE, GRAM_TILE}, tiles + offset[i]};
-    sets[set_count++] = (dataset){o[i].mean_path, EL_F64, 1, {g->n}, g->abs_sums.base};
-    groups[group_count++] = (group_attributes){input_name(i), &o[i].group};
-    groups[group_count++] = (group_attributes){o[i].tiles_path, &o[i].tiles};
-  }
-  TRY(agree(c->team.comm, st));
-  TRY(container_write(&c->team, path, c->job_tag, "grams", sets, set_count, groups, group_count));
-done:
-  attr_free(&identity);
   for (int i = 0; i < IN_COUNT; i++) {
-    attr_free(&o[i].group);
-    attr_free(&o[i].tiles);
+    const gram *g = &s->grams[i];
+    if (g->n) list[i] = (gram_input){g->n, g->tokens, tiles + offset[i], g->abs_sums.base, g->abs_most.base};
   }
+  TRY(gram_file_write(c, set, layer, list));
+done:
   return st;
 }
 

@@ -1,33 +1,39 @@
-/* Solves one decoder layer for a list of settings: the pipeline of the method, on one team.
+/* Solves one decoder layer for a list of settings: the pipeline of the methods, on one team.
  *
- *   for each of the four inputs:  H (and the held-out Gram) into shared memory; facts of H
- *     weights of its linears -> MagR (once per threshold) -> reverse Cholesky of H (once per damping) -> codes, rows dealt to ranks
- *     residual loss, rows dealt -> low-rank optimum, matrices dealt to ranks by flops -> loss curves from the stored numbers
+ *   for each of the four inputs:  H (and the held-out Gram) into shared memory; facts of H           layer_gram.c
+ *     weights of its linears -> MagR (once per threshold) -> reverse Cholesky of H (once per damping)
+ *     -> codes, rows dealt to ranks; methods that make codes and adapter together, matrices dealt    layer_codes.c, layer_joint.c
+ *     -> residual loss, rows dealt -> low-rank optimum, matrices dealt to ranks by flops
+ *     -> loss curves from the stored numbers                                                         layer_adapters.c
  *
- * Tokens and the forward pass are never touched. Everything equal between settings is computed once. Results stay in memory that the
- * team shares until they are written. All functions are Collective over the team. */
+ * Tokens and the forward pass are never touched. Everything equal between settings is computed once (sharing.h), also when the other one
+ * was finished earlier: then it is read from its file. Results stay in memory that the team shares until they are written. All functions
+ * are Collective over the team unless they say otherwise. */
 #ifndef CLOQWORK_RUN_LAYER_SOLVER_H
 #define CLOQWORK_RUN_LAYER_SOLVER_H
 
 #include "run/session.h"
 #include "solution/solution.h"
 
-/* One (setting, linear): arrays in shared memory, borrowed from the solver. */
-typedef struct result {
+/* A setting, or one rank of it where ranks do not nest. */
+typedef struct piece {
   const setting *setting;
-  solution s;
-} result;
+  int index; /* of the setting in the job */
+  int rank;  /* 0: all ranks are one solution */
+} piece;
 
 typedef struct stage_seconds {
-  double load, magr, factor, quantize, trace, adapter, losses;
+  double load, magr, factor, quantize, joint, trace, adapter, losses;
   double flops;
 } stage_seconds;
 
 typedef struct layer_solver {
   session *c; /* borrowed */
+  piece *pieces;
+  int piece_count;
   shared h, h_heldout, u, w, v, residual, arrays, facts, rows, start;
-  float *slab;     /* private: rows of a residual */
-  result *results; /* [settings][LIN_COUNT]; those of untargeted linears empty */
+  float *slab;       /* private: rows of a residual */
+  solution *results; /* [pieces][LIN_COUNT], arrays in shared memory; those of untargeted linears empty */
   stage_seconds spent;
 } layer_solver;
 
@@ -35,7 +41,8 @@ typedef struct solver_bytes {
   uint64_t shared, private_most;
 } solver_bytes;
 solver_bytes layer_solver_memory(const job *j, const arch *a, int ranks, bool heldout); /* Local: for plan */
-double layer_solver_flops(const job *j, const arch *a);                                 /* Local: one layer, all settings */
+double layer_solver_flops(const job *j, const arch *a);                                 /* Local: one layer, all settings, what is shared once */
+uint64_t layer_solver_file_bytes(const job *j, const arch *a, int index);               /* Local: of one layer's file of a setting */
 
 status layer_solver_new(session *c, layer_solver *s);
 void layer_solver_free(layer_solver *s);
@@ -43,8 +50,6 @@ void layer_solver_free(layer_solver *s);
 /* Solves the settings with pending[i]; progress as in calibrate/pass.h. E_NUMERICS, E_DATA, E_IO, E_MEMORY. */
 status layer_solve(layer_solver *s, int64_t layer, const bool *pending, pass_progress progress, void *context);
 
-static inline result *layer_result(const layer_solver *s, int setting_index, linear_id l) {
-  return &s->results[setting_index * LIN_COUNT + l];
-}
+static inline solution *layer_result(const layer_solver *s, int piece_index, linear_id l) { return &s->results[piece_index * LIN_COUNT + l]; }
 
 #endif

@@ -79,11 +79,7 @@ static void count_bytes(const session *c, plan *p) {
   p->node_peak = p->rank_peak * (uint64_t)ranks;
   p->node_memory = c->job.parallel.memory_per_node > 0 ? (uint64_t)(c->job.parallel.memory_per_node * (1 << 30)) : mem_machine_total();
   p->gram_file = p->tiles;
-  for (int k = 0; k < c->job.setting_count; k++)
-    for (int l = 0; l < LIN_COUNT; l++) {
-      solution s = solution_shape(a, l, &c->job.settings[k].rule, c->job.settings[k].rank_max);
-      if (c->job.target[l]) p->solution_files += solution_place(&s, SOLUTION_ALL, NULL);
-    }
+  for (int k = 0; k < c->job.setting_count; k++) p->solution_files += layer_solver_file_bytes(&c->job, a, k);
   p->disk_missing =
       p->gram_file * (uint64_t)p->gram_missing + p->solution_files / (uint64_t)c->job.setting_count * (uint64_t)p->solution_missing;
 }

@@ -99,10 +99,10 @@ static void add_curve(const setting_report *s, const double *curve, int64_t leng
     sums[p] += s->points[p] < length ? log(fmax(curve[s->points[p]], 0) / reference) : NAN; /* loss 0 gives -inf, whose mean is 0 */
 }
 
-/* What the grid of a matrix takes, in bits: fp16 scales and zeros of `bits` bits; NF4: absmax in fp32, or doubly quantized. */
+/* What the grid of a matrix takes, in bits: fp16 scales and zeros of `bits` bits; normal floats: absmax in fp32, or doubly quantized. */
 static double grid_bits(container *c, const char *group, const attributes *a, int64_t bits, double groups) {
   char place[128];
-  if (strcmp(attr_get_text(a, "grid"), "nf4") != 0) return (16 + (double)bits) * groups;
+  if (strncmp(attr_get_text(a, "grid"), "nf", 2) != 0) return (16 + (double)bits) * groups;
   snprintf(place, sizeof place, "%s/absmax_codes", group);
   return container_has(c, place) ? 8 * groups + 32 * ceil(groups / 256) + 32 : 32 * groups;
 }

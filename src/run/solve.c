@@ -15,34 +15,68 @@
 
 /* ---- the file of one (layer, setting) ---- */
 
-typedef struct linear_names {
-  char path[SOLUTION_DATASETS][SOLUTION_PATH];
-  attributes group;
-} linear_names;
+/* One group of the file: a linear, or one rank's variant of it. */
+typedef struct file_group {
+  char path[SOLUTION_PATH];
+  char names[SOLUTION_DATASETS][SOLUTION_PATH];
+  attributes attributes;
+} file_group;
+
+typedef struct solution_file {
+  file_group *groups; /* owned; group_count of group_room */
+  dataset *sets;      /* owned */
+  int group_count, group_room, set_count;
+} solution_file;
 
 static void option_to_group(void *context, const char *key, const char *text) {
   attributes *a = context;
   attr_text(a, key, text); /* out of memory shows at the next attribute set by the caller */
 }
 
-static status describe_linear(const session *c, const result *r, int64_t layer, attributes *a) {
-  const solution_facts *f = r->s.facts;
+static status describe_result(const session *c, const setting *which, int64_t layer, const solution *r, attributes *a) {
+  const solution_facts *f = r->facts;
   status st = OK;
-  setting_describe_matrix(r->setting, layer, r->s.linear, option_to_group, a);
-  TRY(attr_text(a, "method", r->setting->method->name));
-  TRY(attr_int(a, "bits", r->s.rule.bits));
-  TRY(attr_int(a, "group", r->s.rule.group));
-  TRY(solution_grid_attributes(&r->s, a));
-  TRY(attr_real(a, "damping", r->setting->options.damping));
+  setting_describe_matrix(which, layer, r->linear, option_to_group, a);
+  TRY(attr_text(a, "method", which->method->name));
+  TRY(attr_text(a, "certificate", metric_names[setting_metric(which)]));
+  TRY(attr_int(a, "bits", r->rule.bits));
+  TRY(attr_int(a, "group", r->rule.group));
+  TRY(solution_grid_attributes(r, a));
+  if (method_quantizer(which->method)->factor) TRY(attr_real(a, "damping", which->options.damping));
   TRY(attr_real(a, "damping_used", f->damping_used));
   TRY(attr_int(a, "numerical_rank", f->numerical_rank));
   TRY(attr_int(a, "tokens", f->tokens));
   TRY(attr_int(a, "scales_raised_from_zero", f->tiny_scales));
+  if (r->round_count) TRY(attr_int(a, "round", f->round));
   TRY(attr_real(a, "seconds", f->quantize_seconds + f->adapter_seconds));
   TRY(attr_real(a, "reference", f->reference));
   if (c->sets[SET_HELDOUT]) TRY(attr_real(a, "reference_heldout", f->reference_heldout));
   TRY(attr_text(a, "base_fingerprint", f->base_fingerprint));
   TRY(attr_text(a, "gram_fingerprint", f->gram_fingerprint));
+done:
+  return st;
+}
+
+static status add_result(const session *c, const setting *which, int64_t layer, const solution *r, solution_file *f) {
+  status st = OK;
+  file_group *g = &f->groups[f->group_count++];
+  solution_group(r, g->path);
+  TRY(describe_result(c, which, layer, r, &g->attributes));
+  f->set_count += solution_datasets(r, c->sets[SET_HELDOUT] != NULL, g->names, f->sets + f->set_count);
+done:
+  return st;
+}
+
+/* The linear's own group where ranks have variants: which there are. */
+static status add_parent(const setting *which, const solution *r, const char *ranks, solution_file *f) {
+  status st = OK;
+  file_group *g = &f->groups[f->group_count++];
+  snprintf(g->path, sizeof g->path, "%s", linear_path(r->linear));
+  TRY(attr_text(&g->attributes, "method", which->method->name));
+  TRY(attr_int(&g->attributes, "bits", r->rule.bits));
+  TRY(attr_int(&g->attributes, "group", r->rule.group));
+  TRY(attr_text(&g->attributes, "ranks", ranks));
+  if (r->own_rank) TRY(attr_int(&g->attributes, "own_rank", 1));
 done:
   return st;
 }
@@ -55,36 +89,54 @@ static void list_ranks(const setting *s, char text[256]) {
   }
 }
 
+static status gather_file(const layer_solver *s, int index, int64_t layer, solution_file *f) {
+  status st = OK;
+  const session *c = s->c;
+  const setting *which = &c->job.settings[index];
+  int first = 0;
+  char ranks[256];
+  while (s->pieces[first].index != index) first++;
+  int count = setting_nests(which) ? 1 : which->rank_count;
+  TRY(NEW(f->groups, (count + 1) * LIN_COUNT, "groups of a file"));
+  f->group_room = (count + 1) * LIN_COUNT;
+  TRY(NEW(f->sets, count * LIN_COUNT * SOLUTION_DATASETS, "datasets of a file"));
+  for (int l = 0; l < LIN_COUNT; l++) {
+    if (!c->job.target[l]) continue;
+    const solution *r = layer_result(s, first, (linear_id)l);
+    list_ranks(which, ranks);
+    if (r->variant && count == 1) snprintf(ranks, sizeof ranks, "%d", r->variant);
+    if (r->variant) TRY(add_parent(which, r, ranks, f));
+    for (int v = 0; v < count; v++) TRY(add_result(c, which, layer, layer_result(s, first + v, (linear_id)l), f));
+  }
+done:
+  return st;
+}
+
 static status write_solution(const layer_solver *s, int index, int64_t layer, const char *gram_fingerprint) {
   session *c = s->c;
   const setting *which = &c->job.settings[index];
   status st = OK;
-  linear_names *names = NULL;
-  dataset sets[LIN_COUNT * SOLUTION_DATASETS];
-  group_attributes groups[LIN_COUNT + 1];
+  solution_file f = {0};
+  group_attributes *groups = NULL;
   attributes root = {0};
-  int set_count = 0, group_count = 0;
   char path[PATH_MOST], ranks[256];
   unit_solution_path(c, which, layer, path);
   list_ranks(which, ranks);
-  st = NEW(names, LIN_COUNT, "names of datasets");
+  st = gather_file(s, index, layer, &f);
+  if (st == OK) st = NEW(groups, f.group_count + 1, "groups of a file");
   if (st == OK) st = unit_solution_identity(c, which, layer, gram_fingerprint, &root);
   if (st == OK) st = attr_text(&root, "setting", which->name);
   if (st == OK) st = attr_text(&root, "ranks", ranks);
-  groups[group_count++] = (group_attributes){"", &root};
-  for (int l = 0; l < LIN_COUNT && st == OK; l++) {
-    if (!c->job.target[l]) continue;
-    const result *r = layer_result(s, index, l);
-    st = describe_linear(c, r, layer, &names[l].group);
-    set_count += solution_datasets(&r->s, c->sets[SET_HELDOUT] != NULL, names[l].path, sets + set_count);
-    groups[group_count++] = (group_attributes){linear_path(l), &names[l].group};
-  }
+  for (int g = 0; g < f.group_count && st == OK; g++) groups[g + 1] = (group_attributes){f.groups[g].path, &f.groups[g].attributes};
   TRY(agree(c->team.comm, st));
-  TRY(container_write(&c->team, path, c->job_tag, "solution", sets, set_count, groups, group_count));
+  groups[0] = (group_attributes){"", &root};
+  TRY(container_write(&c->team, path, c->job_tag, "solution", f.sets, f.set_count, groups, f.group_count + 1));
 done:
   attr_free(&root);
-  for (int l = 0; names && l < LIN_COUNT; l++) attr_free(&names[l].group);
-  FREE(names);
+  for (int g = 0; g < f.group_count; g++) attr_free(&f.groups[g].attributes);
+  FREE(groups);
+  FREE(f.groups);
+  FREE(f.sets);
   return st;
 }
 
@@ -110,15 +162,16 @@ static status find_pending(const session *c, int64_t layer, const char *gram_fin
   return st;
 }
 
-/* Geometric means over the layer's matrices of loss / reference at rank 0 and at the largest rank. */
+/* Geometric means over the layer's matrices of loss / reference without adapter and at the largest rank: of the setting's last piece. */
 static void relative_losses(const layer_solver *s, int index, double *without, double *with) {
   double sum0 = 0, sum1 = 0;
-  int count = 0;
+  int count = 0, last = s->piece_count - 1;
+  while (s->pieces[last].index != index) last--;
   for (int l = 0; l < LIN_COUNT; l++) {
-    const result *r = layer_result(s, index, l);
-    if (!s->c->job.target[l] || !(r->s.facts->reference > 0)) continue;
-    sum0 += log(fmax(r->s.loss[0], 1e-300) / r->s.facts->reference);
-    sum1 += log(fmax(r->s.loss[r->setting->rank_max], 1e-300) / r->s.facts->reference);
+    const solution *r = layer_result(s, last, (linear_id)l);
+    if (!s->c->job.target[l] || !(r->facts->reference > 0)) continue;
+    sum0 += log(fmax(r->loss[0], 1e-300) / r->facts->reference);
+    sum1 += log(fmax(r->loss[r->rank], 1e-300) / r->facts->reference);
     count++;
   }
   *without = count ? exp(sum0 / count) : 0;
@@ -132,10 +185,10 @@ static status report_unit(const layer_solver *s, int index, int64_t layer, int s
   char unit[256];
   relative_losses(s, index, &without, &with);
   snprintf(unit, sizeof unit, "solutions/%s/layer-%03lld", c->job.settings[index].name, (long long)layer);
-  double total = t->load + t->magr + t->factor + t->quantize + t->trace + t->adapter + t->losses;
-  json_t *o = json_pack("{s:s, s:s, s:I, s:{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}, s:f, s:f, s:f, s:I, s:I}", "unit", unit, "setting",
+  double total = t->load + t->magr + t->factor + t->quantize + t->joint + t->trace + t->adapter + t->losses;
+  json_t *o = json_pack("{s:s, s:s, s:I, s:{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}, s:f, s:f, s:f, s:I, s:I}", "unit", unit, "setting",
                         c->job.settings[index].name, "layer", (json_int_t)layer, "seconds", "load", share * t->load, "magr",
-                        share * t->magr, "factor", share * t->factor, "quantize", share * t->quantize, "trace", share * t->trace, "adapter",
+                        share * t->magr, "factor", share * t->factor, "quantize", share * t->quantize, "joint", share * t->joint, "trace", share * t->trace, "adapter",
                         share * t->adapter, "losses", share * t->losses, "write", write_seconds, "gflops", 1e-9 * t->flops / total,
                         "relative_loss_without_adapter", without, "relative_loss", with, "private_bytes_peak",
                         (json_int_t)memory_watch_private(), "shared_bytes_peak", (json_int_t)memory_watch_shared());
@@ -143,9 +196,10 @@ static status report_unit(const layer_solver *s, int index, int64_t layer, int s
 }
 
 static void note_gram_fingerprints(const layer_solver *s, const bool *pending, const char *gram_fingerprint) {
-  for (int k = 0; k < s->c->job.setting_count; k++)
+  for (int p = 0; p < s->piece_count; p++)
     for (int l = 0; l < LIN_COUNT; l++)
-      if (pending[k] && s->c->job.target[l]) snprintf(layer_result(s, k, l)->s.facts->gram_fingerprint, HASH_HEX, "%s", gram_fingerprint);
+      if (pending[s->pieces[p].index] && s->c->job.target[l])
+        snprintf(layer_result(s, p, (linear_id)l)->facts->gram_fingerprint, HASH_HEX, "%s", gram_fingerprint);
 }
 
 static status solve_one_layer(layer_solver *s, int64_t layer, layer_progress *p) {

@@ -10,7 +10,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/settings.h"
-#include "quant/nf4.h"
+#include "quant/nf.h"
 #include "run/options.h"
 
 enum { MOST_SETTINGS = 4096, MOST_BITS = 8, MOST_LABEL = 64 };
@@ -314,9 +314,9 @@ static status check_quantizer(void *context, int bits, int group) {
   if (q->grid != GRID_NF) return OK;
   if (group == 0)
     return fail(E_USAGE, "%sgroup: expected a power of two from %d to %d with %s (NF4 knows no block of a whole row), found 0", prefix,
-                NF4_GROUP_LEAST, NF4_GROUP_MOST, name);
-  if (group < NF4_GROUP_LEAST || group > NF4_GROUP_MOST || (group & (group - 1)))
-    return fail(E_USAGE, "%sgroup: expected a power of two from %d to %d with %s, found %d", prefix, NF4_GROUP_LEAST, NF4_GROUP_MOST, name,
+                NF_GROUP_LEAST, NF_GROUP_MOST, name);
+  if (group < NF_GROUP_LEAST || group > NF_GROUP_MOST || (group & (group - 1)))
+    return fail(E_USAGE, "%sgroup: expected a power of two from %d to %d with %s, found %d", prefix, NF_GROUP_LEAST, NF_GROUP_MOST, name,
                 group);
   return OK;
 }

@@ -96,22 +96,44 @@ done:
   return st;
 }
 
-status unit_hash_solution(container *file, hash *h) {
-  static const char *const names[] = {"codes", "scales", "zeros", "absmax", "lora_A", "lora_B"};
+/* The datasets of one group that decide what the model computes. */
+static status hash_group(container *file, const char *group, hash *h) {
+  static const char *const names[] = {"codes", "scales", "zeros", "widths", "magnitudes", "salient", "absmax", "lora_A", "lora_B"};
   status st = OK;
   attributes a = {0};
-  char **groups = NULL, path[160];
+  char path[160];
+  for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
+    snprintf(path, sizeof path, "%.140s/%s", group, names[k]);
+    if (!container_has(file, path)) continue;
+    TRY(container_attributes(file, path, &a));
+    TRY(hash_add_text(h, path));
+    TRY(hash_add_text(h, attr_get_text(&a, "sha256")));
+    attr_free(&a);
+  }
+done:
+  attr_free(&a);
+  return st;
+}
+
+status unit_hash_solution(container *file, hash *h) {
+  status st = OK;
+  attributes a = {0};
+  char **groups = NULL;
   int count = 0;
   TRY(container_groups(file, &groups, &count));
-  for (int i = 0; i < count; i++)
-    for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
-      snprintf(path, sizeof path, "%.100s/%s", groups[i], names[k]);
-      if (!container_has(file, path)) continue;
-      TRY(container_attributes(file, path, &a));
-      TRY(hash_add_text(h, path));
-      TRY(hash_add_text(h, attr_get_text(&a, "sha256")));
-      attr_free(&a);
+  for (int i = 0; i < count; i++) {
+    TRY(hash_group(file, groups[i], h));
+    TRY(container_attributes(file, groups[i], &a));
+    const char *at = attr_get_text(&a, "ranks"); /* of variants */
+    while (*at) {
+      char variant[160];
+      size_t length = strcspn(at, ",");
+      snprintf(variant, sizeof variant, "%.100s/rank-%.*s", groups[i], (int)length, at);
+      TRY(hash_group(file, variant, h));
+      at += length + (at[length] == ',');
     }
+    attr_free(&a);
+  }
 done:
   attr_free(&a);
   container_names_free(&groups, count);
@@ -150,6 +172,30 @@ status unit_read_gram(const session *c, int set, int64_t layer, input_id input, 
 done:
   FREE(tiles);
   attr_free(&a);
+  container_close(&file);
+  return st;
+}
+
+/* One vector of an input's group; to NULL: not asked for. */
+static status read_vector(container *file, const char *path, input_id input, const char *name, int64_t m, double *to) {
+  char full[64];
+  if (!to) return OK;
+  snprintf(full, sizeof full, "%s/%s", input_name(input), name);
+  if (!container_has(file, full))
+    return fail(E_DATA, "%s: %s: expected this statistic of the inputs, found none: calibrate anew to have it", path, full);
+  return container_read_rows(file, full, EL_F64, m, 0, 0, m, to);
+}
+
+status unit_read_input_stats(const session *c, int set, int64_t layer, input_id input, double *mean_abs, double *max_mean_abs) {
+  status st = OK;
+  container *file = NULL;
+  char path[PATH_MOST];
+  int64_t m = input_width(&c->model.arch, input);
+  unit_gram_path(c, set, layer, path);
+  TRY(container_open(path, "grams", &file));
+  TRY(read_vector(file, path, input, "mean_abs", m, mean_abs));
+  TRY(read_vector(file, path, input, "max_mean_abs", m, max_mean_abs));
+done:
   container_close(&file);
   return st;
 }

@@ -27,6 +27,10 @@ status unit_hash_solution(container *file, hash *h);
 /* Local. Part `part` of `parts` of the tiles of one input's Gram, expanded into full (m, m); all parts together fill it. E_DATA, E_IO. */
 status unit_read_gram(const session *c, int set, int64_t layer, input_id input, int part, int parts, float *full, int64_t *tokens);
 
+/* Local. The statistics of |x| of one input, [m] each; NULL: not asked for. E_DATA: a file without them (made by an older version, or from
+ * Grams that came without). */
+status unit_read_input_stats(const session *c, int set, int64_t layer, input_id input, double *mean_abs, double *max_mean_abs);
+
 /* done: the file is there, complete, and has the same identity. A file with another identity is an error that names the first difference (E_USAGE). */
 status unit_is_done(const char *path, const char *kind, const attributes *identity, bool *done);
 

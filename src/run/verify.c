@@ -61,18 +61,27 @@ static status compare(verifier *v, const char *where, const solution *r, const d
   return OK;
 }
 
-/* Stored loss against the tail of the stored spectrum. Only the plain problem has this certificate. */
-static status check_tail(verifier *v, const char *where, const setting *s, const solution *r) {
-  if (s->options.residual_magr || s->options.adapter_damping > 0) return OK;
-  double tail = 0, trace = r->loss[0];
+/* A loss curve against the tail of the stored spectrum. slack: of the trace. */
+static status check_tail(verifier *v, const char *where, const solution *r, const double *loss, double slack) {
+  double tail = 0, trace = loss[0];
   for (int k = r->rank; k >= 0; k--) {
     tail += r->values[k];
-    double off = fabs(r->loss[k] - fmax(tail, 0)); /* the rounding of a singular Gram can leave a tail below 0; a loss is not */
+    double off = fabs(loss[k] - fmax(tail, 0)); /* the rounding of a singular Gram can leave a tail below 0; a loss is not */
     if (tail > 1e-9 * trace && off / tail > v->worst_tail) v->worst_tail = off / tail;
-    if (!(off <= 1e-5 * tail + 1e-9 * trace))
-      return fail(E_DATA, "%s: certificate at rank %d: expected a loss of %.12g (tail of the spectrum), found %.12g", where, k, tail,
-                  r->loss[k]);
+    if (!(off <= 1e-5 * tail + slack * trace))
+      return fail(E_DATA, "%s: certificate at rank %d: expected a loss of %.12g (tail of the spectrum), found %.12g", where, k, tail, loss[k]);
   }
+  return OK;
+}
+
+/* The kept round of a method that goes to and fro: its listed loss is that of the stored numbers. */
+static status check_rounds(const char *where, const solution *r) {
+  int kept = r->facts->round;
+  if (r->round_count == 0) return OK;
+  if (kept < 1 || kept > r->round_count)
+    return fail(E_DATA, "%s: round: expected 1 to %d, found %d", where, r->round_count, kept);
+  if (!(fabs(r->rounds[kept - 1] - r->loss[r->rank]) <= 1e-6 * r->loss[0]))
+    return fail(E_DATA, "%s: rounds: expected the kept one's loss, %.12g, found %.12g", where, r->loss[r->rank], r->rounds[kept - 1]);
   return OK;
 }
 
@@ -80,9 +89,47 @@ typedef struct layer_view {
   int64_t layer;
   input_id input;
   float *h, *h_heldout, *w, *e;
+  float *diagonal; /* [m] of h */
 } layer_view;
 
-static status check_result(verifier *v, const layer_view *l, const setting *s, linear_id linear) {
+/* The certificate of an adapter that is the best in another metric than the Gram: its loss there. The residual in l->e is spent. */
+static status check_own_metric(verifier *v, const layer_view *l, const char *where, const setting *s, solution *r) {
+  status st = OK;
+  metric in_which = setting_metric(s);
+  double *magnitudes = NULL, *curve = NULL, trace;
+  float *squares = NULL;
+  TRY(NEW(curve, r->rank + 1, "a loss curve"));
+  if (in_which == METRIC_MEAN_ABS) {
+    TRY(NEW(magnitudes, r->in, "magnitudes of an input"));
+    TRY(NEW(squares, r->in, "magnitudes of an input"));
+    TRY(unit_read_input_stats(v->c, SET_CALIBRATION, l->layer, l->input, s->options.lqer_mean ? magnitudes : NULL,
+                              s->options.lqer_mean ? NULL : magnitudes));
+    for (int64_t k = 0; k < r->in; k++) squares[k] = (float)(magnitudes[k] * magnitudes[k]);
+  }
+  const float *scale = in_which == METRIC_MEAN_ABS ? squares : in_which == METRIC_DIAGONAL ? l->diagonal : NULL;
+  if (scale) adapter_scale(r->out, r->in, l->e, scale, l->e);
+  if (scale) adapter_scale(r->rank, r->in, r->lora_a, scale, r->lora_a);
+  TRY(adapter_trace(r->in, l->e, NULL, 0, r->out, NULL, &trace));
+  TRY(adapter_losses(r->out, r->in, l->e, NULL, r->lora_b, r->lora_a, r->rank, trace, curve));
+  TRY(check_tail(v, where, r, curve, 1e-6));
+done:
+  FREE(curve);
+  FREE(magnitudes);
+  FREE(squares);
+  return st;
+}
+
+static status check_certificate(verifier *v, const layer_view *l, const char *where, const setting *s, solution *r) {
+  switch (setting_metric(s)) {
+  case METRIC_GRAM: return s->options.adapter_damping > 0 ? OK : check_tail(v, where, r, r->loss, 1e-9);
+  case METRIC_POOLED: return check_tail(v, where, r, r->loss, 1e-6);
+  case METRIC_NONE: return OK;
+  default: return check_own_metric(v, l, where, s, r);
+  }
+}
+
+/* rank: of the variant where ranks do not nest; 0: the one solution. */
+static status check_result(verifier *v, const layer_view *l, const setting *s, linear_id linear, int rank) {
   session *c = v->c;
   status st = OK;
   container *file = NULL;
@@ -93,22 +140,26 @@ static status check_result(verifier *v, const layer_view *l, const setting *s, l
   if (!file_exists(path)) return OK; /* already found */
   snprintf(where, sizeof where, "%s: %s", path, linear_path(linear));
   TRY(NEW(curve, s->rank_max + 1, "a loss curve"));
+  if (rank) snprintf(where + strlen(where), sizeof where - strlen(where), "/rank-%d", rank);
   TRY(container_open(path, "solution", &file));
-  TRY(solution_load(file, where, &c->model.arch, linear, 0, -1, s->rank_max, SOLUTION_ALL, &r));
+  TRY(solution_load(file, where, &c->model.arch, linear, 0, -1, rank, SOLUTION_ALL, &r));
   TRY(solution_check_nested(&r, where));
   solution_residual(&r, l->w, 0, r.out, l->e);
   TRY(adapter_trace(r.in, l->e, l->h, 0, r.out, NULL, &trace));
-  TRY(adapter_losses(r.out, r.in, l->e, l->h, r.lora_b, r.lora_a, s->rank_max, trace, curve));
+  TRY(adapter_losses(r.out, r.in, l->e, l->h, r.lora_b, r.lora_a, r.rank, trace, curve));
   TRY(compare(v, where, &r, r.loss, curve, "loss"));
   if (l->h_heldout) {
     TRY(adapter_trace(r.in, l->e, l->h_heldout, 0, r.out, NULL, &trace));
-    TRY(adapter_losses(r.out, r.in, l->e, l->h_heldout, r.lora_b, r.lora_a, s->rank_max, trace, curve));
+    TRY(adapter_losses(r.out, r.in, l->e, l->h_heldout, r.lora_b, r.lora_a, r.rank, trace, curve));
     TRY(compare(v, where, &r, r.loss_heldout, curve, "held-out loss"));
   }
-  TRY(check_tail(v, where, s, &r));
+  TRY(check_rounds(where, &r));
   TRY(solution_fingerprint(&r, hex));
-  if (strcmp(hex, r.facts->base_fingerprint) != 0)
+  if (strcmp(hex, r.facts->base_fingerprint) != 0) {
     st = fail(E_DATA, "%s: base_fingerprint: expected %s, found %s", where, hex, r.facts->base_fingerprint);
+    goto done;
+  }
+  TRY(check_certificate(v, l, where, s, &r));
   v->curves++;
 done:
   solution_free(&r);
@@ -127,17 +178,24 @@ static status check_input(verifier *v, layer_view *l) {
     TRY(NEW(l->h_heldout, m * m, "a held-out Gram"));
     if (note(v, st = unit_read_gram(c, SET_HELDOUT, l->layer, l->input, 0, 1, l->h_heldout, &tokens)) != OK || st != OK) goto done;
   }
+  TRY(NEW(l->diagonal, m, "a diagonal"));
+  for (int64_t k = 0; k < m; k++) l->diagonal[k] = l->h[k * m + k];
   for (int i = 0; i < LIN_COUNT; i++) {
     if (!c->job.target[i] || linear_input(i) != l->input) continue;
     tensor_ref tensor = checkpoint_linear(&c->model, l->layer, i);
     TRY(NEW(l->w, tensor.rows * tensor.cols, "weights of a linear"));
     TRY(NEW(l->e, tensor.rows * tensor.cols, "a residual"));
     TRY(tensor_rows(&tensor, 0, tensor.rows, l->w));
-    for (int k = 0; k < c->job.setting_count; k++) TRY(note(v, check_result(v, l, &c->job.settings[k], i)));
+    for (int k = 0; k < c->job.setting_count; k++) {
+      const setting *s = &c->job.settings[k];
+      for (int n = 0; n < (setting_nests(s) ? 1 : s->rank_count); n++)
+        TRY(note(v, check_result(v, l, s, i, setting_nests(s) ? 0 : s->ranks[n])));
+    }
     FREE(l->w);
     FREE(l->e);
   }
 done:
+  FREE(l->diagonal);
   FREE(l->h);
   FREE(l->h_heldout);
   FREE(l->w);

@@ -8,7 +8,7 @@
 #include "base/blas.h"
 #include "base/memory.h"
 #include "quant/codes.h"
-#include "quant/nf4.h"
+#include "quant/nf.h"
 
 /* ---- arrays ---- */
 
@@ -32,7 +32,7 @@ solution solution_shape(const arch *a, linear_id l, const grid_rule *rule, int r
 
 real_type solution_loaded(dtype stored) { return stored == DT_BF16 ? REAL_BF16 : stored == DT_F16 ? REAL_F16 : REAL_F32; }
 
-static int64_t nests(const solution *s) { return nf4_nests(s->out * s->groups); }
+static int64_t nests(const solution *s) { return nf_nests(s->out * s->groups); }
 
 static size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
@@ -63,6 +63,7 @@ size_t solution_place(solution *s, unsigned parts, char *at) {
   PLACE(SOLUTION_CURVES, loss, points);
   PLACE(SOLUTION_CURVES, loss_heldout, points);
   PLACE(SOLUTION_CURVES, values, points);
+  PLACE(SOLUTION_CURVES, rounds, s->round_count);
   PLACE(SOLUTION_ALL, facts, 1);
 #undef PLACE
   s->rule.widths = s->widths;
@@ -88,7 +89,7 @@ void solution_values(const solution *s, int64_t begin, int64_t end, float *q) {
   int rows = (int)(end - begin), in = (int)s->in;
   const uint32_t *codes = s->codes + first * s->words;
   if (s->rule.kind == GRID_NF)
-    nf4_values(s->rule.group, rows, in, codes, s->absmax + first * s->groups, s->loaded, q);
+    nf_values(s->rule.bits, s->rule.group, rows, in, codes, s->absmax + first * s->groups, s->loaded, q);
   else
     codes_values(&s->rule, rows, in, codes, solution_code_grid(s, begin), q);
 }
@@ -126,14 +127,15 @@ void solution_copy(const solution *from, unsigned parts, solution *to) {
     COPY(absmax_codes, rows * to->groups);
     COPY(nested_absmax, nests(to));
     COPY(nested_offset, 1);
-    to->loaded = from->loaded;
     to->facts->trace = from->facts->trace;
     to->facts->trace_heldout = from->facts->trace_heldout;
     to->facts->damping_used = from->facts->damping_used;
     to->facts->tiny_scales = from->facts->tiny_scales;
+    to->facts->quantize_seconds = from->facts->quantize_seconds;
     memcpy(to->facts->base_fingerprint, from->facts->base_fingerprint, HASH_HEX);
   }
   if (parts & SOLUTION_ADAPTER) {
+    to->facts->adapter_seconds = from->facts->adapter_seconds;
     COPY(lora_a, rank * to->in);
     for (int64_t i = 0; i < rows; i++) memcpy(to->lora_b + i * rank, from->lora_b + i * from->rank, (size_t)rank * sizeof *to->lora_b);
   }
@@ -181,6 +183,7 @@ static int rows_of(const solution *s, row list[SOLUTION_DATASETS]) {
       {true, {"lora_B", SOLUTION_ADAPTER, EL_F32, s->out, s->rank, s->lora_b, true}},
       {true, {"loss", SOLUTION_CURVES, EL_F64, points, 0, s->loss, false}},
       {true, {"eigenvalues", SOLUTION_CURVES, EL_F64, points, 0, s->values, false}},
+      {s->round_count > 0, {"rounds", SOLUTION_CURVES, EL_F64, s->round_count, 0, s->rounds, false}},
       {true, {"loss_heldout", SOLUTION_CURVES, EL_F64, points, 0, s->loss_heldout, false}},
   };
   _Static_assert(sizeof all / sizeof *all <= SOLUTION_DATASETS, "room for every dataset");
@@ -211,7 +214,7 @@ status solution_check_nested(const solution *s, const char *where) {
   int64_t count = s->out * s->groups;
   if (s->rule.kind != GRID_NF || !s->rule.nested) return OK;
   TRY(NEW(decoded, count, "a decoded absmax"));
-  nf4_unnest(count, s->absmax_codes, s->nested_absmax, *s->nested_offset, decoded);
+  nf_unnest(count, s->absmax_codes, s->nested_absmax, *s->nested_offset, decoded);
   for (int64_t i = 0; i < count; i++)
     if (memcmp(&decoded[i], &s->absmax[i], sizeof *decoded) != 0) {
       st = fail(E_DATA, "%s: absmax of row %lld, group %lld: expected %.9g from its double quantization, found %.9g", where,
@@ -251,19 +254,9 @@ int solution_datasets(const solution *s, bool heldout, char paths[SOLUTION_DATAS
 
 static const char *const loaded_words[] = {[REAL_F32] = "f32", [REAL_F16] = "f16", [REAL_BF16] = "bf16"};
 
-/* Grids as files name them. */
-static const struct {
-  const char *word;
-  grid_kind kind;
-  int least, most; /* bits */
-} grids[] = {{"uniform", GRID_UNIFORM, 1, 8}, {"nf2", GRID_NF, 2, 2}, {"nf3", GRID_NF, 3, 3}, {"nf4", GRID_NF, 4, 4}, {"binary", GRID_BINARY, 1, 1}};
-enum { GRIDS = sizeof grids / sizeof *grids };
-
 status solution_grid_attributes(const solution *s, attributes *group) {
   status st = OK;
-  int k = 0;
-  while (grids[k].kind != s->rule.kind || s->rule.bits < grids[k].least || s->rule.bits > grids[k].most) k++;
-  TRY(attr_text(group, "grid", grids[k].word));
+  TRY(attr_text(group, "grid", grid_name(s->rule.kind, s->rule.bits)));
   TRY(attr_int(group, "symmetric", s->rule.symmetric));
   if (s->rule.kind == GRID_NF) TRY(attr_text(group, "values", loaded_words[s->loaded]));
   if (s->rule.kind == GRID_UNIFORM) TRY(attr_text(group, "zero", s->rule.real_zero ? "real" : "int"));
@@ -276,13 +269,14 @@ done:
 static status read_grid(const attributes *g, const char *where, int64_t in, grid_rule *rule, real_type *loaded) {
   int64_t bits = attr_get_int(g, "bits", 0), width = attr_get_int(g, "group", -1);
   const char *grid = attr_get_text(g, "grid"), *values = attr_get_text(g, "values");
-  int k = 0;
+  grid_kind kind;
   *loaded = REAL_F32;
-  while (k < GRIDS && strcmp(grids[k].word, grid) != 0) k++;
-  if (k == GRIDS || bits < grids[k].least || bits > grids[k].most || width < 0 || (width && in % width))
-    return fail(E_DATA, "%s: expected a grid uniform, nf2, nf3, nf4 or binary with its bits and a group that divides %lld, found grid %s, %lld bits, group %lld",
+  if (!grid_named(grid, bits, &kind) || width < 0 || (width && in % width))
+    return fail(E_DATA,
+                "%s: expected a grid uniform, nf2, nf3, nf4 or binary with its bits and a group that divides %lld, found grid %s, %lld "
+                "bits, group %lld",
                 where, (long long)in, *grid ? grid : "nothing", (long long)bits, (long long)width);
-  *rule = (grid_rule){.kind = grids[k].kind,
+  *rule = (grid_rule){.kind = kind,
                       .bits = (int)bits,
                       .group = (int)width,
                       .beta = 1,
@@ -290,9 +284,9 @@ static status read_grid(const attributes *g, const char *where, int64_t in, grid
                       .real_zero = strcmp(attr_get_text(g, "zero"), "real") == 0};
   if (rule->kind != GRID_NF) return OK;
   while (*loaded <= REAL_BF16 && strcmp(loaded_words[*loaded], values) != 0) ++*loaded;
-  if (width < NF4_GROUP_LEAST || width > NF4_GROUP_MOST || width & (width - 1) || *loaded > REAL_BF16)
-    return fail(E_DATA, "%s: expected a normal float with a group of %d to %d and values f32, f16 or bf16, found group %lld, values %s", where,
-                NF4_GROUP_LEAST, NF4_GROUP_MOST, (long long)width, *values ? values : "nothing");
+  if (width < NF_GROUP_LEAST || width > NF_GROUP_MOST || width & (width - 1) || *loaded > REAL_BF16)
+    return fail(E_DATA, "%s: expected a normal float with a group of %d to %d and values f32, f16 or bf16, found group %lld, values %s",
+                where, NF_GROUP_LEAST, NF_GROUP_MOST, (long long)width, *values ? values : "nothing");
   return OK;
 }
 
@@ -351,6 +345,11 @@ status solution_describe(container *file, const char *where, const arch *a, line
   s->loaded = loaded;
   s->variant = which.variant;
   s->own_rank = attr_get_int(g, "own_rank", 0) == 1;
+  dataset_path(&which, "rounds", path);
+  if (container_has(file, path)) {
+    TRY(container_shape(file, path, &type, &dims_count, dims));
+    s->round_count = (int)dims[0];
+  }
 done:
   attr_free(&own);
   return st;
@@ -377,7 +376,7 @@ static status load_rows(container *file, const solution *s, int stored, unsigned
   for (int k = 0; k < count && st == OK; k++) {
     const row *r = &list[k];
     int64_t begin = r->by_output ? s->begin : 0, end = r->by_output ? s->end : r->rows,
-            rows = r->part == SOLUTION_CURVES ? stored + 1
+            rows = r->part == SOLUTION_CURVES && r->data != s->rounds ? stored + 1
                    : r->data == s->lora_a     ? stored
                                               : r->rows;
     dataset_path(s, r->name, path);

@@ -25,7 +25,7 @@ typedef struct solution_facts {
 typedef struct solution {
   linear_id linear;
   grid_rule rule;     /* of a file that was read: kind, bits, group, nested, symmetric */
-  real_type loaded;   /* NF4: what a loader rounds Q to, the type of the original weight */
+  real_type loaded;   /* normal float: what a loader rounds Q to, the type of the original weight */
   int64_t out, in;    /* of the whole matrix */
   int64_t begin, end; /* the rows of the output side that are held; codes, grid and lora_b hold these alone */
   int64_t groups, words;
@@ -39,15 +39,17 @@ typedef struct solution {
   uint8_t *widths;       /* [groups] with rule.mixed, which points here */
   uint16_t *magnitudes;  /* (end - begin, groups, 4) half: this and the next: binary alone (quant/billm.h) */
   uint8_t *salient;      /* [in] */
-  float *absmax;         /* (end - begin, groups) NF4: as a loader has it, after double quantization */
-  uint8_t *absmax_codes; /* (end - begin, groups); this and the next: nested NF4 alone */
-  float *nested_absmax;  /* [nf4_nests(out groups)], always of the whole matrix */
+  float *absmax;         /* (end - begin, groups) normal float: as a loader has it, after double quantization */
+  uint8_t *absmax_codes; /* (end - begin, groups); this and the next: nested normal floats alone */
+  float *nested_absmax;  /* [nf_nests(out groups)], always of the whole matrix */
   float *nested_offset;  /* [1] */
   float *lora_a;         /* (rank, in) */
   float *lora_b;         /* (end - begin, rank) */
   double *loss;          /* [rank + 1] */
   double *loss_heldout;  /* [rank + 1] */
   double *values;        /* [rank + 1] leading eigenvalues, last the sum of all others */
+  double *rounds;        /* [round_count] losses of every round of a method that goes to and fro */
+  int round_count;
   solution_facts *facts;
   void *memory; /* what solution_load allocated; NULL where somebody else owns the arrays */
 } solution;
@@ -90,7 +92,7 @@ status solution_check_nested(const solution *s, const char *where);
 
 /* ---- as a group of a solution file, named linear_path(l) ---- */
 
-enum { SOLUTION_DATASETS = 16, SOLUTION_PATH = 96 };
+enum { SOLUTION_DATASETS = 18, SOLUTION_PATH = 96 };
 
 /* The group that holds it: "self_attn.q_proj", or "self_attn.q_proj/rank-16" of a variant. */
 void solution_group(const solution *s, char path[SOLUTION_PATH]);

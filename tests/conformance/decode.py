@@ -14,6 +14,9 @@ LINEARS = {"self_attn": ["q_proj", "k_proj", "v_proj", "o_proj"], "mlp": ["gate_
 TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1", "I32": "<i4", "I64": "<i8"}
 NF4 = np.array([0xBF800000, 0xBF3239B1, 0xBF066B30, 0xBECA32A0, 0xBE91A24D, 0xBE3D353F, 0xBDBA7871, 0x00000000, 0x3DA2FAFF, 0x3E24CAE3,
                 0x3E7C04DD, 0x3EAD033A, 0x3EE1A4B8, 0x3F1007AB, 0x3F3913B3, 0x3F800000], np.uint32).view(np.float32)
+NF = {"nf2": np.array([0xBF800000, 0, 0x3EAD033A, 0x3F800000], np.uint32).view(np.float32),
+      "nf3": np.array([0xBF800000, 0xBEF50EE3, 0xBE5E5A6B, 0, 0x3E24CAE3, 0x3EAD033A, 0x3F1007AB, 0x3F800000], np.uint32).view(np.float32),
+      "nf4": NF4}
 
 
 class Malformed(Exception):
@@ -275,9 +278,9 @@ def read_container(run, setting, module):
         size = int(g.attrs["group"]) or a.shape[1]
         group_of = np.arange(a.shape[1]) // size
         rule(groups == -(-a.shape[1] // size), f"{setting}: {module}: {groups} groups")
-        if g.attrs["grid"] == "nf4":
+        if g.attrs["grid"] in NF:
             absmax = g["absmax"][...]
-            product = NF4[codes] * absmax[:, group_of]
+            product = NF[g.attrs["grid"]][codes] * absmax[:, group_of]
             linear = Linear(codes=codes, absmax=absmax, product=product, weight=ROUND[g.attrs["values"]](product))
         else:
             linear = uniform(codes, g["scales"][...], g["zeros"][...], group_of)

@@ -10,7 +10,15 @@
 
 /* The loss of the stored numbers is the tail of the one-rank spectrum; products agree where they are determined. */
 static void compare(const problem *p, const grid *g, int rank, double trace) {
-  adapter_request q = {.where = "grid test", .n = p->n, .m = p->m, .e = p->e, .h = p->h, .rank = rank, .trace = NAN, .path = ADAPTER_DENSE};
+  adapter_request q = {.where = "grid test",
+                       .n = p->n,
+                       .m = p->m,
+                       .e = p->e,
+                       .h = p->h,
+                       .diagonal = p->d,
+                       .rank = rank,
+                       .trace = NAN,
+                       .path = ADAPTER_DENSE};
   adapter one = {0}, all = {0};
   double *loss = NULL, tail, before = INFINITY;
   CHECK_OK(adapter_local(&q, &one));
@@ -20,7 +28,7 @@ static void compare(const problem *p, const grid *g, int rank, double trace) {
   if (one.b && all.b && loss) {
     double total = one.trace, slack = 1e-12 * total, negative = 1e-7 * total; /* what a float Gram of low rank has below zero */
     CHECK(fabs(all.trace - total) <= slack, "trace %.17g, on one rank %.17g", all.trace, total);
-    CHECK_OK(adapter_losses(p->n, p->m, p->e, p->h, all.b, all.a, rank, all.trace, loss));
+    CHECK_OK(problem_losses(p, all.b, all.a, rank, &total, loss));
     tail = total;
     for (int r = 0; r <= rank; r++) {
       if (r) tail -= one.values[r - 1];

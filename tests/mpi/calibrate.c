@@ -1,4 +1,5 @@
-/* The pass and its Grams: the same bits on this many ranks as on one, and equal to X^T X of the inputs the block itself hands out. */
+/* The pass and its Grams: the same bits on this many ranks as on one, and equal to X^T X, mean |x| and the largest
+ * mean |x| of a window of the inputs that the block itself hands out. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,10 +12,10 @@
 
 enum { TT = GRAM_TILE * GRAM_TILE };
 
-/* Everything a pass leaves, gathered where every rank can read it: tiles of all inputs of both sets, and sums of |x|. */
+/* Everything a pass leaves, gathered where every rank can read it: tiles of all inputs of both sets, and the statistics of |x|. */
 typedef struct outcome {
   float *tiles[SET_COUNT][IN_COUNT];
-  double *magnitudes[SET_COUNT][IN_COUNT];
+  double *magnitudes[SET_COUNT][IN_COUNT]; /* [2][n]: sums, largest means of a window */
 } outcome;
 
 static int64_t tiles_of(int64_t n) {
@@ -28,9 +29,10 @@ static void keep(const pass *p, outcome *o) {
       const gram *g = &p->sets[s].grams[i];
       if (!g->n) continue;
       CHECK_OK(NEW(o->tiles[s][i], tiles_of(g->n) * TT, "tiles"));
-      CHECK_OK(NEW(o->magnitudes[s][i], g->n, "magnitudes"));
+      CHECK_OK(NEW(o->magnitudes[s][i], 2 * g->n, "magnitudes"));
       CHECK_OK(gram_tiles(g, "test", 0, tiles_of(g->n), o->tiles[s][i]));
       memcpy(o->magnitudes[s][i], g->abs_sums.base, (size_t)g->n * sizeof(double));
+      memcpy(o->magnitudes[s][i] + g->n, g->abs_most.base, (size_t)g->n * sizeof(double));
     }
 }
 
@@ -62,8 +64,24 @@ static void same_bits(const outcome *a, const outcome *b, const arch *m) {
       int64_t n = input_width(m, i);
       CHECK(memcmp(a->tiles[s][i], b->tiles[s][i], (size_t)(tiles_of(n) * TT) * sizeof(float)) == 0, "tiles of %s, set %d", input_name(i),
             s);
-      CHECK(memcmp(a->magnitudes[s][i], b->magnitudes[s][i], (size_t)n * sizeof(double)) == 0, "mean |x| of %s, set %d", input_name(i), s);
+      CHECK(memcmp(a->magnitudes[s][i], b->magnitudes[s][i], 2 * (size_t)n * sizeof(double)) == 0, "|x| of %s, set %d", input_name(i), s);
     }
+}
+
+/* A window's sums of |x|, x (rows, n), added to magnitudes [2][n] as a pass would leave them; in long double. */
+static void add_window(long double *magnitudes, const float *x, int64_t rows, int64_t n) {
+  for (int64_t k = 0; k < n; k++) {
+    long double sum = 0;
+    for (int64_t r = 0; r < rows; r++) sum += fabsl((long double)x[r * n + k]);
+    magnitudes[k] += sum;
+    if (sum / rows > magnitudes[n + k]) magnitudes[n + k] = sum / rows;
+  }
+}
+
+static void same_magnitudes(const double *found, const long double *expected, int64_t n, const char *what) {
+  long double worst = 0;
+  for (int64_t k = 0; k < 2 * n; k++) worst = fmaxl(worst, fabsl((long double)found[k] - expected[k]) / fmaxl(expected[k], 1e-30L));
+  CHECK(worst <= 1e-5L, "statistics of |x| of %s are off by %Lg", what, worst); /* the inputs themselves depend on the chunk in float */
 }
 
 /* attn_in and mlp_out of layer 0 by hand, one window at a time; X^T X in double. */
@@ -71,6 +89,7 @@ static void against_plain_sums(const checkpoint *m, const windows *w, const outc
   const arch *a = &m->arch;
   int64_t d = a->hidden, f = a->intermediate, wide = input_width(a, IN_ATTN_OUT), length = w->length;
   float *base = NULL, *x = NULL, *n = NULL, *att = NULL, *g = NULL;
+  long double *s = NULL, *s2 = NULL;
   double *h = NULL, *h2 = NULL, off = 0, off2 = 0, norm = 0, norm2 = 0, entry = 0;
   layer_weights weights;
   block_scratch scratch = {0};
@@ -84,15 +103,19 @@ static void against_plain_sums(const checkpoint *m, const windows *w, const outc
   CHECK_OK(NEW(g, length * f, "g"));
   CHECK_OK(NEW(h, d * d, "h"));
   CHECK_OK(NEW(h2, f * f, "h"));
+  CHECK_OK(NEW(s, 2 * d, "s"));
+  CHECK_OK(NEW(s2, 2 * f, "s"));
   for (int64_t k = 0; k < w->count; k++) {
     CHECK_OK(embed_tokens(m, length, w->ids + k * length, x));
     block_attn_in(a, &weights, length, x, n);
+    add_window(s, n, length, d);
     for (int64_t t = 0; t < length; t++)
       for (int64_t i = 0; i < d; i++)
         for (int64_t j = 0; j <= i; j++) h[i * d + j] += (double)n[t * d + i] * (double)n[t * d + j];
     block_attention(a, &weights, 0, &scratch, 1, length, n, att);
     block_attn_out(a, &weights, length, att, x, n);
     block_mlp(a, &weights, &scratch, length, n, g);
+    add_window(s2, g, length, f);
     for (int64_t t = 0; t < length; t++)
       for (int64_t i = 0; i < f; i++)
         for (int64_t j = 0; j <= i; j++) h2[i * f + j] += (double)g[t * f + i] * (double)g[t * f + j];
@@ -112,6 +135,8 @@ static void against_plain_sums(const checkpoint *m, const windows *w, const outc
     }
   CHECK(off <= 1e-12 * norm && off2 <= 1e-12 * norm2, "relative error of attn_in %g, mlp_out %g", sqrt(off / norm), sqrt(off2 / norm2));
   CHECK(entry <= 1e-5, "an entry is off by %g of the root of its diagonal", entry);
+  same_magnitudes(o->magnitudes[set][IN_ATTN], s, d, "attn_in");
+  same_magnitudes(o->magnitudes[set][IN_MLP_OUT], s2, f, "mlp_out");
   block_scratch_free(&scratch);
   FREE(base);
   FREE(x);
@@ -120,6 +145,8 @@ static void against_plain_sums(const checkpoint *m, const windows *w, const outc
   FREE(g);
   FREE(h);
   FREE(h2);
+  FREE(s);
+  FREE(s2);
 }
 
 int main(int argc, char **argv) {

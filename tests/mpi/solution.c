@@ -6,7 +6,7 @@
 #include "base/memory.h"
 #include "check.h"
 #include "quant/codes.h"
-#include "quant/nf4.h"
+#include "quant/nf.h"
 #include "solution/solution.h"
 
 enum { RANK_MAX = 5, OUT = 96, IN = 128 };
@@ -24,9 +24,9 @@ static void make(solution *s) {
   int group = s->rule.group ? s->rule.group : IN;
   for (int64_t i = 0; i < OUT * IN; i++) w[i] = entry(i) * (float)(1 + i / group % 5);
   if (s->rule.kind == GRID_NF) {
-    CHECK_OK(nf4_absmax(group, OUT, IN, w, IN, s->absmax));
-    if (s->rule.nested) nf4_nest(s->out * s->groups, s->absmax, s->absmax_codes, s->nested_absmax, s->nested_offset);
-    nf4_round(group, OUT, IN, w, IN, s->absmax, codes);
+    CHECK_OK(nf_absmax(group, OUT, IN, w, IN, s->absmax));
+    if (s->rule.nested) nf_nest(s->out * s->groups, s->absmax, s->absmax_codes, s->nested_absmax, s->nested_offset);
+    nf_round(s->rule.bits, group, OUT, IN, w, IN, s->absmax, codes);
   } else {
     code_grid g = {.scales = s->scales, .zeros = s->zeros};
     CHECK_OK(grid_fit(&s->rule, OUT, IN, w, IN, NULL, g, NULL));
@@ -148,6 +148,8 @@ int main(int argc, char **argv) {
   check_rule(&t, &(grid_rule){.kind = GRID_NF, .bits = 4, .group = 64}, REAL_BF16);
   check_rule(&t, &(grid_rule){.kind = GRID_NF, .bits = 4, .group = 32, .nested = true}, REAL_F16); /* 384 of absmax: two nests */
   check_rule(&t, &(grid_rule){.kind = GRID_NF, .bits = 4, .group = 128, .nested = true}, REAL_F32);
+  check_rule(&t, &(grid_rule){.kind = GRID_NF, .bits = 2, .group = 32, .nested = true}, REAL_BF16);
+  check_rule(&t, &(grid_rule){.kind = GRID_NF, .bits = 3, .group = 64}, REAL_F16);
   if (rank == 0) {
     unlink(path);
     CHECK(rmdir(folder) == 0, "%s", folder);

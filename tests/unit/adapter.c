@@ -58,8 +58,7 @@ static void check_structure(const problem *p, const adapter *a, bool exact) {
   dgemm(true, false, r, r, n, 1, bw, r, bw, r, 0, gram, r);
   for (int i = 0; i < r; i++)
     for (int j = 0; j < r; j++) assert_near(gram[i * r + j], i == j, 1e-6);
-  memcpy(ah, aw, (size_t)(r * m) * sizeof *ah);
-  if (p->h) assert_done(mixed_gemm(false, r, m, m, 1, aw, m, p->h, m, false, ah, m));
+  problem_weigh(p, r, aw, ah);
   dgemm(false, true, r, r, m, 1, ah, m, aw, m, 0, s, r);
   for (int i = 0; exact && i < r; i++)
     for (int j = 0; j < r; j++) assert_near(s[i * r + j], i == j ? a->values[i] : 0, 2e-6 * (a->values[0] + 1e-300));
@@ -86,10 +85,9 @@ static void check_answer(const problem *p, const adapter *a, const double *spect
     negative -= fmin(spectrum[i], 0); /* a singular Gram rounded to float is a little indefinite */
   }
   assert_true(negative <= 1e-6 * total);
-  assert_done(adapter_trace(p->m, p->e, p->h, 0, p->n, NULL, &trace));
+  assert_done(problem_losses(p, a->b, a->a, a->rank, &trace, loss));
   assert_near(trace, total, 1e-12 * total);
   assert_near(a->trace, total, 1e-12 * total);
-  assert_done(adapter_losses(p->n, p->m, p->e, p->h, a->b, a->a, a->rank, trace, loss));
   tail = total;
   for (int r = 0; r <= a->rank; r++) {
     if (r) tail = fmax(tail - fmax(spectrum[r - 1], 0), 0);
@@ -122,7 +120,8 @@ static void solve_and_check(const problem *p, int rank) {
   double *spectrum;
   assert_done(NEW(spectrum, p->n, "spectrum"));
   true_spectrum(p, spectrum);
-  adapter_request q = {.where = "test", .n = p->n, .m = p->m, .e = p->e, .h = p->h, .rank = rank, .trace = NAN, .path = ADAPTER_DENSE};
+  adapter_request q = {
+      .where = "test", .n = p->n, .m = p->m, .e = p->e, .h = p->h, .diagonal = p->d, .rank = rank, .trace = NAN, .path = ADAPTER_DENSE};
   adapter dense, krylov;
   assert_done(adapter_local(&q, &dense));
   check_answer(p, &dense, spectrum, 0);
@@ -237,6 +236,84 @@ static void generalized_problem(void **state) {
     FREE(product);
     FREE(bt);
   }
+}
+
+/* QERA-approx and LQER as they are written: BA = SVD_r(E D) D^{-1}, D = diag(d)^{1/2}, by a one-sided Jacobi of nothing but E D. */
+static void scaled_svd(void **state) {
+  (void)state;
+  static const int64_t shape[][2] = {{40, 60}, {60, 40}};
+  enum { RANK = 7 };
+  for (size_t s = 0; s < 2; s++)
+    for (int path = ADAPTER_DENSE; path <= ADAPTER_KRYLOV; path++) {
+      problem p;
+      adapter a;
+      double *x, *v, *product, *cut, worst = 0, size = 0;
+      assert_done(problem_new(&p, PROBLEM_DIAGONAL, shape[s][0], shape[s][1], 5));
+      int64_t n = p.n, m = p.m;
+      for (int64_t j = 0; j < m; j++) p.d[j] = (float)exp(4 * problem_entry(9, j)); /* mean |x| squared, say */
+      assert_done(NEW(x, m * n, "(E D)^T"));
+      assert_done(NEW(v, m * m, "rotations"));
+      assert_done(NEW(product, n * m, "SVD_r(E D) D^{-1}"));
+      assert_done(NEW(cut, m, "norms"));
+      for (int64_t j = 0; j < m; j++)
+        for (int64_t i = 0; i < n; i++) x[j * n + i] = (double)p.e[i * m + j] * sqrt((double)p.d[j]); /* row j: column j of E D */
+      for (int64_t j = 0; j < m; j++) v[j * m + j] = 1;
+      for (int sweep = 0; sweep < 30; sweep++) /* until the columns E D v_j are orthogonal */
+        for (int64_t j = 0; j < m; j++)
+          for (int64_t k = j + 1; k < m; k++) {
+            double jj = 0, kk = 0, jk = 0;
+            for (int64_t i = 0; i < n; i++) {
+              jj += x[j * n + i] * x[j * n + i];
+              kk += x[k * n + i] * x[k * n + i];
+              jk += x[j * n + i] * x[k * n + i];
+            }
+            if (fabs(jk) <= 1e-15 * sqrt(jj * kk)) continue;
+            double angle = 0.5 * atan2(2 * jk, jj - kk), co = cos(angle), si = sin(angle);
+            for (int64_t i = 0; i < n; i++) {
+              double f = x[j * n + i], g = x[k * n + i];
+              x[j * n + i] = co * f + si * g;
+              x[k * n + i] = co * g - si * f;
+            }
+            for (int64_t i = 0; i < m; i++) {
+              double f = v[j * m + i], g = v[k * m + i];
+              v[j * m + i] = co * f + si * g;
+              v[k * m + i] = co * g - si * f;
+            }
+          }
+      for (int64_t j = 0; j < m; j++)
+        for (int64_t i = 0; i < n; i++) cut[j] += x[j * n + i] * x[j * n + i];
+      for (int r = 0; r < RANK; r++) {
+        int64_t best = 0;
+        for (int64_t j = 0; j < m; j++) best = cut[j] > cut[best] ? j : best;
+        cut[best] = -1;
+        for (int64_t i = 0; i < n; i++)
+          for (int64_t j = 0; j < m; j++) product[i * m + j] += x[best * n + i] * v[best * m + j] / sqrt((double)p.d[j]);
+      }
+      adapter_request q = {.where = "test",
+                           .n = n,
+                           .m = m,
+                           .e = p.e,
+                           .diagonal = p.d,
+                           .rank = RANK,
+                           .trace = NAN,
+                           .tolerance = 1e-12,
+                           .path = (adapter_path)path};
+      assert_done(adapter_local(&q, &a));
+      for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < m; j++) {
+          double sum = 0;
+          for (int r = 0; r < RANK; r++) sum += (double)a.b[i * RANK + r] * (double)a.a[r * m + j];
+          worst = fmax(worst, fabs(sum - product[i * m + j]));
+          size = fmax(size, fabs(product[i * m + j]));
+        }
+      assert_near(worst, 0, (path == ADAPTER_DENSE ? 1e-6 : 1e-5) * size);
+      adapter_free(&a);
+      FREE(x);
+      FREE(v);
+      FREE(product);
+      FREE(cut);
+      problem_free(&p);
+    }
 }
 
 /* Larger than every cache block, by Krylov with a start from the Gram: the loss stays within the default tolerance, with any deal of rows. */
@@ -367,6 +444,16 @@ static void refusals(void **state) {
       assert_int_equal(adapter_local(&q, &a), E_NUMERICS);
       status_clear();
       q.trace = NAN;
+      float diagonal[90] = {1, 2, -1e-3F};
+      q.diagonal = diagonal;
+      assert_int_equal(adapter_local(&q, &a), E_INTERNAL);
+      status_clear();
+      q.h = NULL;
+      assert_int_equal(adapter_local(&q, &a), E_NUMERICS);
+      assert_non_null(strstr(status_message(), "layer: adapter: diagonal metric, expected numbers >= 0, found -0.001 in column 2"));
+      status_clear();
+      q.diagonal = NULL;
+      q.h = p.h;
       q.rank = 41;
       assert_refused(adapter_local(&q, &a), E_USAGE, "layer: adapter: expected a rank of 1 to 40, found 41");
       q.rank = 0;
@@ -404,8 +491,9 @@ static void choice(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(mixed_products), cmocka_unit_test(shapes),       cmocka_unit_test(full_rank), cmocka_unit_test(generalized_problem),
-      cmocka_unit_test(larger),         cmocka_unit_test(nested_ranks), cmocka_unit_test(choice),    cmocka_unit_test(refusals),
+      cmocka_unit_test(mixed_products),      cmocka_unit_test(shapes),     cmocka_unit_test(full_rank),
+      cmocka_unit_test(generalized_problem), cmocka_unit_test(scaled_svd), cmocka_unit_test(larger),
+      cmocka_unit_test(nested_ranks),        cmocka_unit_test(choice),     cmocka_unit_test(refusals),
   };
   blas_setup();
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -12,7 +12,7 @@
 #include "export/format.h"
 #include "export/image.h"
 #include "quant/codes.h"
-#include "quant/nf4.h"
+#include "quant/nf.h"
 
 enum { OUT = 96, IN = 128, GROUP = 32 };
 
@@ -50,7 +50,7 @@ static void make(sample *x, const export_format *format, const grid_rule *rule) 
       x->s.zeros[k] = (uint8_t)(rule->symmetric ? 1u << (rule->bits - 1) : random_bits(&seed) & ((1u << rule->bits) - 1));
     }
   }
-  if (rule->nested) nf4_nest(OUT * IN / GROUP, x->s.absmax, x->s.absmax_codes, x->s.nested_absmax, x->s.nested_offset);
+  if (rule->nested) nf_nest(OUT * IN / GROUP, x->s.absmax, x->s.absmax_codes, x->s.nested_absmax, x->s.nested_offset);
 }
 
 static void drop(sample *x) { FREE(x->memory); }
@@ -193,7 +193,9 @@ static void refusals(void **state) {
                {&format_compressed, {.bits = 6, .group = GROUP}, "dense can hold it"},
                {&format_compressed, {.kind = GRID_NF, .bits = 4, .group = GROUP}, "bnb can hold it"},
                {&format_bnb, {.bits = 4, .group = GROUP}, "gptq can hold it"},
-               {&format_bnb, {.bits = 7, .group = GROUP}, "dense can hold it"}};
+               {&format_bnb, {.bits = 7, .group = GROUP}, "dense can hold it"},
+               {&format_bnb, {.kind = GRID_NF, .bits = 3, .group = GROUP}, "found a normal float of 3 bits: dense can hold it"},
+               {&format_gptq, {.kind = GRID_NF, .bits = 2, .group = GROUP}, "found a normal float of less than 4 bits: dense can hold it"}};
   for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
     sample x;
     make(&x, cases[k].format, &cases[k].rule);

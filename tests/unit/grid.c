@@ -197,10 +197,174 @@ static void test_widths(void **state) {
   }
 }
 
+/* ---- searches: by brute force, one group at a time ---- */
+
+enum { GROUP = 37, GROUPS = 12 };
+
+/* Groups of every kind, and what a column counts. */
+static void fill_groups(float v[GROUPS * GROUP], float weight[GROUP]) {
+  dice d = {40};
+  for (int j = 0; j < GROUP; j++) weight[j] = (float)exp(3 * dice_normal(&d));
+  for (int i = 0; i < GROUPS * GROUP; i++) {
+    double x = 0.05 * dice_normal(&d);
+    int k = i / GROUP;
+    v[i] = (float)(k % 4 == 1 ? fabs(x) : k % 4 == 2 ? x * x * x * 400 : x);
+    if (k == 8) v[i] = 0;
+    if (k == 9) v[i] = 0.03f;
+    if (k == 10) v[i] *= -3e-7f; /* scales at the end of fp16 */
+    if (k == 11) v[i] *= 3e6f;
+  }
+}
+
+static double stored(double s) { return half_to_float(float_to_half((float)s)); }
+
+/* The error of a search on one grid; norm 2 weighs. */
+static double group_error(const grid_rule *r, int bits, const float *v, const float *weight, double norm, double s, double z) {
+  double sum = 0;
+  for (int j = 0; j < GROUP; j++) {
+    int u = r->real_zero ? grid_code_real(v[j], s, z, bits) : grid_code(v[j], s, z, bits);
+    sum += (norm == 2 && weight ? weight[j] : 1) * pow(fabs(s * (u - z) - v[j]), norm);
+  }
+  return sum;
+}
+
+/* The least error of all candidates, as the specification lists them. */
+static double brute_force(const grid_rule *r, int bits, const float *v, const float *weight) {
+  double lo = 0, hi = 0, top = (1 << bits) - 1, least = INFINITY;
+  for (int j = 0; j < GROUP; j++) lo = fmin(lo, v[j]), hi = fmax(hi, v[j]);
+  if (lo == 0 && hi == 0) lo = -1, hi = 1;
+  double width = r->symmetric ? 2 * fmax(-lo, hi) : hi - lo;
+  bool mse = r->search == SEARCH_MSE;
+  for (int k = 0; k < (mse ? 80 : 60); k++) {
+    double p = mse ? 1 - k / 100. : 0.35 + 0.65 * (59 - k) / 59, s = stored(p * width / top);
+    if (!(s > 0 && s < 65505)) continue;
+    for (int z = 0; z <= top; z++) {
+      double zero = mse ? bounded(-p * lo / s, top) : z;
+      if (mse) zero = r->real_zero ? stored(zero) : rint(zero);
+      if (r->symmetric) zero = 1 << (bits - 1);
+      least = fmin(least, group_error(r, bits, v, weight, mse ? 2.4 : 2, s, zero));
+    }
+  }
+  return least;
+}
+
+static void check_search(const grid_rule *rule, const float *v, const float *weight, double *won, double *of) {
+  static uint16_t real[GROUPS], range_scale[GROUPS], range_real[GROUPS];
+  static uint8_t range_zero[GROUPS];
+  grid_rule r = *rule, plain = *rule;
+  code_grid g = {.scales = scales, .zeros = zeros, .real_zeros = real},
+            from = {.scales = range_scale, .zeros = range_zero, .real_zeros = range_real};
+  double norm = r.search == SEARCH_MSE ? 2.4 : 2;
+  plain.search = SEARCH_NONE;
+  assert_done(grid_fit(&r, GROUPS, GROUP, v, GROUP, weight, g, NULL));
+  assert_done(grid_fit(&plain, GROUPS, GROUP, v, GROUP, weight, from, NULL));
+  for (int k = 0; k < GROUPS; k++) {
+    const float *one = v + k * GROUP;
+    double found = group_error(&r, r.bits, one, weight, norm, half_to_float(scales[k]), grid_zero(&r, g, k));
+    double range = group_error(&r, r.bits, one, weight, norm, half_to_float(range_scale[k]), grid_zero(&r, from, k));
+    double least = brute_force(&r, r.bits, one, weight);
+    assert_true(found <= range * (1 + 1e-12));
+    /* scan with real zeros starts from the best integer one and goes below it */
+    if (found > fmin(least, range) * (1 + 1e-12)) fail_msg("bits %d, group %d: expected %.17g, found %.17g", r.bits, k, least, found);
+    if (!(r.real_zero && r.search == SEARCH_SCAN)) assert_true(found >= fmin(least, range) * (1 - 1e-12));
+    *won += range > 0 ? found / range : 1;
+    *of += 1;
+  }
+}
+
+static void test_search(void **state) {
+  (void)state;
+  static float v[GROUPS * GROUP], weight[GROUP];
+  fill_groups(v, weight);
+  for (int search = SEARCH_MSE; search <= SEARCH_SCAN; search++)
+    for (int kind = 0; kind < 3; kind++)
+      for (int weighted = 0; weighted < 2; weighted++) {
+        double won = 0, of = 0;
+        for (int bits = 1; bits <= 5; bits += bits < 3 ? 1 : 2) {
+          grid_rule r = {.bits = bits, .beta = 1, .search = (grid_search)search, .symmetric = kind == 1, .real_zero = kind == 2};
+          check_search(&r, v, weighted ? weight : NULL, &won, &of);
+        }
+        assert_true(won < 0.95 * of); /* it does help */
+      }
+}
+
+/* A weight that is not finite leaves the range, and what the others of the row find is their own affair. */
+static void test_search_of_the_unfit(void **state) {
+  (void)state;
+  for (int search = SEARCH_MSE; search <= SEARCH_SCAN; search++) {
+    grid_rule r = {.bits = 2, .group = 8, .beta = 1, .search = (grid_search)search}, plain = {.bits = 2, .group = 8, .beta = 1};
+    float v[24];
+    uint16_t s[3];
+    uint8_t z[3];
+    for (int j = 0; j < 24; j++) v[j] = (float)(j % 8 == 7 ? 1 : 0.1 * (j % 8));
+    v[3] = NAN;
+    v[12] = INFINITY;
+    assert_done(grid_fit(&r, 1, 24, v, 24, NULL, grid, NULL));
+    assert_done(grid_fit(&plain, 1, 24, v, 24, NULL, (code_grid){.scales = s, .zeros = z}, NULL));
+    assert_memory_equal(s, scales, 2 * sizeof *s);
+    assert_memory_equal(z, zeros, 2);
+    assert_true(s[2] != scales[2]);
+  }
+}
+
+/* The starts of L4Q by their formulas in signed codes. */
+static void test_starts(void **state) {
+  (void)state;
+  static float v[GROUPS * GROUP], weight[GROUP];
+  static uint16_t real[GROUPS];
+  fill_groups(v, weight);
+  for (int search = SEARCH_LSQ; search <= SEARCH_L4Q; search++)
+    for (int bits = 1; bits <= 8; bits++)
+      for (int real_zero = 0; real_zero < 2; real_zero++) {
+        grid_rule r = {.bits = bits, .beta = 1, .search = (grid_search)search, .real_zero = real_zero};
+        code_grid g = {.scales = scales, .zeros = zeros, .real_zeros = real};
+        assert_done(grid_fit(&r, GROUPS, GROUP, v, GROUP, NULL, g, NULL));
+        for (int k = 0; k < GROUPS; k++) {
+          double least = INFINITY, most = -INFINITY, mean = 0, square = 0, half = 1 << (bits - 1), s, o = 0;
+          for (int j = 0; j < GROUP; j++) {
+            double x = v[k * GROUP + j];
+            least = fmin(least, x);
+            most = fmax(most, x);
+            mean += x / GROUP;
+            square += x * x / GROUP;
+          }
+          if (k == 8 || k >= 10) continue; /* zeros and the ends of fp16 */
+          double sd = sqrt(fmax(0, square - mean * mean));
+          if (search == SEARCH_ASYMM && !real_zero) least = fmin(least, 0), most = fmax(most, 0);
+          if (search == SEARCH_LSQ)
+            s = fmax(fabs(mean - 3 * sd), fabs(mean + 3 * sd)) / half;
+          else if (search == SEARCH_SYMM)
+            s = fmax(-least, most) / half;
+          else if (search == SEARCH_ASYMM)
+            s = (most - least) / (2 * half - 1);
+          else
+            s = fmax(fabs(least / -half), bits > 1 ? fabs(most / (half - 1)) : 0);
+          if (k == 9 && search == SEARCH_ASYMM && real_zero) s = 0x1p-14; /* all the same */
+          s = stored(s);
+          if (k != 9 || search != SEARCH_LSQ) assert_true(s == half_to_float(scales[k]));
+          if (search == SEARCH_ASYMM) o = most - s * (half - 1);
+          double z = half - o / s;
+          assert_true(fabs(grid_zero(&r, g, k) - (real_zero ? z : rint(z))) <= fabs(z) * 0x1p-11);
+          for (int j = 0; j < GROUP && search == SEARCH_L4Q && bits > 1; j++) { /* clips nothing */
+            double x = rint(v[k * GROUP + j] / s);
+            assert_true(x >= -half && x <= half - 1);
+          }
+        }
+      }
+  float same[4] = {0};
+  for (int search = SEARCH_LSQ; search <= SEARCH_L4Q; search++) {
+    grid_rule r = {.bits = 3, .beta = 1, .search = (grid_search)search};
+    assert_done(grid_fit(&r, 1, 4, same, 4, NULL, grid, NULL));
+    assert_true(half_to_float(scales[0]) > 0.2 && half_to_float(scales[0]) < 0.4); /* the range -1 .. 1 */
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_fit),          cmocka_unit_test(test_bound),
                                      cmocka_unit_test(test_beta_anchor),  cmocka_unit_test(test_unstorable_scales),
                                      cmocka_unit_test(test_ties_and_nan), cmocka_unit_test(test_many_groups),
-                                     cmocka_unit_test(test_real_zero),    cmocka_unit_test(test_widths)};
+                                     cmocka_unit_test(test_real_zero),    cmocka_unit_test(test_widths),
+                                     cmocka_unit_test(test_search),       cmocka_unit_test(test_search_of_the_unfit),
+                                     cmocka_unit_test(test_starts)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

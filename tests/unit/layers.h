@@ -57,6 +57,21 @@ done:
   return st;
 }
 
+/* a (n, n) = U U^T, U upper: Cholesky from the last column backwards, plainly. The strict lower triangle of u becomes 1e30: what stands
+ * there must not matter. Returns the first pivot that is not positive, or -1. */
+static inline int layer_factor(int n, const double *a, double *u) {
+  for (int i = 0; i < n; i++)
+    for (int j = 0; j < n; j++) u[(int64_t)i * n + j] = j < i ? 1e30 : 0;
+  for (int j = n - 1; j >= 0; j--)
+    for (int i = j; i >= 0; i--) {
+      double t = a[(int64_t)i * n + j];
+      for (int k = j + 1; k < n; k++) t -= u[(int64_t)i * n + k] * u[(int64_t)j * n + k];
+      if (i == j && !(t > 0)) return j;
+      u[(int64_t)i * n + j] = i == j ? sqrt(t) : t / u[(int64_t)j * n + j];
+    }
+  return -1;
+}
+
 /* tr(e h e^T) of e (rows, width), plainly. */
 static inline double layer_loss(int rows, int width, const double *e, const double *h) {
   double sum = 0;

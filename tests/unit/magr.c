@@ -303,6 +303,34 @@ static void test_scale(void **state) {
   problem_close(&p);
 }
 
+/* The printed formula on the raw Gram is the normalised one with alpha over its largest eigenvalue, and leaves the maxima where they are. */
+static void test_literal(void **state) {
+  (void)state;
+  for (int group = 0; group <= 26; group += 26) {
+    problem p;
+    float *v;
+    double objective, same, high = 0;
+    problem_open(&p, 16, 10, 130, group, MAGR_FISTA, 60);
+    assert_done(NEW(v, 10 * 130, "test"));
+    p.q.literal = true;
+    assert_done(magr(&p.q, p.v, &objective));
+    p.q.literal = false;
+    p.q.alpha /= p.lambda;
+    assert_done(magr(&p.q, v, &same));
+    assert_memory_equal(v, p.v, 10 * 130 * sizeof *v);
+    assert_true(objective == same);
+    for (int i = 0; i < 10 * 130; i++) high = fmax(high, fabs(v[i] - p.w[i]));
+    assert_true(high < 1e-3);
+    p.q.alpha *= p.lambda;
+    assert_done(magr(&p.q, v, NULL));
+    same = 0;
+    for (int i = 0; i < 10 * 130; i++) same = fmax(same, fabs(v[i] - p.w[i]));
+    assert_true(same > 20 * high);
+    FREE(v);
+    problem_close(&p);
+  }
+}
+
 static void test_lambda_max(void **state) {
   (void)state;
   for (int kind = 0; kind < 4; kind++) {
@@ -401,9 +429,9 @@ static void test_refusals(void **state) {
 
 int main(void) {
   blas_setup();
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_prox),           cmocka_unit_test(test_optimality),
-                                     cmocka_unit_test(test_iterates),       cmocka_unit_test(test_lambda_max),
-                                     cmocka_unit_test(test_fista_beats_pg), cmocka_unit_test(test_scale),
-                                     cmocka_unit_test(test_company),        cmocka_unit_test(test_refusals)};
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_prox),       cmocka_unit_test(test_optimality),     cmocka_unit_test(test_iterates),
+      cmocka_unit_test(test_lambda_max), cmocka_unit_test(test_fista_beats_pg), cmocka_unit_test(test_scale),
+      cmocka_unit_test(test_literal),    cmocka_unit_test(test_company),        cmocka_unit_test(test_refusals)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

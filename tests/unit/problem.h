@@ -14,13 +14,14 @@ typedef enum problem_kind {
   PROBLEM_SINGULAR, /* fewer tokens than inputs */
   PROBLEM_DEAD,     /* inputs that are always zero */
   PROBLEM_IDENTITY, /* no Gram: the plain SVD */
+  PROBLEM_DIAGONAL, /* a diagonal metric with zeros; powers of 4, so that scaling by its root is exact */
   PROBLEM_ZERO,     /* no residual */
   PROBLEM_KINDS
 } problem_kind;
 
 typedef struct problem {
   int64_t n, m;
-  float *e, *h; /* (n, m); (m, m) or NULL */
+  float *e, *h, *d; /* (n, m); the metric: (m, m), or [m], or both NULL */
 } problem;
 
 /* In (-1, 1), a function of stream and index alone (splitmix64). */
@@ -34,6 +35,7 @@ static inline double problem_entry(uint64_t stream, int64_t i) {
 static inline void problem_free(problem *p) {
   FREE(p->e);
   FREE(p->h);
+  FREE(p->d);
 }
 
 /* H = X^T X with X = (independent entries) diag(s) U: T = 3 m tokens, or m / 2. */
@@ -72,7 +74,10 @@ static inline status problem_new(problem *p, problem_kind kind, int64_t n, int64
   TRY(NEW(p->e, n * m, "residual"));
   for (int64_t i = 0; kind != PROBLEM_ZERO && i < n * m; i++)
     p->e[i] = (float)(problem_entry(seed + 1, i) * exp(0.5 * problem_entry(seed + 2, i / m)) * 0.01);
-  if (kind != PROBLEM_IDENTITY) {
+  if (kind == PROBLEM_DIAGONAL) {
+    TRY(NEW(p->d, m, "diagonal"));
+    for (int64_t j = 0; j < m; j++) p->d[j] = j % 7 == 5 ? 0 : ldexpf(1, 2 * (int)(j * 5 % 9) - 6);
+  } else if (kind != PROBLEM_IDENTITY) {
     TRY(NEW(p->h, m * m, "Gram"));
     TRY(problem_gram(kind, m, seed, p->h));
   }
@@ -81,18 +86,44 @@ done:
   return st;
 }
 
-/* e (n, m) and eh = e H in double, by plain dgemm. */
-static inline void problem_product(const problem *p, double *e, double *eh) {
-  int n = (int)p->n, m = (int)p->m;
+/* y (rows, m) = x M in double, by plain dgemm; M the metric. */
+static inline void problem_weigh(const problem *p, int64_t rows, const double *x, double *y) {
+  int m = (int)p->m;
   double *h;
-  for (int64_t i = 0; i < p->n * p->m; i++) eh[i] = e[i] = (double)p->e[i];
+  for (int64_t i = 0; i < rows * m; i++) y[i] = p->d ? x[i] * (double)p->d[i % m] : x[i];
   if (!p->h || NEW(h, p->m * p->m, "H") != OK) return;
   for (int64_t i = 0; i < p->m * p->m; i++) h[i] = (double)p->h[i];
-  dgemm(false, false, n, m, m, 1, e, m, h, m, 0, eh, m);
+  dgemm(false, false, (int)rows, m, m, 1, x, m, h, m, 0, y, m);
   FREE(h);
 }
 
-/* tr((E - B_r A_r) H (E - B_r A_r)^T), as it is written. b (n, stride), a (stride, m). */
+/* e (n, m) and eh = e M in double. */
+static inline void problem_product(const problem *p, double *e, double *eh) {
+  for (int64_t i = 0; i < p->n * p->m; i++) e[i] = (double)p->e[i];
+  problem_weigh(p, p->n, e, eh);
+}
+
+/* adapter_trace and adapter_losses in the problem's metric. b (n, rank), a (rank, m). */
+static inline status problem_losses(const problem *p, const float *b, const float *a, int rank, double *trace, double *loss) {
+  status st = OK;
+  float *e = NULL, *as = NULL;
+  TRY(NEW(e, p->n * p->m, "scaled residual"));
+  TRY(NEW(as, rank * p->m, "scaled A"));
+  for (int64_t i = 0; i < p->n * p->m; i++) e[i] = p->e[i];
+  for (int64_t i = 0; i < rank * p->m; i++) as[i] = a[i];
+  if (p->d) {
+    adapter_scale(p->n, p->m, e, p->d, e);
+    adapter_scale(rank, p->m, a, p->d, as);
+  }
+  TRY(adapter_trace(p->m, e, p->h, 0, p->n, NULL, trace));
+  TRY(adapter_losses(p->n, p->m, e, p->h, b, as, rank, *trace, loss));
+done:
+  FREE(e);
+  FREE(as);
+  return st;
+}
+
+/* tr((E - B_r A_r) M (E - B_r A_r)^T), as it is written. b (n, stride), a (stride, m). */
 static inline double problem_loss(const problem *p, const float *b, const float *a, int stride, int r) {
   double *eh = NULL, *d = NULL, sum = 0;
   if (NEW(eh, p->n * p->m, "E H") != OK || NEW(d, p->n * p->m, "E - B A") != OK) return NAN;
@@ -102,16 +133,8 @@ static inline double problem_loss(const problem *p, const float *b, const float 
       for (int k = 0; k < r; k++) v -= (double)b[i * stride + k] * (double)a[k * p->m + j];
       d[i * p->m + j] = v;
     }
-  double *h = NULL;
-  const double *weighted = d;
-  if (p->h) {
-    if (NEW(h, p->m * p->m, "H") != OK) return NAN;
-    for (int64_t i = 0; i < p->m * p->m; i++) h[i] = (double)p->h[i];
-    dgemm(false, false, (int)p->n, (int)p->m, (int)p->m, 1, d, (int)p->m, h, (int)p->m, 0, eh, (int)p->m);
-    weighted = eh;
-  }
-  for (int64_t i = 0; i < p->n * p->m; i++) sum += weighted[i] * d[i];
-  FREE(h);
+  problem_weigh(p, p->n, d, eh);
+  for (int64_t i = 0; i < p->n * p->m; i++) sum += eh[i] * d[i];
   FREE(eh);
   FREE(d);
   return sum;

@@ -1,4 +1,4 @@
-#include "quant/nf4.h"
+#include "quant/nf.h"
 
 #include <math.h>
 #include <string.h>
@@ -6,8 +6,10 @@
 #include "base/hot.h"
 #include "quant/codes.h"
 
-/* Nine digits tell every float apart: these are the library's bits (tests/unit/nf4.c). */
-const float nf4_levels[16] = {-1,
+/* Nine digits tell every float apart: these are the libraries' bits (tests/unit/nf.c). */
+static const float nf2[4] = {-1, 0, 0.337915242f, 1};
+static const float nf3[8] = {-1, -0.478629202f, -0.217141792f, 0, 0.160930201f, 0.337915242f, 0.562617004f, 1};
+static const float nf4[16] = {-1,
                               -0.696192801f,
                               -0.525073051f,
                               -0.394917488f,
@@ -24,6 +26,8 @@ const float nf4_levels[16] = {-1,
                               0.722956836f,
                               1};
 
+const float *nf_levels(int bits) { return bits == 2 ? nf2 : bits == 3 ? nf3 : nf4; }
+
 /* The largest |w| as bits, which order as magnitudes do; NaN is above all. */
 static HOT uint32_t largest_magnitude(int n, const float *restrict w) {
   uint32_t most = 0;
@@ -36,25 +40,37 @@ static HOT uint32_t largest_magnitude(int n, const float *restrict w) {
   return most;
 }
 
-status nf4_absmax(int group, int rows, int width, const float *w, int64_t ldw, float *absmax) {
+status nf_absmax(int group, int rows, int width, const float *w, int64_t ldw, float *absmax) {
   for (int i = 0; i < rows; i++) {
     for (int k = 0; k < width; k += group, absmax++) {
       uint32_t most = largest_magnitude(group, w + i * ldw + k);
       if (most >= 0x7f800000)
-        return fail(E_NUMERICS, "nf4: row %d, columns %d to %d, expected finite weights, found NaN or infinity", i, k, k + group - 1);
+        return fail(E_NUMERICS, "nf: row %d, columns %d to %d, expected finite weights, found NaN or infinity", i, k, k + group - 1);
       memcpy(absmax, &most, sizeof most);
     }
   }
   return OK;
 }
 
-static HOT void round_block(int n, const float *restrict middle, const float *restrict w, float reciprocal, uint8_t *restrict codes) {
+static inline __attribute__((always_inline)) void count_below(int middles, int n, const float *restrict middle, const float *restrict w,
+                                                              float reciprocal, uint8_t *restrict codes) {
   for (int i = 0; i < n; i++) {
     float x = w[i] * reciprocal;
     int code = 0;
-    for (int k = 0; k < 15; k++) code += x > middle[k];
+    for (int k = 0; k < middles; k++) code += x > middle[k];
     codes[i] = (uint8_t)code;
   }
+}
+
+/* A constant count of midpoints each: the inner loop is unrolled. */
+static HOT void round_block(int bits, int n, const float *restrict middle, const float *restrict w, float reciprocal,
+                            uint8_t *restrict codes) {
+  if (bits == 2)
+    count_below(3, n, middle, w, reciprocal, codes);
+  else if (bits == 3)
+    count_below(7, n, middle, w, reciprocal, codes);
+  else
+    count_below(15, n, middle, w, reciprocal, codes);
 }
 
 /* The library's guard: a block of zeros must not divide by 0. A nested absmax can be a little below 0. */
@@ -63,36 +79,40 @@ static float reciprocal_of(float absmax) {
   return absmax < 0 ? -1 / magnitude : 1 / magnitude;
 }
 
-void nf4_round(int group, int rows, int width, const float *w, int64_t ldw, const float *absmax, uint8_t *codes) {
+void nf_round(int bits, int group, int rows, int width, const float *w, int64_t ldw, const float *absmax, uint8_t *codes) {
+  const float *level = nf_levels(bits);
   float middle[15];
-  for (int k = 0; k < 15; k++) middle[k] = (nf4_levels[k] + nf4_levels[k + 1]) / 2;
+  for (int k = 0; k < (1 << bits) - 1; k++) middle[k] = (level[k] + level[k + 1]) / 2;
   for (int i = 0; i < rows; i++)
-    for (int k = 0; k < width; k += group, codes += group) round_block(group, middle, w + i * ldw + k, reciprocal_of(*absmax++), codes);
+    for (int k = 0; k < width; k += group, codes += group)
+      round_block(bits, group, middle, w + i * ldw + k, reciprocal_of(*absmax++), codes);
 }
 
-/* The 16 values of a block, as loaded. */
-static void block_levels(float absmax, real_type type, float level[16]) {
+/* The values of a block, as loaded. */
+static void block_levels(int bits, float absmax, real_type type, float level[16]) {
+  const float *unit = nf_levels(bits);
   uint16_t stored[16];
-  for (int k = 0; k < 16; k++) level[k] = nf4_levels[k] * absmax;
+  size_t count = (size_t)1 << bits;
+  for (size_t k = 0; k < count; k++) level[k] = unit[k] * absmax;
   if (type == REAL_F32) return;
-  float_to_real_array(type, stored, level, 16);
+  float_to_real_array(type, stored, level, count);
   if (type == REAL_BF16)
-    bf16_to_float_array(level, stored, 16);
+    bf16_to_float_array(level, stored, count);
   else
-    half_to_float_array(level, stored, 16);
+    half_to_float_array(level, stored, count);
 }
 
 static HOT void look_up(int n, const float *restrict level, const uint8_t *restrict codes, float *restrict q) {
   for (int i = 0; i < n; i++) q[i] = level[codes[i]];
 }
 
-void nf4_values(int group, int rows, int width, const uint32_t *words, const float *absmax, real_type type, float *q) {
-  int64_t blocks = (int64_t)rows * (width / group), block_words = codes_words(group, NF4_BITS); /* a group fills its words */
-  uint8_t codes[NF4_GROUP_MOST];
+void nf_values(int bits, int group, int rows, int width, const uint32_t *words, const float *absmax, real_type type, float *q) {
+  int64_t blocks = (int64_t)rows * (width / group), block_words = codes_words(group, bits); /* a group fills its words */
+  uint8_t codes[NF_GROUP_MOST];
   float level[16];
   for (int64_t b = 0; b < blocks; b++) {
-    block_levels(absmax[b], type, level);
-    codes_unpack(NF4_BITS, 1, group, words + b * block_words, codes);
+    block_levels(bits, absmax[b], type, level);
+    codes_unpack(bits, 1, group, words + b * block_words, codes);
     look_up(group, level, codes, q + b * group);
   }
 }
@@ -105,7 +125,7 @@ static float boundary(int k, int cells) {
   return (float)(k < (cells + 1) / 2 ? (double)0.1f + (double)step * k : 1 - (double)step * (cells - k));
 }
 
-void nf4_map(float map[256]) {
+void nf_map(float map[256]) {
   enum { ZERO = 127 };
   float *up = map + ZERO, *down = map + ZERO;
   *up = 0;
@@ -131,27 +151,27 @@ static uint8_t nearest(const float map[256], double x) {
   return (uint8_t)(x - map[low] <= map[high] - x ? low : high);
 }
 
-void nf4_nest(int64_t count, float *absmax, uint8_t *codes, float *nested, float *offset) {
+void nf_nest(int64_t count, float *absmax, uint8_t *codes, float *nested, float *offset) {
   float map[256];
   double sum = 0;
-  nf4_map(map);
+  nf_map(map);
   for (int64_t i = 0; i < count; i++) sum += absmax[i];
   *offset = count ? (float)(sum / (double)count) : 0;
-  for (int64_t b = 0; b < nf4_nests(count); b++) {
-    int64_t end = (b + 1) * NF4_NEST < count ? (b + 1) * NF4_NEST : count;
+  for (int64_t b = 0; b < nf_nests(count); b++) {
+    int64_t end = (b + 1) * NF_NEST < count ? (b + 1) * NF_NEST : count;
     float most = 0;
-    for (int64_t i = b * NF4_NEST; i < end; i++) most = fmaxf(most, fabsf(absmax[i] - *offset));
-    for (int64_t i = b * NF4_NEST; i < end; i++) codes[i] = nearest(map, most > 0 ? ((double)absmax[i] - *offset) / most : 0);
+    for (int64_t i = b * NF_NEST; i < end; i++) most = fmaxf(most, fabsf(absmax[i] - *offset));
+    for (int64_t i = b * NF_NEST; i < end; i++) codes[i] = nearest(map, most > 0 ? ((double)absmax[i] - *offset) / most : 0);
     nested[b] = most;
   }
-  nf4_unnest(count, codes, nested, *offset, absmax);
+  nf_unnest(count, codes, nested, *offset, absmax);
 }
 
-void nf4_unnest(int64_t count, const uint8_t *codes, const float *nested, float offset, float *absmax) {
+void nf_unnest(int64_t count, const uint8_t *codes, const float *nested, float offset, float *absmax) {
   float map[256];
-  nf4_map(map);
+  nf_map(map);
   for (int64_t i = 0; i < count; i++) {
-    float product = (float)((double)map[codes[i]] * (double)nested[i / NF4_NEST]); /* the conversion keeps a fused multiply-add away */
+    float product = (float)((double)map[codes[i]] * (double)nested[i / NF_NEST]); /* the conversion keeps a fused multiply-add away */
     absmax[i] = product + offset;
   }
 }

@@ -1,0 +1,17 @@
+/* Gram files, RUN/grams/layer-000.h5 and RUN/heldout/layer-000.h5: one layer's inputs, written whole, whoever made the numbers. */
+#ifndef CLOQWORK_RUN_GRAM_FILE_H
+#define CLOQWORK_RUN_GRAM_FILE_H
+
+#include "run/unit.h"
+
+/* One input of a layer. All arrays are seen by every rank of the team and borrowed. */
+typedef struct gram_input {
+  int64_t n, tokens;                     /* n 0: this input is not there */
+  const float *tiles;                    /* (tiles_count(n, GRAM_TILE), GRAM_TILE, GRAM_TILE) */
+  const double *mean_abs, *max_mean_abs; /* [n]; NULL: not known, and not in the file */
+} gram_input;
+
+/* Collective over the team. Identity and provenance are the session's (unit_gram_identity). */
+status gram_file_write(const session *c, int set, int64_t layer, const gram_input list[IN_COUNT]);
+
+#endif

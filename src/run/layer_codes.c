@@ -1,0 +1,358 @@
+/* MagR, the factor of the damped Gram, and codes: rows dealt to ranks. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/memory.h"
+#include "dist/agree.h"
+#include "dist/dlinalg.h"
+#include "quant/codes.h"
+#include "quant/magr.h"
+#include "quant/nf.h"
+#include "quant/optq.h"
+#include "run/layer_work.h"
+#include "run/sharing.h"
+#include "run/unit.h"
+
+/* ---- MagR ---- */
+
+status codes_magr(input_work *w, const setting *s) {
+  session *c = w->s->c;
+  status st = OK;
+  double start = clock_now();
+  w->base = w->s->w.base;
+  if (!(w->facts->lambda_max > 0)) return OK; /* an input that is never used: nothing to trade the maxima against */
+  w->base = w->s->v.base;
+  for (int k = 0; k < w->linear_count && st == OK; k++) {
+    int64_t out, in, begin, end;
+    linear_shape(&c->model.arch, w->linears[k], &out, &in);
+    my_rows(c, out, in, &begin, &end);
+    const options *o = setting_options(s, w->layer, w->linears[k]);
+    magr_request q = {.solver = o->magr_solver,
+                      .steps = o->magr_K,
+                      .alpha = o->magr_alpha,
+                      .literal = o->magr_literal,
+                      .group = setting_rule(s, w->layer, w->linears[k]).group,
+                      .rows = (int)(end - begin),
+                      .width = (int)in,
+                      .w = weights_of(w, k) + begin * in,
+                      .h = w->s->h.base,
+                      .lambda_max = w->facts->lambda_max};
+    if (end > begin) st = magr(&q, (float *)w->s->v.base + w->weight_at[k] + begin * in, NULL);
+    q.rows = (int)out; /* the team's work, not mine */
+    w->s->spent.flops += magr_flops(&q);
+  }
+  st = agree(c->team.comm, st);
+  team_barrier(&c->team);
+  w->s->spent.magr += clock_now() - start;
+  return st;
+}
+
+/* ---- the factor ---- */
+
+/* Descending diagonal, ties in natural order: the processing order of act. */
+static void order_by_diagonal(int64_t m, const float *diagonal, int32_t *order, int32_t *buffer) {
+  for (int32_t k = 0; k < m; k++) order[k] = k;
+  for (int64_t width = 1; width < m; width *= 2) { /* merge sort: stable, and the same on every rank */
+    for (int64_t a = 0; a < m; a += 2 * width) {
+      int64_t b = a + width < m ? a + width : m, end = a + 2 * width < m ? a + 2 * width : m, i = a, j = b, at = a;
+      while (i < b || j < end) {
+        bool left = j >= end || (i < b && diagonal[order[i]] >= diagonal[order[j]]);
+        buffer[at++] = left ? order[i++] : order[j++];
+      }
+    }
+    memcpy(order, buffer, (size_t)m * sizeof *order);
+  }
+}
+
+static status factor(input_work *w, const setting *s, const int32_t *order, double *ridge) {
+  session *c = w->s->c;
+  char where[96];
+  double start = clock_now();
+  snprintf(where, sizeof where, "model.layers.%lld, %s", (long long)w->layer, input_name(w->input));
+  status st = E_NUMERICS;
+  *ridge = s->options.damping * w->facts->mean_diag;
+  for (int attempt = 0; attempt <= s->options.damping_escalate && st == E_NUMERICS; attempt++) {
+    if (attempt) {
+      status_clear();
+      *ridge *= 10;
+    }
+    st = reverse_cholesky(where, &c->team, w->m, w->s->h.base, *ridge, order, w->s->u.base);
+  }
+  w->s->spent.factor += clock_now() - start;
+  w->s->spent.flops += (double)w->m * (double)w->m * (double)w->m / 3;
+  return st;
+}
+
+/* ---- rows on a uniform grid ---- */
+
+#ifdef CLOQWORK_DEBUG_CHECKS
+/* The identity of OPTQ on these rows: tr(E Hd E^T) = sum (v - q)^2 U_jj^2, E against what was quantized. Dead columns count nowhere in the sum. */
+static status check_optq(const rounding *r, const optq_request *q, const uint8_t *codes, double loss) {
+  status st = OK;
+  float *e = NULL;
+  double sum;
+  TRY(NEW(e, (int64_t)q->rows * q->width, "residual of the identity"));
+  codes_bytes_values(&q->rule, q->rows, q->width, codes, q->grid, e);
+  for (int64_t k = 0; k < (int64_t)q->rows * q->width; k++) e[k] = q->w[k] - e[k];
+  TRY(adapter_trace(q->width, e, r->w->s->h.base, 0, q->rows, NULL, &sum));
+  for (int64_t k = 0; k < (int64_t)q->rows * q->width; k++)
+    if (!r->w->dead[k % q->width]) sum += r->ridge * (double)e[k] * (double)e[k];
+  if (!(fabs(sum - loss) <= 1e-5 * fabs(loss)))
+    st = fail(E_NUMERICS, "%s: identity of OPTQ: expected %.12g, found %.12g", r->setting->name, loss, sum);
+done:
+  FREE(e);
+  return st;
+}
+#endif
+
+/* What squared errors of a column count in the search of a grid: 1, the diagonal of H or its root; never 0. */
+static status search_weight(const rounding *r, float **weight) {
+  const input_work *w = r->w;
+  const options *o = &r->setting->options;
+  *weight = NULL;
+  if (o->grid_weight == WEIGHT_ONES) return OK;
+  status st = NEW(*weight, w->m, "weights of a search");
+  float least = (float)(1e-12 * w->facts->mean_diag);
+  for (int64_t k = 0; k < w->m && st == OK; k++) {
+    float x = w->diagonal[k] > least ? w->diagonal[k] : least > 0 ? least : 1;
+    (*weight)[k] = o->grid_weight == WEIGHT_SQRT ? sqrtf(x) : x;
+  }
+  return st;
+}
+
+static bool uses_optq(const setting *s) { return s->method->quantizer == QUANT_OPTQ || s->method->quantizer == QUANT_SLIM; }
+
+status round_uniform(const rounding *r, const grid_rule *rule, int rows, int in, const float *x, bool refit, code_grid g, uint8_t *codes,
+                     int64_t *tiny) {
+  const input_work *w = r->w;
+  const options *o = &r->setting->options;
+  status st = OK;
+  float *weight = NULL;
+  int64_t replaced = 0;
+  double loss;
+  TRY(search_weight(r, &weight));
+  if (refit) TRY(grid_fit(rule, rows, in, x, in, weight, g, &replaced));
+  *tiny += replaced;
+  if (!uses_optq(r->setting)) {
+    grid_round(rule, rows, in, x, in, g, codes);
+    goto done;
+  }
+  optq_request q = {.rule = *rule,
+                    .rows = rows,
+                    .width = in,
+                    .w = x,
+                    .ldw = in,
+                    .u = w->s->u.base,
+                    .order = r->order,
+                    .dead = w->any_dead ? w->dead : NULL,
+                    .dead_rtn = o->optq_dead_rtn,
+                    .grid = g};
+  TRY(optq(&q, codes, &loss));
+#ifdef CLOQWORK_DEBUG_CHECKS
+  TRY(check_optq(r, &q, codes, loss));
+#endif
+done:
+  FREE(weight);
+  return st;
+}
+
+uint64_t round_uniform_bytes(const setting *s, const grid_rule *rule, int64_t in) {
+  return (uses_optq(s) ? optq_bytes(rule, in) : 0) + (uint64_t)in * sizeof(float);
+}
+
+/* My rows of one (piece, linear). */
+static status quantize_uniform(input_work *w, const rounding *r, int k, solution *to) {
+  status st = OK;
+  uint8_t *codes = NULL;
+  int64_t begin, end, tiny = 0;
+  my_rows(w->s->c, to->out, to->in, &begin, &end);
+  int rows = (int)(end - begin), in = (int)to->in;
+  if (rows == 0) return OK;
+  TRY(NEW(codes, (size_t)rows * (size_t)in, "codes of my rows"));
+  TRY(round_uniform(r, &to->rule, rows, in, w->base + w->weight_at[k] + begin * in, true, solution_code_grid(to, begin), codes, &tiny));
+  __atomic_add_fetch(&to->facts->tiny_scales, tiny, __ATOMIC_RELAXED);
+  codes_pack_rule(&to->rule, rows, in, codes, to->codes + begin * to->words);
+done:
+  FREE(codes);
+  return st;
+}
+
+/* Normal floats. Collective: double quantization needs absmax of all rows, and the codes come after it. */
+static status quantize_nf(input_work *w, int k, solution *to) {
+  session *c = w->s->c;
+  status st = OK;
+  uint8_t *codes = NULL;
+  int64_t begin, end;
+  my_rows(c, to->out, to->in, &begin, &end);
+  int rows = (int)(end - begin), in = (int)to->in, group = to->rule.group;
+  const float *x = w->base + w->weight_at[k] + begin * in;
+  float *absmax = to->absmax + begin * to->groups;
+  st = NEW(codes, (size_t)rows * (size_t)in, "codes of my rows");
+  if (st == OK) st = nf_absmax(group, rows, in, x, in, absmax);
+  TRY(agree(c->team.comm, st));
+  if (to->rule.nested) {
+    team_barrier(&c->team);
+    if (c->team.rank == 0) nf_nest(to->out * to->groups, to->absmax, to->absmax_codes, to->nested_absmax, to->nested_offset);
+    team_barrier(&c->team);
+  }
+  nf_round(to->rule.bits, group, rows, in, x, in, absmax, codes);
+  codes_pack(to->rule.bits, rows, in, codes, to->codes + begin * to->words);
+done:
+  FREE(codes);
+  return st;
+}
+
+/* ---- the group's results that share a factor ---- */
+
+static bool makes_codes(const input_work *w, int p, int k) {
+  return setting_nests(setting_of(w, p)) && plan_of(w, p, k)->codes.how == PART_OWN;
+}
+
+static status quantize(input_work *w, const rounding *r, int p, int k) {
+  solution *to = result_of(w, p, k);
+  double start = clock_now();
+  status st = to->rule.kind == GRID_NF ? quantize_nf(w, k, to) : quantize_uniform(w, r, k, to);
+  if (w->s->c->team.rank == 0) {
+    to->facts->quantize_seconds = clock_now() - start;
+    to->facts->damping_used = method_quantizer(r->setting->method)->factor ? r->ridge : 0;
+  }
+  w->s->spent.flops += uses_optq(r->setting) ? optq_flops(to->out, to->in) : 0;
+  return st;
+}
+
+static status solve_joint(input_work *w, void *context, int p, int k) {
+  rounding r = *(const rounding *)context;
+  r.setting = setting_of(w, p);
+  return joint_solve(w, &r, p, k);
+}
+
+/* Joint results of the pieces that `with` marks; whole matrices, dealt. */
+static status make_joint(input_work *w, rounding *r, const bool *with) {
+  status st = OK;
+  matrix_task *tasks = NULL;
+  int count = 0;
+  double start = clock_now();
+  st = NEW(tasks, w->group_count * w->linear_count + 1, "dealing of matrices");
+  TRY(agree(w->s->c->team.comm, st));
+  for (int g = 0; g < w->group_count; g++) {
+    int p = w->group[g];
+    if (!with[g] || setting_nests(setting_of(w, p))) continue;
+    for (int k = 0; k < w->linear_count; k++) {
+      const solution *to = result_of(w, p, k);
+      tasks[count] = (matrix_task){p, k, joint_flops(setting_of(w, p), to->rank, to->out, to->in)};
+      w->s->spent.flops += tasks[count++].cost;
+    }
+  }
+  if (count) TRY(deal_matrices(w, tasks, count, solve_joint, r));
+  w->s->spent.joint += clock_now() - start;
+done:
+  FREE(tasks);
+  return st;
+}
+
+static bool needs_factor(const input_work *w, int p) {
+  if (!method_quantizer(setting_of(w, p)->method)->factor) return false;
+  for (int k = 0; k < w->linear_count; k++)
+    if (plan_of(w, p, k)->codes.how == PART_OWN) return true;
+  return false;
+}
+
+status codes_make(input_work *w, int first, bool *handled) {
+  session *c = w->s->c;
+  const setting *lead = setting_of(w, w->group[first]);
+  status st = OK;
+  int32_t *order = NULL;
+  bool *with = NULL, any = false;
+  rounding r = {.w = w, .setting = lead};
+  st = NEW(with, w->group_count, "settings of a factor");
+  TRY(agree(c->team.comm, st));
+  for (int g = first; g < w->group_count; g++) {
+    with[g] = !handled[g] && (g == first || same_factor(lead, setting_of(w, w->group[g])));
+    handled[g] |= with[g];
+    any |= with[g] && needs_factor(w, w->group[g]);
+  }
+  if (any) {
+    if (lead->options.optq_order_act) {
+      st = NEW(order, 2 * w->m, "order of columns");
+      TRY(agree(c->team.comm, st));
+      order_by_diagonal(w->m, w->diagonal, order, order + w->m);
+      r.order = order;
+    }
+    TRY(factor(w, lead, order, &r.ridge));
+  }
+  double start = clock_now();
+  for (int g = first; g < w->group_count && st == OK; g++)
+    for (int k = 0; k < w->linear_count && st == OK && with[g]; k++) {
+      r.setting = setting_of(w, w->group[g]);
+      if (makes_codes(w, w->group[g], k)) st = quantize(w, &r, w->group[g], k);
+    }
+  st = agree(c->team.comm, st);
+  team_barrier(&c->team);
+  w->s->spent.quantize += clock_now() - start;
+  if (st == OK) st = make_joint(w, &r, with);
+done:
+  FREE(order);
+  FREE(with);
+  return st;
+}
+
+/* ---- results that somebody else made ---- */
+
+/* From the file of a finished setting: codes and, where it has the same fit, all. */
+static status read_stored(input_work *w, void *context, int p, int k) {
+  status st = OK;
+  container *file = NULL;
+  solution from = {0}, *to = result_of(w, p, k);
+  const result_plan *plan = plan_of(w, p, k);
+  const session *c = w->s->c;
+  char path[PATH_MOST], where[PATH_MOST + 64];
+  (void)context;
+  unsigned parts = SOLUTION_ALL;
+  unit_solution_path(c, &c->job.settings[plan->codes.from], w->layer, path);
+  snprintf(where, sizeof where, "%s: %s", path, linear_path(w->linears[k]));
+  TRY(container_open(path, "solution", &file));
+  TRY(solution_load(file, where, &c->model.arch, w->linears[k], 0, -1, 0, parts, &from));
+  from.facts->trace = from.loss[0];
+  from.facts->trace_heldout = w->heldout ? from.loss_heldout[0] : NAN;
+  solution_copy(&from, plan->fit.how == PART_STORED ? SOLUTION_ALL : SOLUTION_BASE, to);
+done:
+  solution_free(&from);
+  container_close(&file);
+  return st;
+}
+
+static status copy_codes(input_work *w, void *context, int p, int k) {
+  (void)context;
+  solution_copy(result_of(w, plan_of(w, p, k)->codes.from, k), SOLUTION_BASE, result_of(w, p, k));
+  return OK;
+}
+
+static status take_over(input_work *w, int how, matrix_work work) {
+  status st = OK;
+  matrix_task *tasks = NULL;
+  int count = 0;
+  st = NEW(tasks, w->group_count * w->linear_count + 1, "dealing of matrices");
+  TRY(agree(w->s->c->team.comm, st));
+  for (int g = 0; g < w->group_count; g++)
+    for (int k = 0; k < w->linear_count; k++) {
+      int p = w->group[g];
+      const solution *to = result_of(w, p, k);
+      if ((int)plan_of(w, p, k)->codes.how == how) tasks[count++] = (matrix_task){p, k, (double)(to->out * to->in)};
+    }
+  if (count) TRY(deal_matrices(w, tasks, count, work, NULL));
+done:
+  FREE(tasks);
+  return st;
+}
+
+status codes_take_over(input_work *w) {
+  status st = OK;
+  double start = clock_now();
+  TRY(take_over(w, PART_STORED, read_stored));
+  TRY(take_over(w, PART_COPY, copy_codes));
+done:
+  w->s->spent.load += clock_now() - start;
+  return st;
+}

@@ -1,0 +1,161 @@
+/* What a layer takes, from the job and the model's shapes alone: for plan, and for the solver's own memory. Local. */
+#include "quant/codes.h"
+#include "quant/magr.h"
+#include "quant/optq.h"
+#include "run/layer_sizes.h"
+#include "run/layer_work.h"
+#include "run/sharing.h"
+
+int piece_rank(const piece *p, int64_t layer, linear_id l) {
+  return p->rank && p->setting->rank_count > 1 ? p->rank : setting_rank(p->setting, layer, l);
+}
+
+int layer_start_rows(const job *j, int64_t out, int64_t in) {
+  int most = 0;
+  for (int k = 0; k < j->setting_count; k++) {
+    const setting *s = &j->settings[k];
+    if (method_init(s->method)->metric != METRIC_GRAM || setting_scheme(s) == SCHEME_ZERO) continue;
+    int rows = adapter_start_rows(out, in, s->rank_max);
+    if (rows > most) most = rows;
+  }
+  return most;
+}
+
+int layer_pieces(const job *j, piece *pieces) {
+  int count = 0;
+  for (int k = 0; k < j->setting_count; k++) {
+    const setting *s = &j->settings[k];
+    int variants = setting_nests(s) ? 1 : s->rank_count;
+    for (int v = 0; v < variants; v++) {
+      if (pieces) pieces[count] = (piece){s, k, setting_nests(s) ? 0 : s->ranks[v]};
+      count++;
+    }
+  }
+  return count;
+}
+
+solution layer_solution(const arch *a, const piece *p, int64_t layer, linear_id l) {
+  grid_rule rule = setting_rule(p->setting, layer, l);
+  rule.mixed = p->setting->method->quantizer == QUANT_SLIM;
+  solution s = solution_shape(a, l, &rule, piece_rank(p, layer, l));
+  s.variant = p->rank ? s.rank : 0;
+  s.own_rank = setting_has_own_ranks(p->setting);
+  s.round_count = joint_rounds(p->setting);
+  return s;
+}
+
+static size_t layer_arrays(const job *j, const arch *a, int64_t layer, int first, int last) {
+  size_t bytes = 0;
+  for (int k = first; k <= last; k++) {
+    const setting *s = &j->settings[k];
+    int variants = setting_nests(s) ? 1 : s->rank_count;
+    for (int v = 0; v < variants; v++)
+      for (int l = 0; l < LIN_COUNT; l++) {
+        piece p = {s, k, setting_nests(s) ? 0 : s->ranks[v]};
+        if (!j->target[l]) continue;
+        solution r = layer_solution(a, &p, layer, (linear_id)l);
+        bytes += solution_place(&r, SOLUTION_ALL, NULL);
+      }
+  }
+  return bytes;
+}
+
+uint64_t layer_solver_file_bytes(const job *j, const arch *a, int index) {
+  uint64_t all = 0;
+  for (int64_t layer = 0; layer < a->layers; layer++) all += layer_arrays(j, a, layer, index, index);
+  return all / (uint64_t)a->layers;
+}
+
+/* The largest moments of one rank at a linear: an adapter with its residual, codes and adapter together, a slab of OPTQ or MagR with its codes. */
+static size_t rank_private(const job *j, int64_t out, int64_t in, int ranks) {
+  size_t most = 0, codes = (size_t)((out + ranks - 1) / ranks) * (size_t)in;
+  for (int k = 0; k < j->setting_count; k++) {
+    const setting *s = &j->settings[k];
+    bool nests = setting_nests(s);
+    size_t mine[] = {nests ? (size_t)fit_bytes(s, s->rank_max, out, in) : (size_t)joint_bytes(s, s->rank_max, out, in),
+                     nests ? codes + (size_t)round_uniform_bytes(s, &s->rule, in) : 0,
+                     s->method->magr ? (size_t)magr_bytes((int)in, s->rule.group) : 0};
+    for (int e = 0; e < 3; e++)
+      if (mine[e] > most) most = mine[e];
+  }
+  return most;
+}
+
+layer_sizes layer_measure(const job *j, const arch *a, int ranks) {
+  layer_sizes z = {0};
+  bool grid_path = false;
+  for (int k = 0; k < j->setting_count; k++) {
+    grid_path |= j->settings[k].options.adapter_solver == SOLVER_GRID;
+    z.factor |= method_quantizer(j->settings[k].method)->factor;
+    z.magr |= j->settings[k].method->magr;
+  }
+  for (int i = 0; i < IN_COUNT; i++) {
+    if (!job_uses_input(j, (input_id)i)) continue;
+    size_t m = (size_t)input_width(a, (input_id)i), all = 0, outs = 0;
+    if (m * m > z.h) z.h = m * m;
+    if (m * SLAB_ROWS > z.slab) z.slab = m * SLAB_ROWS;
+    for (int l = 0; l < LIN_COUNT; l++) {
+      int64_t out, in;
+      if (!j->target[l] || (int)linear_input((linear_id)l) != i) continue;
+      linear_shape(a, (linear_id)l, &out, &in);
+      size_t one = (size_t)(out * in), mine = rank_private(j, out, in, ranks);
+      all += one;
+      outs += (size_t)out;
+      if (grid_path && one > z.residual) z.residual = one;
+      size_t start = (size_t)layer_start_rows(j, out, in) * (size_t)in;
+      if (start > z.start) z.start = start;
+      size_t pivots = m <= RANK_BY_PIVOTS_MOST ? m * m * sizeof(double) : 0;
+      if (pivots > mine) mine = pivots;
+      if (mine > z.private_most) z.private_most = mine;
+    }
+    if (all > z.w) z.w = all;
+    if (outs > z.rows) z.rows = outs;
+  }
+  z.private_most += z.slab * sizeof(float);
+  for (int64_t layer = 0; layer < a->layers; layer++) {
+    size_t bytes = layer_arrays(j, a, layer, 0, j->setting_count - 1);
+    if (bytes > z.arrays) z.arrays = bytes;
+  }
+  return z;
+}
+
+solver_bytes layer_solver_memory(const job *j, const arch *a, int ranks, bool heldout) {
+  layer_sizes z = layer_measure(j, a, ranks);
+  solver_bytes b = {.private_most = z.private_most};
+  b.shared = z.h * (heldout ? 2 : 1) * sizeof(float) + (z.factor ? z.h * sizeof(double) : 0) + (z.magr ? 2 : 1) * z.w * sizeof(float) +
+             z.arrays + z.rows * 2 * sizeof(double) + z.residual * sizeof(float) + z.start * sizeof(double);
+  return b;
+}
+
+static double matrix_flops(const job *j, const arch *a, int k, linear_id l) {
+  const setting *s = &j->settings[k];
+  int64_t out, in;
+  linear_shape(a, l, &out, &in);
+  double product = (double)out * (double)in * (double)in, sets = j->has_heldout ? 2 : 1, flops = 0;
+  bool magr = s->method->magr, codes = true, fit = setting_scheme(s) == SCHEME_FIT;
+  for (int e = 0; e < k; e++) {
+    magr = magr && !same_magr(&j->settings[e], s, 0, l);
+    codes = codes && !same_codes(&j->settings[e], s, 0, l);
+    fit = fit && !same_fit(&j->settings[e], s, 0, l);
+  }
+  if (!setting_nests(s)) {
+    for (int v = 0; v < s->rank_count; v++) flops += product * sets + joint_flops(s, s->ranks[v], out, in);
+    return flops;
+  }
+  if (magr) flops += 2 * product * s->options.magr_K;
+  if (codes) flops += product * sets + (method_quantizer(s->method)->factor ? product : 0);
+  adapter_request q = adapter_shape(s, s->rank_max, out, in);
+  return flops + (fit ? fit_flops(s, &q) : 0);
+}
+
+double layer_solver_flops(const job *j, const arch *a) {
+  double flops = 0;
+  for (int l = 0; l < LIN_COUNT; l++) {
+    int64_t out, in;
+    if (!j->target[l]) continue;
+    linear_shape(a, (linear_id)l, &out, &in);
+    flops += (double)out * (double)in * (double)in * (j->has_heldout ? 2 : 1); /* the reference */
+    for (int k = 0; k < j->setting_count; k++) flops += matrix_flops(j, a, k, (linear_id)l);
+  }
+  return flops;
+}

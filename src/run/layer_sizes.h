@@ -1,0 +1,19 @@
+/* The solver's pieces and sizes, from the job and the model's shapes alone. Private to its stages. Local. */
+#ifndef CLOQWORK_RUN_LAYER_SIZES_H
+#define CLOQWORK_RUN_LAYER_SIZES_H
+
+#include "run/layer_solver.h"
+
+/* Counts of numbers in shared memory; bytes of arrays and of a rank's private memory at its peak. */
+typedef struct layer_sizes {
+  size_t h, w, arrays, rows, slab, residual, start, private_most;
+  bool factor, magr; /* is there any? */
+} layer_sizes;
+layer_sizes layer_measure(const job *j, const arch *a, int ranks);
+
+int layer_pieces(const job *j, piece *pieces); /* fills in pieces (NULL: none) and returns how many */
+
+/* The result of a piece at a matrix: shape, grid, rank and variant, without arrays. */
+solution layer_solution(const arch *a, const piece *p, int64_t layer, linear_id l);
+
+#endif

@@ -1,0 +1,116 @@
+/* One input of a layer at work: what the stages of layer_solver hand on. Private to them; Collective over the team unless said otherwise. */
+#ifndef CLOQWORK_RUN_LAYER_WORK_H
+#define CLOQWORK_RUN_LAYER_WORK_H
+
+#include "adapter/adapter.h"
+#include "run/layer_solver.h"
+
+enum { SLAB_ROWS = 256, LINEARS_MOST = 3, RANK_BY_PIVOTS_MOST = 8192 };
+
+/* What is known of one input's Gram. Lies in shared memory, each part filled by one rank. */
+typedef struct gram_facts {
+  double mean_diag, lambda_max;
+  int64_t numerical_rank, tokens, tokens_heldout;
+} gram_facts;
+
+/* Where a part of a result comes from: another piece of this run, the file of a finished setting, or work of its own. */
+typedef struct part_source {
+  enum { PART_OWN, PART_COPY, PART_STORED } how;
+  int from; /* COPY: a piece; STORED: a setting */
+} part_source;
+
+typedef struct result_plan {
+  part_source codes, fit; /* joint: both OWN */
+} result_plan;
+
+typedef struct input_work {
+  layer_solver *s;
+  int64_t layer;
+  input_id input;
+  int64_t m;
+  linear_id linears[LINEARS_MOST];
+  int64_t weight_at[LINEARS_MOST]; /* offset of each linear in w and v, in floats */
+  int linear_count;
+  double reference[LINEARS_MOST][2]; /* tr(W H W^T), calibration and held-out */
+  gram_facts *facts;
+  float *diagonal; /* [m] of H; private, and so are the next */
+  float *squares;  /* [2][m] squared mean |x|, max over windows and mean, where a method needs it */
+  uint8_t *dead;   /* [m] */
+  bool any_dead;
+  const bool *pending; /* [settings] */
+  bool heldout;
+  int start_rows;    /* leading eigenvectors of H that the adapters of this input start from; 0: none needs them */
+  result_plan *plan; /* [pieces][LINEARS_MOST] */
+  int *group;        /* pieces that share one MagR, indices; group_count of them */
+  int group_count;
+  const float *base; /* what is quantized: MagR's weights or the original */
+} input_work;
+
+/* ---- one matrix of one piece ---- */
+
+typedef struct matrix_task {
+  int piece, k; /* k: which of the input's linears */
+  double cost;  /* flops */
+} matrix_task;
+
+static inline const setting *setting_of(const input_work *w, int p) { return w->s->pieces[p].setting; }
+static inline solution *result_of(const input_work *w, int p, int k) { return layer_result(w->s, p, w->linears[k]); }
+static inline result_plan *plan_of(const input_work *w, int p, int k) { return &w->plan[p * LINEARS_MOST + k]; }
+static inline const float *weights_of(const input_work *w, int k) { return (const float *)w->s->w.base + w->weight_at[k]; }
+
+/* Local. My rows of a matrix: whole slabs of the kernels, which pad what is less. */
+void my_rows(const session *c, int64_t out, int64_t in, int64_t *begin, int64_t *end);
+
+/* Local. "model.layers.3.mlp.down_proj, cloq-b2-g64" */
+void name_result(const input_work *w, int p, int k, char where[256]);
+
+/* Calls work, Local, for my share of the tasks, dealt by their cost. */
+typedef status (*matrix_work)(input_work *w, void *context, int p, int k);
+status deal_matrices(input_work *w, const matrix_task *tasks, int count, matrix_work work, void *context);
+
+/* ---- stages ---- */
+
+status gram_open(input_work *w); /* Grams, their facts, weights */
+void gram_close(input_work *w);  /* Local */
+
+status codes_magr(input_work *w, const setting *s); /* MagR for the group: w->base */
+/* Codes of the group's pieces that share piece `first`'s factor, or of it alone when it needs none; joint results of these. Marks them. */
+status codes_make(input_work *w, int first, bool *handled);
+status codes_take_over(input_work *w); /* those that are copied or stored */
+
+/* tr(E H E^T) on the Gram h; s NULL: E = W. The same sum on every rank. */
+status team_trace(input_work *w, int k, const solution *s, const float *h, double *sum);
+status adapters_make(input_work *w); /* traces, fits and curves of the whole group */
+
+/* ---- codes by the setting's quantizer, Local ---- */
+
+typedef struct rounding {
+  const input_work *w;
+  const setting *setting;
+  const int32_t *order; /* of the factor; NULL natural */
+  double ridge;         /* that it was made with */
+} rounding;
+
+/* Rows [row, row + rows) of a uniform matrix: codes (rows, in), one byte each, of x (rows, in), row stride in. refit: the grid of these rows is
+ * fitted first, into g; else it is used as it is. Adds how many scales were replaced to *tiny. E_MEMORY, E_NUMERICS. */
+status round_uniform(const rounding *r, const grid_rule *rule, int rows, int in, const float *x, bool refit, code_grid g, uint8_t *codes,
+                     int64_t *tiny);
+uint64_t round_uniform_bytes(const setting *s, const grid_rule *rule, int64_t in); /* of its workspace */
+
+/* ---- costs, Local ---- */
+
+adapter_request adapter_shape(const setting *s, int rank, int64_t out, int64_t in); /* a fit as a question of cost: no numbers, but a metric */
+double fit_flops(const setting *s, const adapter_request *q);
+uint64_t fit_bytes(const setting *s, int rank, int64_t out, int64_t in); /* of a rank's memory, the residual included */
+int layer_start_rows(const job *j, int64_t out, int64_t in);             /* leading eigenvectors of the Gram that fits of such a linear start from */
+int piece_rank(const piece *p, int64_t layer, linear_id l);              /* of its adapter of that matrix */
+
+/* ---- codes and adapter of one result together, Local ---- */
+
+int joint_rounds(const setting *s); /* entries of its list of losses; 0: it has none */
+
+status joint_solve(input_work *w, const rounding *r, int p, int k);
+double joint_flops(const setting *s, int rank, int64_t out, int64_t in);
+uint64_t joint_bytes(const setting *s, int rank, int64_t out, int64_t in);
+
+#endif
