@@ -76,6 +76,21 @@ done:
   return st;
 }
 
+/* Collective. Files of the sweep that a network file system shows to one node and not yet to another must not part the ranks. */
+static status agree_on_settings(const session *c) {
+  status st = OK;
+  hash *h = NULL;
+  char hex[HASH_HEX] = "";
+  st = hash_new(&h);
+  for (int i = 0; i < c->job.setting_count && st == OK; i++) st = hash_add_text(h, c->job.settings[i].name);
+  if (st == OK) st = hash_end(&h, hex);
+  TRY(agree(c->job_comm, st));
+  TRY(agree_same(c->job_comm, "the names of the settings", hex, sizeof hex));
+done:
+  hash_free(&h);
+  return st;
+}
+
 static void name_job(session *c) {
   const char *slurm = getenv("SLURM_JOB_ID");
   char host[64] = "";
@@ -98,6 +113,7 @@ status session_open(MPI_Comm comm, const arguments *a, const blas_info *blas, bo
   st = read_inputs(c, with_tokens);
   TRY(agree(comm, st));
   TRY(agree_same(comm, "the model", c->model.fingerprint, sizeof c->model.fingerprint));
+  TRY(agree_on_settings(c));
   TRY(team_new(comm, c->job.parallel.team, &c->team));
   if (c->job.parallel.teams && c->job.parallel.teams != c->team.count) {
     st = fail(E_USAGE, "parallel.teams: expected %d teams, found %d for %d ranks with parallel.team = %d ranks", c->job.parallel.teams,
