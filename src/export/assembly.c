@@ -164,11 +164,12 @@ static status open_solution(assembly *a, const char *path) {
   return container_open(path, "solution", &a->file);
 }
 
-static status check_factors(assembly *a, linear_id l) {
+static status check_factors(assembly *a, const solution *s) {
   status st = OK;
-  char path[SOLUTION_PATH];
+  char group[SOLUTION_PATH], path[SOLUTION_PATH + 8];
+  solution_group(s, group);
   for (int k = 0; k < 2 && st == OK; k++) {
-    snprintf(path, sizeof path, "%s/lora_%c", linear_path(l), k ? 'B' : 'A');
+    snprintf(path, sizeof path, "%s/lora_%c", group, k ? 'B' : 'A');
     st = container_verify_dataset(a->file, path);
   }
   return st;
@@ -186,7 +187,7 @@ static status load_linear(const export_request *q, assembly *a, const export_mat
   if (strcmp(hex, m->base_fingerprint) != 0)
     st = fail(E_DATA, "%s: damaged codes or grid: expected fingerprint %.16s…, found %.16s…", where, m->base_fingerprint, hex);
   else if (m->rank)
-    st = check_factors(a, m->linear);
+    st = check_factors(a, s);
 done:
   return st;
 }

@@ -14,7 +14,7 @@ static status check(const export_request *q) {
   for (int i = 0; i < q->count; i++) {
     const export_matrix *m = &q->matrices[i];
     const grid_rule *r = &m->shape.rule;
-    if (r->kind != GRID_NF4)
+    if (r->kind != GRID_NF)
       return fail(E_USAGE, "export: bnb: %s: expected an NF4 grid (method nf4-cloq), found a uniform one of %d bits: %s can hold it",
                   m->module, r->bits, r->bits == 2 || r->bits == 3 || r->bits == 4 || r->bits == 8 ? "gptq" : "dense");
     if (r->nested != first->nested)

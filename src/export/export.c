@@ -21,14 +21,15 @@ typedef struct described {
 
 static status read_losses(container *file, const char *where, const export_matrix *m, const attributes *group, described *d) {
   status st = OK;
+  int rank = m->rank < d->shape.rank ? m->rank : d->shape.rank;
   solution s = d->shape;
   solution_facts f;
   solution_read_facts(group, &f);
   TRY(solution_arrays(file, where, 0, 0, 0, SOLUTION_CURVES, &s));
   bool heldout = isfinite(f.reference_heldout) && f.reference_heldout > 0;
   for (int k = 0; k < 2; k++) {
-    d->loss[k] = s.loss[k ? m->rank : 0] / f.reference;
-    d->loss_heldout[k] = heldout ? s.loss_heldout[k ? m->rank : 0] / f.reference_heldout : NAN;
+    d->loss[k] = s.loss[k ? rank : 0] / f.reference;
+    d->loss_heldout[k] = heldout ? s.loss_heldout[k ? rank : 0] / f.reference_heldout : NAN;
   }
   snprintf(d->base_fingerprint, HASH_HEX, "%s", f.base_fingerprint);
 done:
@@ -65,8 +66,8 @@ static status describe_one(const export_request *q, const export_matrix *m, read
   char where[4352];
   snprintf(where, sizeof where, "%s: %s", m->file, linear_path(m->linear));
   TRY(open_layer(q, m->file, r));
-  TRY(solution_describe(r->file, where, &q->model->arch, m->linear, &group, &d->shape));
-  if (m->rank > d->shape.rank) {
+  TRY(solution_describe(r->file, where, &q->model->arch, m->linear, m->rank, &group, &d->shape));
+  if (m->rank > d->shape.rank && !d->shape.own_rank) {
     st = fail(E_USAGE, "export: --rank: expected at most %d, the largest rank of %s, found %d", d->shape.rank, m->setting, m->rank);
     goto done;
   }
@@ -89,6 +90,7 @@ status export_describe(export_request *q) {
   for (int i = 0; i < q->count; i++) {
     export_matrix *m = &q->matrices[i];
     m->shape = list[i].shape;
+    if (m->rank > m->shape.rank) m->rank = m->shape.rank; /* it has a rank of its own */
     memcpy(m->base_fingerprint, list[i].base_fingerprint, HASH_HEX);
     memcpy(m->loss, list[i].loss, sizeof m->loss);
     memcpy(m->loss_heldout, list[i].loss_heldout, sizeof m->loss_heldout);

@@ -202,7 +202,7 @@ static json_t *module_json(const export_matrix *m, bool adapter) {
   json_t *o = json_pack("{s:s, s:i}", "setting", m->setting, "rank", m->rank);
   if (adapter) return o;
   json_object_set_new(o, "fingerprint", json_string(m->base_fingerprint));
-  json_object_set_new(o, "grid", json_string(r->kind == GRID_NF4 ? "nf4" : "uniform"));
+  json_object_set_new(o, "grid", json_string(r->kind == GRID_NF ? "nf4" : "uniform"));
   json_object_set_new(o, "bits", json_integer(r->bits));
   json_object_set_new(o, "group", json_integer(r->group));
   json_object_set_new(o, "symmetric", json_boolean(r->symmetric));

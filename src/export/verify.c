@@ -180,7 +180,7 @@ static status module_shape(const char *where, const json_t *m, solution *s) {
   TRY(json_get_bool(m, where, "nested", false, &nested));
   TRY(json_get_string(m, where, "grid", "uniform", &grid));
   if (group && in % group) return fail(E_DATA, "%s: group: expected a divisor of %lld, found %lld", where, (long long)in, (long long)group);
-  grid_rule rule = {.kind = strcmp(grid, "nf4") == 0 ? GRID_NF4 : GRID_UNIFORM,
+  grid_rule rule = {.kind = strcmp(grid, "nf4") == 0 ? GRID_NF : GRID_UNIFORM,
                     .bits = (int)bits,
                     .group = (int)group,
                     .symmetric = symmetric,

@@ -68,30 +68,90 @@ void codes_unpack(int bits, int rows, int64_t width, const uint32_t *words, uint
   for (int i = 0; i < rows; i++) unpack_row(bits, width, (const uint8_t *)(words + i * n), 4 * n, codes + i * width);
 }
 
+/* ---- groups of several widths ---- */
+
+/* `bit` runs through the stream; a code may lie across two words. */
+static void pack_group(int bits, int columns, const uint8_t *codes, uint32_t *words, int64_t *bit) {
+  for (int k = 0; k < columns; k++, *bit += bits) {
+    uint32_t *word = words + *bit / 32;
+    int shift = (int)(*bit % 32);
+    word[0] |= (uint32_t)codes[k] << shift;
+    if (shift + bits > 32) word[1] |= (uint32_t)codes[k] >> (32 - shift);
+  }
+}
+
+static void unpack_group(int bits, int columns, const uint32_t *words, int64_t *bit, uint8_t *codes) {
+  for (int k = 0; k < columns; k++, *bit += bits) {
+    const uint32_t *word = words + *bit / 32;
+    int shift = (int)(*bit % 32);
+    uint64_t two = word[0] | (shift + bits > 32 ? (uint64_t)word[1] << 32 : 0);
+    codes[k] = (uint8_t)(two >> shift & ((1u << bits) - 1));
+  }
+}
+
+void codes_pack_rule(const grid_rule *r, int rows, int width, const uint8_t *codes, uint32_t *words) {
+  if (!r->widths) {
+    codes_pack(r->bits, rows, width, codes, words);
+    return;
+  }
+  int groups = grid_groups(r, width), columns = width / groups;
+  int64_t n = codes_words(width, r->bits);
+  memset(words, 0, (size_t)(rows * n) * sizeof *words);
+  for (int i = 0; i < rows; i++, words += n) {
+    int64_t bit = 0;
+    for (int k = 0; k < groups; k++, codes += columns) pack_group(r->widths[k], columns, codes, words, &bit);
+  }
+}
+
+void codes_unpack_rule(const grid_rule *r, int rows, int width, const uint32_t *words, uint8_t *codes) {
+  if (!r->widths) {
+    codes_unpack(r->bits, rows, width, words, codes);
+    return;
+  }
+  int groups = grid_groups(r, width), columns = width / groups;
+  for (int i = 0; i < rows; i++, words += codes_words(width, r->bits)) {
+    int64_t bit = 0;
+    for (int k = 0; k < groups; k++, codes += columns) unpack_group(r->widths[k], columns, words, &bit, codes);
+  }
+}
+
+/* ---- values ---- */
+
 static HOT void values(int n, const uint8_t *restrict codes, float scale, int zero, float *restrict q) {
   for (int i = 0; i < n; i++) q[i] = scale * (float)(codes[i] - zero);
 }
 
-void codes_bytes_values(const grid_rule *r, int rows, int width, const uint8_t *codes, const uint16_t *scales, const uint8_t *zeros,
-                        float *q) {
-  int groups = grid_groups(r, width), columns = width / groups;
-  for (int64_t k = 0; k < (int64_t)rows * groups; k++)
-    values(columns, codes + k * columns, half_to_float(scales[k]), zeros[k], q + k * columns);
+static HOT void values_real(int n, const uint8_t *restrict codes, double scale, double zero, float *restrict q) {
+  for (int i = 0; i < n; i++) q[i] = (float)(scale * (codes[i] - zero));
 }
 
-void codes_values(const grid_rule *r, int rows, int width, const uint32_t *words, const uint16_t *scales, const uint8_t *zeros, float *q) {
+/* n codes of the group whose entry is `at`. */
+static void group_values(const grid_rule *r, int n, const uint8_t *codes, code_grid g, int64_t at, float *q) {
+  if (r->real_zero)
+    values_real(n, codes, half_to_float(g.scales[at]), half_to_float(g.real_zeros[at]), q);
+  else
+    values(n, codes, half_to_float(g.scales[at]), g.zeros[at], q);
+}
+
+void codes_bytes_values(const grid_rule *r, int rows, int width, const uint8_t *codes, code_grid g, float *q) {
+  int groups = grid_groups(r, width), columns = width / groups;
+  for (int64_t k = 0; k < (int64_t)rows * groups; k++) group_values(r, columns, codes + k * columns, g, k, q + k * columns);
+}
+
+void codes_values(const grid_rule *r, int rows, int width, const uint32_t *words, code_grid g, float *q) {
   enum { AT_ONCE = 4096 }; /* codes unpacked to the stack at a time: a whole number of words for every bits */
   int groups = grid_groups(r, width), columns = width / groups;
   int64_t n = codes_words(width, r->bits);
   uint8_t codes[AT_ONCE];
   for (int i = 0; i < rows; i++) {
+    int64_t bit = 0;
     for (int first = 0; first < width; first += AT_ONCE) {
       int end = width - first < AT_ONCE ? width : first + AT_ONCE;
-      codes_unpack(r->bits, 1, end - first, words + i * n + (int64_t)first * r->bits / 32, codes);
+      if (!r->widths) codes_unpack(r->bits, 1, end - first, words + i * n + (int64_t)first * r->bits / 32, codes);
       for (int k = first; k < end;) {
-        int g = k / columns, stop = (g + 1) * columns < end ? (g + 1) * columns : end;
-        int64_t at = (int64_t)i * groups + g;
-        values(stop - k, codes + k - first, half_to_float(scales[at]), zeros[at], q + (int64_t)i * width + k);
+        int group = k / columns, stop = (group + 1) * columns < end ? (group + 1) * columns : end;
+        if (r->widths) unpack_group(r->widths[group], stop - k, words + i * n, &bit, codes + k - first);
+        group_values(r, stop - k, codes + k - first, g, (int64_t)i * groups + group, q + (int64_t)i * width + k);
         k = stop;
       }
     }

@@ -39,63 +39,72 @@ static uint16_t storable(double s, int64_t *replaced) {
 
 static double clamp(double x, double top) { return x > 0 ? (x < top ? x : top) : 0; }
 
-static void fit_group(const grid_rule *r, double lo, double hi, uint16_t *scale, uint8_t *zero, int64_t *replaced) {
-  double top = (1 << r->bits) - 1;
+/* One group, whose entry is `at`. */
+static void fit_group(const grid_rule *r, int bits, double lo, double hi, code_grid g, int64_t at, int64_t *replaced) {
+  double top = (1 << bits) - 1, zero = 1 << (bits - 1);
   if (lo == 0 && hi == 0) {
     lo = -1;
     hi = 1;
   }
   if (r->symmetric) {
     double a = hi > -lo ? hi : -lo;
-    *scale = storable(r->beta * 2 * a / top, replaced);
-    *zero = (uint8_t)(1 << (r->bits - 1));
-    return;
+    g.scales[at] = storable(r->beta * 2 * a / top, replaced);
+  } else {
+    g.scales[at] = storable(r->beta * (hi - lo) / top, replaced);
+    int64_t ignored = 0;
+    uint16_t anchor = r->anchor_zero ? storable((hi - lo) / top, &ignored) : g.scales[at];
+    zero = clamp(-lo / half_to_float(anchor), top);
   }
-  *scale = storable(r->beta * (hi - lo) / top, replaced);
-  int64_t ignored = 0;
-  uint16_t anchor = r->anchor_zero ? storable((hi - lo) / top, &ignored) : *scale;
-  *zero = (uint8_t)clamp(rint(-lo / half_to_float(anchor)), top);
+  if (r->real_zero)
+    g.real_zeros[at] = float_to_half((float)zero);
+  else
+    g.zeros[at] = (uint8_t)rint(zero);
 }
 
-int64_t grid_fit(const grid_rule *r, int rows, int width, const float *w, int64_t ldw, uint16_t *scales, uint8_t *zeros) {
+status grid_fit(const grid_rule *r, int rows, int width, const float *w, int64_t ldw, const float *weight, code_grid g, int64_t *replaced) {
   int groups = grid_groups(r, width), columns = width / groups;
-  int64_t replaced = 0;
+  int64_t count = 0;
+  (void)weight;
   for (int i = 0; i < rows; i++) {
-    for (int g = 0; g < groups; g++) {
+    for (int k = 0; k < groups; k++) {
       float lo, hi;
-      range(columns, w + i * ldw + (int64_t)g * columns, &lo, &hi);
-      fit_group(r, lo, hi, &scales[(int64_t)i * groups + g], &zeros[(int64_t)i * groups + g], &replaced);
+      range(columns, w + i * ldw + (int64_t)k * columns, &lo, &hi);
+      fit_group(r, group_bits(r, k), lo, hi, g, (int64_t)i * groups + k, &count);
     }
   }
-  return replaced;
+  if (replaced) *replaced = count;
+  return OK;
 }
 
-uint8_t grid_code(double w, double scale, int zero, int bits) { return (uint8_t)clamp(rint(w / scale) + zero, (1 << bits) - 1); }
+uint8_t grid_code(double w, double scale, double zero, int bits) { return (uint8_t)clamp(rint(w / scale) + zero, (1 << bits) - 1); }
 
-static HOT void round_row(int groups, int columns, double top, const float *restrict w, const float *restrict scales,
-                          const uint8_t *restrict zeros, uint8_t *restrict codes) {
-  for (int g = 0; g < groups; g++) {
-    double s = scales[g], z = zeros[g];
-    for (int i = g * columns; i < (g + 1) * columns; i++) {
-      double t = rint((double)w[i] / s) + z;
-      t = t > 0 ? t : 0;
-      t = t < top ? t : top;
-      codes[i] = (uint8_t)(int)t;
-    }
+uint8_t grid_code_real(double w, double scale, double zero, int bits) { return (uint8_t)clamp(rint(w / scale + zero), (1 << bits) - 1); }
+
+static HOT void round_group(int n, double top, const float *restrict w, double scale, double zero, uint8_t *restrict codes) {
+  for (int i = 0; i < n; i++) {
+    double t = rint((double)w[i] / scale) + zero;
+    t = t > 0 ? t : 0;
+    t = t < top ? t : top;
+    codes[i] = (uint8_t)(int)t;
   }
 }
 
-void grid_round(const grid_rule *r, int rows, int width, const float *w, int64_t ldw, const uint16_t *scales, const uint8_t *zeros,
-                uint8_t *codes) {
-  enum { AT_ONCE = 256 };
+static HOT void round_group_real(int n, double top, const float *restrict w, double scale, double zero, uint8_t *restrict codes) {
+  for (int i = 0; i < n; i++) {
+    double t = rint((double)w[i] / scale + zero);
+    t = t > 0 ? t : 0;
+    t = t < top ? t : top;
+    codes[i] = (uint8_t)(int)t;
+  }
+}
+
+void grid_round(const grid_rule *r, int rows, int width, const float *w, int64_t ldw, code_grid g, uint8_t *codes) {
   int groups = grid_groups(r, width), columns = width / groups;
-  float s[AT_ONCE];
   for (int i = 0; i < rows; i++) {
-    for (int g = 0; g < groups; g += AT_ONCE) {
-      int n = groups - g < AT_ONCE ? groups - g : AT_ONCE;
-      int64_t first = (int64_t)i * groups + g, column = (int64_t)g * columns;
-      half_to_float_array(s, scales + first, (size_t)n);
-      round_row(n, columns, (1 << r->bits) - 1, w + i * ldw + column, s, zeros + first, codes + (int64_t)i * width + column);
+    for (int k = 0; k < groups; k++, codes += columns) {
+      int64_t at = (int64_t)i * groups + k;
+      (r->real_zero ? round_group_real : round_group)(columns, (1 << group_bits(r, k)) - 1, w + i * ldw + (int64_t)k * columns,
+                                                      half_to_float(g.scales[at]), grid_zero(r, g, at), codes);
     }
   }
 }

@@ -8,23 +8,25 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/half.h"
 #include "base/status.h"
 
-typedef enum grid_kind { GRID_UNIFORM, GRID_NF4 } grid_kind;
+typedef enum grid_kind { GRID_UNIFORM, GRID_NF, GRID_BINARY } grid_kind;
 
 typedef enum grid_search { SEARCH_NONE, SEARCH_MSE, SEARCH_SCAN, SEARCH_LSQ, SEARCH_SYMM, SEARCH_ASYMM, SEARCH_L4Q } grid_search;
 
 typedef struct grid_rule {
   grid_kind kind;
-  int bits;         /* 1 .. 8; NF4: 4 */
-  int group;        /* columns per scale; divides the width; 0: one group per row */
-  bool nested;      /* NF4: double quantization of absmax. Uniform, and so are the members below: */
-  bool symmetric;   /* zero = 2^(bits-1), scale = beta 2 max|w| / (2^bits - 1) */
-  double beta;      /* 1; MagR's shrink of the range */
-  bool anchor_zero; /* beta shrinks both ends (zero from the unshrunk scale) instead of the published quirk: low end kept, top cut */
+  int bits;              /* 1 .. 8; NF4: 4 */
+  int group;             /* columns per scale; divides the width; 0: one group per row */
+  bool nested;           /* NF4: double quantization of absmax. Uniform, and so are the members below: */
+  bool symmetric;        /* zero = 2^(bits-1), scale = beta 2 max|w| / (2^bits - 1) */
+  double beta;           /* 1; MagR's shrink of the range */
+  bool anchor_zero;      /* beta shrinks both ends (zero from the unshrunk scale) instead of the published quirk: low end kept, top cut */
   grid_search search;    /* how a group's scale and zero are chosen */
   bool real_zero;        /* zero points are fp16 numbers instead of codes */
-  const uint8_t *widths; /* [groups] bits of each group of columns, bits on average; NULL: bits everywhere; borrowed */
+  bool mixed;            /* groups of columns have widths of their own, bits on average */
+  const uint8_t *widths; /* [groups] mixed: bits of each group of columns; NULL: bits everywhere; borrowed */
 } grid_rule;
 
 /* The grid of a slab of rows beside its codes. Borrowed; what the rule does not use is NULL. */
@@ -34,18 +36,36 @@ typedef struct code_grid {
   uint16_t *real_zeros; /* (rows, groups) fp16: instead of zeros with real_zero */
 } code_grid;
 
+/* Bits that a stored code takes, on average: billm's codes say sign and magnitude. */
+static inline int grid_code_bits(const grid_rule *r) { return r->kind == GRID_BINARY ? 2 : r->bits; }
+
 static inline int grid_groups(const grid_rule *r, int width) { return r->group ? width / r->group : 1; }
 
-/* scales (fp16), zeros (rows, groups) of w (rows, width), row stride ldw. Every scale is finite and positive: one that rounds to 0
- * becomes 2^-14, one beyond fp16 becomes 65504 (the weights past its reach are clipped). Returns how many were replaced so.
- * A group of zeros takes the range -1 .. 1; NaN is passed over here (optq reports it). */
-int64_t grid_fit(const grid_rule *r, int rows, int width, const float *w, int64_t ldw, uint16_t *scales, uint8_t *zeros);
+static inline int group_bits(const grid_rule *r, int group) { return r->widths ? r->widths[group] : r->bits; }
 
-/* One code: clamp(rint(w / s) + z, 0, 2^bits - 1), ties to even, in double. NaN gives 0. */
-uint8_t grid_code(double w, double scale, int zero, int bits);
+static inline double grid_zero(const grid_rule *r, code_grid g, int64_t at) {
+  return r->real_zero ? (double)half_to_float(g.real_zeros[at]) : g.zeros[at];
+}
 
-/* Round to nearest: codes (rows, width), one byte each, of w on the given grid: exactly grid_code of every entry. */
-void grid_round(const grid_rule *r, int rows, int width, const float *w, int64_t ldw, const uint16_t *scales, const uint8_t *zeros,
-                uint8_t *codes);
+/* The same grid from its entry `at` on: row * groups for the rows from there. */
+static inline code_grid grid_from(code_grid g, int64_t at) {
+  return (code_grid){.scales = g.scales ? g.scales + at : NULL,
+                     .zeros = g.zeros ? g.zeros + at : NULL,
+                     .real_zeros = g.real_zeros ? g.real_zeros + at : NULL};
+}
+
+/* g: scale and zero of every group of w (rows, width), row stride ldw, each a function of its own weights alone. weight[width] > 0: what
+ * a column's squared error counts in a search that weighs (NULL: 1 each). Every scale is finite and positive: one that rounds to 0
+ * becomes 2^-14, one beyond fp16 becomes 65504 (the weights past its reach are clipped). *replaced (may be NULL): how many were replaced
+ * so. A group of zeros takes the range -1 .. 1; NaN is passed over here (optq reports it). E_MEMORY. */
+status grid_fit(const grid_rule *r, int rows, int width, const float *w, int64_t ldw, const float *weight, code_grid g, int64_t *replaced);
+
+/* One code, in double, ties to even. An integer zero: clamp(rint(w / s) + z, 0, 2^bits - 1). A real one: clamp(rint(w / s + z), ...).
+ * NaN gives 0. The value of code u is float(s (u - z)): s (u - z) is exact in double, and in float too for an integer zero. */
+uint8_t grid_code(double w, double scale, double zero, int bits);
+uint8_t grid_code_real(double w, double scale, double zero, int bits);
+
+/* Round to nearest: codes (rows, width), one byte each, of w on the given grid: exactly grid_code or grid_code_real of every entry. */
+void grid_round(const grid_rule *r, int rows, int width, const float *w, int64_t ldw, code_grid g, uint8_t *codes);
 
 #endif

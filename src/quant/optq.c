@@ -34,6 +34,7 @@ typedef struct slab {
 typedef struct panel {
   double u[BLOCK / QUAD][BLOCK][QUAD];  /* u[j / QUAD][i][j % QUAD] = U[j1 + i][j1 + j] */
   double inverse[BLOCK], square[BLOCK]; /* 1 / U_jj; U_jj^2 */
+  double top[BLOCK];                    /* largest code */
   int column[BLOCK];                    /* original */
   int group[BLOCK];
 } panel;
@@ -75,8 +76,27 @@ static inline __attribute__((always_inline)) void add_column(int n, const double
   acc[0] = a0, acc[1] = a1, acc[2] = a2, acc[3] = a3;
 }
 
+/* One column of 32 rows: v -> code, error and loss. With real zeros the value is rounded to float, as it is loaded; with integer ones it is
+ * a float already. */
+static inline __attribute__((always_inline)) void round_column(bool real, const panel *restrict p, int j, const double *restrict f,
+                                                               const float *restrict scale, const float *restrict zero, tile *restrict t,
+                                                               double *restrict loss) {
+  double inverse = p->inverse[j], square = p->square[j], top = p->top[j];
+  for (int r = 0; r < TILE; r++) {
+    double w = t->w[j][r], v = w + f[r] * inverse, step = scale[r], z = zero[r];
+    double u = real ? rint(v / step + z) : rint(v / step) + z;
+    u = u > 0 ? u : 0;
+    u = u < top ? u : top;
+    double q = step * (u - z);
+    if (real) q = (float)q;
+    t->code[j][r] = (uint8_t)(int)u;
+    t->e[j][r] = w - q;
+    loss[r] += (v - q) * (v - q) * square;
+  }
+}
+
 /* The recursion for 32 rows through one block. s, scale, zero start at the tile's first row; loss[TILE] is added to. */
-static HOT void tile_block(int columns, const panel *restrict p, double top, const double *restrict s, const float *restrict scale,
+static HOT void tile_block(int columns, bool real, const panel *restrict p, const double *restrict s, const float *restrict scale,
                            const float *restrict zero, int ld, tile *restrict t, double *restrict loss) {
   for (int first = 0; first < columns; first += PART) {
     int end = first + PART < columns ? first + PART : columns;
@@ -88,17 +108,10 @@ static HOT void tile_block(int columns, const panel *restrict p, double top, con
       double *f = t->feedback[j - first];
       add_column(j - first, p->u[j / QUAD][first] + j % QUAD, (const double(*)[TILE])t->e[first], f);
       const float *sj = scale + (int64_t)p->group[j] * ld, *zj = zero + (int64_t)p->group[j] * ld;
-      double inverse = p->inverse[j], square = p->square[j];
-      for (int r = 0; r < TILE; r++) {
-        double w = t->w[j][r], v = w + f[r] * inverse, step = sj[r], z = zj[r];
-        double u = rint(v / step) + z;
-        u = u > 0 ? u : 0;
-        u = u < top ? u : top;
-        double q = step * (u - z);
-        t->code[j][r] = (uint8_t)(int)u;
-        t->e[j][r] = w - q;
-        loss[r] += (v - q) * (v - q) * square;
-      }
+      if (real)
+        round_column(true, p, j, f, sj, zj, t, loss);
+      else
+        round_column(false, p, j, f, sj, zj, t, loss);
     }
   }
 }
@@ -111,9 +124,10 @@ static status read_panel(const optq_request *q, int first, int columns, panel *p
     if (!(diagonal > 0 && diagonal <= 1e300))
       return fail(E_NUMERICS, "optq: factor, expected a positive diagonal, found %g at position %d of %d", diagonal, first + j, q->width);
     p->inverse[j] = 1 / diagonal;
-    p->square[j] = diagonal * diagonal;
+    p->square[j] = q->dead && q->dead[c] ? 0 : diagonal * diagonal;
     p->column[j] = c;
     p->group[j] = c / size;
+    p->top[j] = (1 << group_bits(&q->rule, c / size)) - 1;
   }
   for (int i = 0; i < columns; i++)
     for (int j = i + 1; j < columns; j++) p->u[j / QUAD][i][j % QUAD] = q->u[(int64_t)(first + i) * q->width + first + j];
@@ -148,8 +162,8 @@ static void read_grid(const optq_request *q, slab *b) {
   for (int r = 0; r < padded(b); r++) {
     int64_t at = (int64_t)(b->first + r) * groups;
     for (int g = 0; g < groups; g++) {
-      b->scale[(int64_t)g * b->ld + r] = r < b->rows ? half_to_float(q->scales[at + g]) : 1;
-      b->zero[(int64_t)g * b->ld + r] = r < b->rows ? q->zeros[at + g] : 0;
+      b->scale[(int64_t)g * b->ld + r] = r < b->rows ? half_to_float(q->grid.scales[at + g]) : 1;
+      b->zero[(int64_t)g * b->ld + r] = r < b->rows ? (float)grid_zero(&q->rule, q->grid, at + g) : 0;
     }
   }
 }
@@ -157,7 +171,6 @@ static void read_grid(const optq_request *q, slab *b) {
 /* All columns of one slab; loss by row. */
 static status run_slab(const optq_request *q, slab *b, panel *p, tile *t, uint8_t *codes, double *loss) {
   status st = OK;
-  double top = (1 << q->rule.bits) - 1;
   read_grid(q, b);
   memset(b->s, 0, (size_t)q->width * (size_t)b->ld * sizeof *b->s);
   memset(b->e, 0, BLOCK * (size_t)b->ld * sizeof *b->e);
@@ -168,7 +181,7 @@ static status run_slab(const optq_request *q, slab *b, panel *p, tile *t, uint8_
     for (int row = 0; row < b->rows; row += TILE) {
       int rows = b->rows - row < TILE ? b->rows - row : TILE;
       read_weights(q, p, columns, b->first + row, rows, t);
-      tile_block(columns, p, top, b->s + (int64_t)first * b->ld + row, b->scale + row, b->zero + row, b->ld, t, loss + row);
+      tile_block(columns, q->rule.real_zero, p, b->s + (int64_t)first * b->ld + row, b->scale + row, b->zero + row, b->ld, t, loss + row);
       for (int j = 0; j < columns; j++) memcpy(b->e + (int64_t)j * b->ld + row, t->e[j], sizeof t->e[j]);
       write_codes(q, p, columns, b->first + row, rows, t, codes);
     }
@@ -183,9 +196,11 @@ done:
 static void round_dead(const optq_request *q, uint8_t *codes) {
   int groups = grid_groups(&q->rule, q->width), size = q->width / groups;
   for (int j = 0; j < q->width; j++) {
+    int bits = group_bits(&q->rule, j / size);
     for (int i = 0; q->dead[j] && i < q->rows; i++) {
-      int64_t g = (int64_t)i * groups + j / size;
-      codes[(int64_t)i * q->width + j] = grid_code(q->w[i * q->ldw + j], half_to_float(q->scales[g]), q->zeros[g], q->rule.bits);
+      int64_t at = (int64_t)i * groups + j / size;
+      double scale = half_to_float(q->grid.scales[at]), zero = grid_zero(&q->rule, q->grid, at);
+      codes[(int64_t)i * q->width + j] = (q->rule.real_zero ? grid_code_real : grid_code)(q->w[i * q->ldw + j], scale, zero, bits);
     }
   }
 }

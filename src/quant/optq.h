@@ -17,12 +17,11 @@ typedef struct optq_request {
   int rows, width;
   const float *w; /* (rows, width) row-major, stride ldw; borrowed: what is quantized (dead columns are taken as 0) */
   int64_t ldw;
-  const double *u;        /* (width, width) upper, row-major (the strict lower triangle is not read); borrowed; in processing order */
-  const int32_t *order;   /* processing order: position -> column; NULL natural. Groups are those of the original columns */
-  const uint8_t *dead;    /* [width], by original column, 1: H_jj == 0; NULL none */
-  bool dead_rtn;          /* dead columns keep the rounded weight instead of 0 */
-  const uint16_t *scales; /* (rows, groups) static grid, borrowed (from grid_fit on w) */
-  const uint8_t *zeros;
+  const double *u;      /* (width, width) upper, row-major (the strict lower triangle is not read); borrowed; in processing order */
+  const int32_t *order; /* processing order: position -> column; NULL natural. Groups are those of the original columns */
+  const uint8_t *dead;  /* [width], by original column, 1: H_jj == 0; NULL none */
+  bool dead_rtn;        /* dead columns keep the rounded weight instead of 0 */
+  code_grid grid;       /* static, from grid_fit on w; borrowed */
 } optq_request;
 
 /* codes (rows, width) one byte each, in the original column order. *loss (may be NULL) = sum (v - q)^2 U_jj^2; dead columns add nothing.

@@ -85,6 +85,8 @@ static void eval_path(const session *c, const char *name, char path[PATH_MOST]) 
   snprintf(path, PATH_MOST, "%s/eval/%s.json", c->job.output, name);
 }
 
+enum { UNKNOWN_RANK = 1 << 24 };
+
 /* One layer's file: of this model, with every target; its numbers into h; the largest rank that it stores. */
 static status look_at_layer(const session *c, const char *path, hash *h, int *stored) {
   status st = OK;
@@ -102,8 +104,8 @@ static status look_at_layer(const session *c, const char *path, hash *h, int *st
     char where[PATH_MOST + 64];
     if (!c->job.target[l]) continue;
     snprintf(where, sizeof where, "%s: %s", path, linear_path((linear_id)l));
-    TRY(solution_describe(file, where, &c->model.arch, (linear_id)l, NULL, &s));
-    if (s.rank < *stored) *stored = s.rank;
+    TRY(solution_describe(file, where, &c->model.arch, (linear_id)l, 0, NULL, &s));
+    if (s.own_rank ? s.rank > *stored || *stored == UNKNOWN_RANK : s.rank < *stored) *stored = s.rank;
   }
 done:
   attr_free(&root);
@@ -116,7 +118,7 @@ static status look_at_setting(const session *c, const setting *s, char fingerpri
   status st = OK;
   hash *h = NULL;
   char path[PATH_MOST];
-  *stored = 1 << 24;
+  *stored = UNKNOWN_RANK;
   *missing = 0;
   for (int64_t layer = 0; layer < c->model.arch.layers; layer++) {
     unit_solution_path(c, s, layer, path);
@@ -168,6 +170,12 @@ static status add_tasks(evaluation *e, int which, int stored) {
   eval_task *all = NULL;
   if (ranks[count - 1] > stored)
     return fail(E_USAGE, "--rank: %s: expected at most %d, the largest rank that is stored, found %d", s->name, stored, ranks[count - 1]);
+  for (int i = 0; i < count && !setting_nests(s); i++) {
+    int k = 0;
+    while (k < s->rank_count && s->ranks[k] != ranks[i]) k++;
+    if (k == s->rank_count)
+      return fail(E_USAGE, "--rank: %s: expected a rank that it was solved for (its codes belong to one rank), found %d", s->name, ranks[i]);
+  }
   TRY(NEW(all, e->task_count + count + 1, "points to evaluate"));
   if (e->task_count) memcpy(all, e->tasks, (size_t)e->task_count * sizeof *all);
   FREE(e->tasks);
@@ -234,6 +242,7 @@ typedef struct variant_source {
   solution held[LIN_COUNT]; /* my rows of the targets of one setting's layer */
   int64_t layer;
   int setting; /* -1: nothing is held */
+  int rank;    /* of its variant, where ranks do not nest */
 } variant_source;
 
 static void release(variant_source *v) {
@@ -241,12 +250,13 @@ static void release(variant_source *v) {
   v->setting = -1;
 }
 
-static status hold(variant_source *v, int64_t layer, int setting_index) {
+static status hold(variant_source *v, int64_t layer, int setting_index, int rank) {
   status st = OK;
   const session *c = v->c;
   container *file = NULL;
   char path[PATH_MOST], where[PATH_MOST + 64];
-  if (v->setting == setting_index && v->layer == layer) return OK;
+  if (setting_nests(&c->job.settings[setting_index])) rank = 0;
+  if (v->setting == setting_index && v->layer == layer && v->rank == rank) return OK;
   release(v);
   unit_solution_path(c, &c->job.settings[setting_index], layer, path);
   TRY(container_open(path, "solution", &file));
@@ -257,10 +267,11 @@ static status hold(variant_source *v, int64_t layer, int setting_index) {
     deal_range(out, c->team.size, c->team.rank, ROWS_AT_ONCE, &begin, &end);
     if (begin == end) continue;
     snprintf(where, sizeof where, "%s: %s", path, linear_path((linear_id)l));
-    TRY(solution_load(file, where, &c->model.arch, (linear_id)l, begin, end, 0, SOLUTION_BASE | SOLUTION_ADAPTER, &v->held[l]));
+    TRY(solution_load(file, where, &c->model.arch, (linear_id)l, begin, end, rank, SOLUTION_BASE | SOLUTION_ADAPTER, &v->held[l]));
   }
   v->layer = layer;
   v->setting = setting_index;
+  v->rank = rank;
 done:
   container_close(&file);
   return st;
@@ -271,11 +282,11 @@ static status fill_variant(void *context, int64_t layer, int variant, float *con
   status st = OK;
   variant_source *v = context;
   const eval_task *t = &v->tasks[variant];
-  TRY(hold(v, layer, t->setting));
+  TRY(hold(v, layer, t->setting, t->rank));
   for (int l = 0; l < LIN_COUNT; l++) {
     const solution *s = &v->held[l];
     if (!s->memory || !target[l]) continue;
-    if (t->rank > s->rank)
+    if (t->rank > s->rank && !s->own_rank)
       return fail(E_DATA, "%s, layer %lld: %s: expected an adapter of rank %d, found %d", v->c->job.settings[t->setting].name,
                   (long long)layer, linear_path((linear_id)l), t->rank, s->rank);
     for (int64_t at = s->begin; at < s->end; at += ROWS_AT_ONCE)

@@ -237,14 +237,14 @@ done:
 static status read_parallel(section *root, job *j) {
   status st = OK;
   section s;
-  int64_t team = 0, teams = 0;
+  int64_t ranks = 0, teams = 0;
   TRY(open_section(root, "parallel", "a mapping with team, teams, memory_per_node, checkpoint_minutes", false, &s));
   TRY(ONLY_KEYS(&s, "team", "teams", "memory_per_node", "checkpoint_minutes"));
-  TRY(get_int(&s, "team", "node or a count of ranks", 1, 1 << 24, "node", 0, &team));
+  TRY(get_int(&s, "team", "node or a count of ranks", 1, 1 << 24, "node", 0, &ranks));
   TRY(get_int(&s, "teams", "auto or a count", 1, 1 << 24, "auto", 0, &teams));
   TRY(get_real(&s, "memory_per_node", "auto or GiB, at least 0.001", 1e-3, 1e9, "auto", 0, &j->parallel.memory_per_node));
   TRY(get_real(&s, "checkpoint_minutes", "minutes, at least 0", 0, 1e9, NULL, 10, &j->parallel.checkpoint_minutes));
-  j->parallel.team = (int)team;
+  j->parallel.team = (int)ranks;
   j->parallel.teams = (int)teams;
 done:
   return st;
@@ -276,7 +276,7 @@ done:
 static status read_part(section *s, const char *key, const char *const *names, int count, int *index) {
   const json_t *v = lookup(s, key);
   const char *word = json_string_value(v);
-  char what[128] = "one of ";
+  char what[256] = "one of ";
   for (int i = 0; i < count; i++) {
     size_t used = strlen(what);
     snprintf(what + used, sizeof what - used, "%s%s", i ? ", " : "", names[i]);
@@ -289,29 +289,39 @@ static status read_part(section *s, const char *key, const char *const *names, i
   return fail(E_USAGE, "%s%s: unknown %s %s, expected %s", s->prefix, key, key, word, what);
 }
 
-/* One entry of sweep.method: the name of a row, or its quantizer and initialization. */
-static status read_method(const section *s, const json_t *v, const method **m) {
+/* A method by its parts: its quantizer and initialization, and whether MagR comes before. */
+static status read_parts(const section *s, const json_t *v, const method **m) {
   status st = OK;
-  if (json_is_object(v)) {
-    section parts = {.given = v};
-    int q = 0, i = 0;
-    compose(parts.prefix, "%smethod.", s->prefix);
-    TRY(ONLY_KEYS(&parts, "quantizer", "init"));
-    TRY(read_part(&parts, "quantizer", quantizer_names, QUANT_COUNT, &q));
-    TRY(read_part(&parts, "init", initialization_names, INIT_COUNT, &i));
-    *m = method_combine((quantizer)q, (initialization)i);
-    if (*m) return OK;
-    return fail(E_USAGE, "%smethod: this version does not combine %s with %s: `cloqwork methods` lists what it does", s->prefix,
-                quantizer_names[q], initialization_names[i]);
-  }
-  if (!json_is_string(v)) return expected(s, "method", "names of methods", v);
-  const char *name = json_string_value(v), *near = method_nearest(name);
-  *m = method_find(name);
-  if (*m) return OK;
-  if (near) return fail(E_USAGE, "%smethod: unknown method %s, did you mean %s", s->prefix, name, near);
-  return fail(E_USAGE, "%smethod: unknown method %s: `cloqwork methods` lists those of this version", s->prefix, name);
+  section parts = {.given = v};
+  const char *names[(int)QUANT_COUNT > (int)INIT_COUNT ? (int)QUANT_COUNT : (int)INIT_COUNT], *why;
+  int q = 0, i = 0;
+  compose(parts.prefix, "%smethod.", s->prefix);
+  TRY(ONLY_KEYS(&parts, "quantizer", "init", "magr"));
+  for (int k = 0; k < QUANT_COUNT; k++) names[k] = quantizers[k].name;
+  TRY(read_part(&parts, "quantizer", names, QUANT_COUNT, &q));
+  for (int k = 0; k < INIT_COUNT; k++) names[k] = initializations[k].name;
+  TRY(read_part(&parts, "init", names, INIT_COUNT, &i));
+  const json_t *magr = lookup(&parts, "magr");
+  if (magr && !json_is_boolean(magr)) return expected(&parts, "magr", "true or false", magr);
+  *m = method_combine(json_is_true(magr), (quantizer)q, (initialization)i, &why);
+  if (!*m)
+    st = fail(E_USAGE, "%smethod: %s%s does not go with %s: %s", s->prefix, json_is_true(magr) ? "MagR and " : "", quantizers[q].name,
+              initializations[i].name, why);
 done:
   return st;
+}
+
+/* One entry of sweep.method: the name of a row, or its parts. */
+static status read_method(const section *s, const json_t *v, const method **m) {
+  if (json_is_object(v)) return read_parts(s, v, m);
+  if (!json_is_string(v)) return expected(s, "method", "names of methods", v);
+  const char *name = json_string_value(v);
+  const method *near = method_nearest(name);
+  *m = method_find(name);
+  if (*m && (*m)->refused) return fail(E_USAGE, "%smethod: %s is not offered: %s", s->prefix, name, (*m)->refused);
+  if (*m) return OK;
+  if (near) return fail(E_USAGE, "%smethod: unknown method %s, did you mean %s", s->prefix, name, near->name);
+  return fail(E_USAGE, "%smethod: unknown method %s: `cloqwork methods` lists those of this version", s->prefix, name);
 }
 
 /* A row of the sweep that is being walked through: everything of a setting but its options and rank. */
@@ -338,13 +348,18 @@ static status make_setting(const combination *c, const json_t *option_lists, con
     if (used >= sizeof s->name)
       return fail(E_USAGE, "%s: the setting's name %s… is too long: expected fewer options off their default", c->where, s->name);
   }
-  s->rule = (grid_rule){.kind = c->method->quantizer == QUANT_NF4 ? GRID_NF4 : GRID_UNIFORM,
+  if (s->options.grid_real_zero && s->options.grid_symmetric)
+    return fail(E_USAGE, "%s: %s: options.grid_zero: expected int with grid_type: sym (its zero point is the middle code), found real",
+                c->where, s->name);
+  s->rule = (grid_rule){.kind = method_quantizer(c->method)->grid,
                         .bits = c->bits,
                         .group = c->group,
                         .nested = s->options.nf_double,
                         .symmetric = s->options.grid_symmetric,
                         .beta = s->options.grid_beta,
-                        .anchor_zero = s->options.grid_beta_anchor_zero};
+                        .anchor_zero = s->options.grid_beta_anchor_zero,
+                        .search = s->options.grid_search,
+                        .real_zero = s->options.grid_real_zero};
   return OK;
 }
 
@@ -377,13 +392,17 @@ done:
   return st;
 }
 
-/* NF4 has one width of codes, and the blocks that its loaders know. */
-static status check_nf4(const section *s, const combination *c) {
+/* Bits that the quantizer has, and groups that the loaders of normal floats know. */
+static status check_quantizer(const section *s, const combination *c) {
   const char *name = c->method->name;
-  if (c->method->quantizer != QUANT_NF4) return OK;
-  if (c->bits != NF4_BITS)
-    return fail(E_USAGE, "%sbits: expected %d with %s (a list of sweeps gives every method its own bits), found %d", s->prefix, NF4_BITS,
-                name, c->bits);
+  const quantizer_row *q = method_quantizer(c->method);
+  if (c->bits < q->bits_least || c->bits > q->bits_most) {
+    char range[32];
+    snprintf(range, sizeof range, q->bits_least == q->bits_most ? "%d" : "%d to %d", q->bits_least, q->bits_most);
+    return fail(E_USAGE, "%sbits: expected %s with %s (a list of sweeps gives every method its own bits), found %d", s->prefix, range, name,
+                c->bits);
+  }
+  if (q->grid != GRID_NF) return OK;
   if (c->group == 0)
     return fail(E_USAGE, "%sgroup: expected a power of two from %d to %d with %s (NF4 knows no block of a whole row), found 0", s->prefix,
                 NF4_GROUP_LEAST, NF4_GROUP_MOST, name);
@@ -434,7 +453,7 @@ static status add_map(section *s, const char *where, const json_t *option_lists,
   json_array_foreach(method_list, a, m) json_array_foreach(bits_list, b, bits) json_array_foreach(group_list, g, group) {
     combination c = {where, NULL, (int)json_integer_value(bits), (int)json_integer_value(group), rank_list};
     TRY(read_method(s, m, &c.method));
-    TRY(check_nf4(s, &c));
+    TRY(check_quantizer(s, &c));
     TRY(add_combination(&c, option_lists, j));
   }
 done:
@@ -602,6 +621,16 @@ grid_rule setting_rule(const setting *s, int64_t layer, linear_id l) {
 int setting_rank(const setting *s, int64_t layer, linear_id l) {
   (void)layer, (void)l;
   return s->rank_max;
+}
+
+scheme setting_scheme(const setting *s) {
+  if (s->method->init == INIT_LOFTQ && s->options.loftq_T == 1 && !s->options.loftq_parity_scale) return SCHEME_FIT;
+  return method_init(s->method)->scheme;
+}
+
+metric setting_metric(const setting *s) {
+  bool plain = !s->options.residual_magr && !s->options.loftq_parity_scale;
+  return plain ? method_init(s->method)->metric : METRIC_NONE;
 }
 
 status job_check_model(const job *j, const arch *a) {

@@ -25,12 +25,30 @@ typedef struct options {
   double magr_alpha;                                                             /* auto: 1e-3 per channel, 1e-4 per group */
   magr_solver magr_solver;                                                       /* fista | pg */
   int magr_K;                                                                    /* auto: 60 fista, 150 pg */
-  bool grid_symmetric;                                                           /* grid_type: asym | sym */
+  bool magr_literal;          /* magr_threshold: normalised | literal: alpha on the raw Gram */
+  bool grid_symmetric;        /* grid_type: asym | sym */
+  bool grid_real_zero;        /* grid_zero: int | real */
   double grid_beta;           /* auto: 1 in groups (0.95 at 128); per channel with MagR 0.8, 0.9, 1 at 2, 3, 4 bits; 1 without MagR */
   bool grid_beta_anchor_zero; /* grid_beta_anchor: low | zero */
-  bool optq_order_act;        /* optq_order: natural | act */
-  bool optq_dead_rtn;         /* optq_dead: zero | rtn */
-  bool nf_double;             /* off | on: NF4's absmax quantized in turn */
+  grid_search grid_search;    /* none (default; l4q with init l4q) | mse | scan | lsq | symm | asymm | l4q */
+  enum { WEIGHT_ONES, WEIGHT_SQRT, WEIGHT_DIAGONAL } grid_weight; /* ones | sqrt | diag: of squared errors in scan; auto: diag without an adapter */
+  bool optq_order_act;                                            /* optq_order: natural | act */
+  bool optq_dynamic;                                              /* optq_groups: static | dynamic */
+  bool optq_dead_rtn;                                             /* optq_dead: zero | rtn */
+  bool cd_pass;                                                   /* none | comq: coordinate descent after OPTQ */
+  int cd_rounds;                                                  /* auto: 30 at 2 bits, else 1 */
+  bool nf_double;                                                 /* off | on: NF4's absmax quantized in turn; auto: on for qlora */
+  bool slim_chol;                                                 /* slim_salience: inv | chol */
+  bool lqer_mean;                                                 /* lqer_stat: max | mean over windows of mean |x| */
+  int loftq_T;                                                    /* 5 */
+  bool loftq_parity_scale;                                        /* off | on: BA times 16 / rank, as the example scripts load it */
+  bool lasq_base_q0;                                              /* lasq_base: residual | q0: lasq-q keeps q(W) as base */
+  int joint_rounds;                                               /* caldera, odlri: 2 */
+  bool joint_refit;                                               /* joint_grid: frozen (fitted to W) | refit every round */
+  bool joint_adapter_first;                                       /* joint_start: quantize | adapter: a fit of W comes before the first codes */
+  int l4q_steps;                                                  /* 100 */
+  int seed;                                                       /* adapter_seed, of A in zero and l4q: 0 */
+  export_split split;                                             /* cloq | qera | balanced; auto: the initialization's */
 } options;
 
 typedef struct setting {
@@ -76,6 +94,10 @@ void job_free(job *j);
 /* What holds for one matrix of the setting: rule and rank_max, unless the sweep names another value for this target or layer. */
 grid_rule setting_rule(const setting *s, int64_t layer, linear_id l);
 int setting_rank(const setting *s, int64_t layer, linear_id l);
+
+scheme setting_scheme(const setting *s); /* of its initialization; loftq with one step is a fit of a residual */
+static inline bool setting_nests(const setting *s) { return setting_scheme(s) != SCHEME_JOINT; } /* one solution for all ranks? */
+metric setting_metric(const setting *s); /* in which its last fit is the best: what certifies its adapter */
 
 /* What can be said only with the model at hand: group divides every target's width, ranks fit every target. E_USAGE. */
 status job_check_model(const job *j, const arch *a);

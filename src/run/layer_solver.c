@@ -365,12 +365,12 @@ static status quantize_rows(input_work *w, const setting *s, int k, result *r, c
   my_rows(c, r->s.out, r->s.in, &begin, &end);
   int rows = (int)(end - begin), in = (int)r->s.in;
   const float *x = w->base + w->weight_at[k] + begin * in;
-  uint16_t *scales = r->s.scales + begin * r->s.groups;
-  uint8_t *zeros = r->s.zeros + begin * r->s.groups;
+  code_grid codebook = grid_from((code_grid){.scales = r->s.scales, .zeros = r->s.zeros}, begin * r->s.groups);
   double start = clock_now(), loss = 0;
   if (rows == 0) return OK;
   TRY(NEW(codes, (size_t)rows * (size_t)in, "codes of my rows"));
-  int64_t tiny = grid_fit(&s->rule, rows, in, x, in, scales, zeros);
+  int64_t tiny;
+  TRY(grid_fit(&s->rule, rows, in, x, in, NULL, codebook, &tiny));
   __atomic_add_fetch(&r->s.facts->tiny_scales, tiny, __ATOMIC_RELAXED);
   if (s->method->quantizer == QUANT_OPTQ) {
     optq_request q = {.rule = s->rule,
@@ -382,11 +382,10 @@ static status quantize_rows(input_work *w, const setting *s, int k, result *r, c
                       .order = order,
                       .dead = w->any_dead ? w->dead : NULL,
                       .dead_rtn = s->options.optq_dead_rtn,
-                      .scales = scales,
-                      .zeros = zeros};
+                      .grid = codebook};
     TRY(optq(&q, codes, &loss));
   } else {
-    grid_round(&s->rule, rows, in, x, in, scales, zeros, codes);
+    grid_round(&s->rule, rows, in, x, in, codebook, codes);
   }
   codes_pack(s->rule.bits, rows, in, codes, r->s.codes + begin * r->s.words);
 #ifdef CLOQWORK_DEBUG_CHECKS

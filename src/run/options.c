@@ -7,18 +7,41 @@
 #include "base/settings.h"
 
 typedef enum option_kind { OPT_REAL, OPT_COUNT, OPT_CHOICE, OPT_FIXED } option_kind;
-typedef enum option_reach { ALL, WITH_MAGR, WITH_OPTQ, WITH_UNIFORM, WITH_NF4 } option_reach;
 
 typedef struct option_row {
   const char *name;
   option_kind kind;
-  option_reach reach;
-  size_t offset, size;     /* the member of struct options; FIXED: none */
-  double standard, lo, hi; /* REAL, COUNT */
+  option_stage stage;
+  bool (*reach)(const method *m); /* does the method look at it? */
+  size_t offset, size;            /* the member of struct options; FIXED: none */
+  double standard, lo, hi;        /* REAL, COUNT */
   const char *const *offered,
       *const *later; /* CHOICE, FIXED: ended by NULL, the default first; later: FIXED: known, but not in this version */
-  double (*automatic)(const method *m, int bits, int group, const options *o); /* "auto" is the default */
+  double (*automatic)(const method *m, int bits, int group, const options *o); /* "auto" is the default; CHOICE: the place of its word */
 } option_row;
+
+/* ---- who looks at an option ---- */
+
+static bool all(const method *m) { return m != NULL; }
+static bool with_magr(const method *m) { return m->magr; }
+static bool with_factor(const method *m) { return method_quantizer(m)->factor; }
+static bool with_optq(const method *m) { return m->quantizer == QUANT_OPTQ || m->quantizer == QUANT_SLIM; }
+static bool with_descent(const method *m) { return m->quantizer == QUANT_OPTQ && method_init(m)->scheme != SCHEME_JOINT; }
+static bool with_uniform(const method *m) { return method_quantizer(m)->grid == GRID_UNIFORM; }
+static bool with_nf(const method *m) { return method_quantizer(m)->grid == GRID_NF; }
+static bool with_slim(const method *m) { return m->quantizer == QUANT_SLIM; }
+static bool with_fit(const method *m) { return method_init(m)->scheme == SCHEME_FIT || (method_init(m)->scheme == SCHEME_JOINT && m->init != INIT_L4Q); }
+static bool with_gram_fit(const method *m) { return method_init(m)->scheme == SCHEME_FIT && method_init(m)->metric == METRIC_GRAM; }
+static bool with_lqer(const method *m) { return m->init == INIT_LQER; }
+static bool with_eora(const method *m) { return m->init == INIT_EORA; }
+static bool with_loftq(const method *m) { return m->init == INIT_LOFTQ; }
+static bool with_lasq_q(const method *m) { return m->init == INIT_LASQ_Q; }
+static bool with_rounds(const method *m) { return m->init == INIT_CALDERA || m->init == INIT_ODLRI; }
+static bool with_caldera(const method *m) { return m->init == INIT_CALDERA; }
+static bool with_l4q(const method *m) { return m->init == INIT_L4Q; }
+static bool with_random(const method *m) { return m->init == INIT_ZERO || m->init == INIT_L4Q; }
+
+/* ---- defaults that depend on the setting ---- */
 
 static double auto_magr_alpha(const method *m, int bits, int group, const options *o) {
   (void)m, (void)bits, (void)o;
@@ -38,64 +61,110 @@ static double auto_grid_beta(const method *m, int bits, int group, const options
   return bits <= 2 ? 0.8 : bits == 3 ? 0.9 : 1;
 }
 
+static double auto_grid_search(const method *m, int bits, int group, const options *o) {
+  (void)bits, (void)group, (void)o;
+  return m->init == INIT_L4Q ? SEARCH_L4Q : SEARCH_NONE;
+}
+
+static double auto_grid_weight(const method *m, int bits, int group, const options *o) {
+  (void)bits, (void)group;
+  return o->grid_search == SEARCH_SCAN && method_init(m)->scheme == SCHEME_ZERO ? WEIGHT_DIAGONAL : WEIGHT_ONES;
+}
+
+static double auto_cd_rounds(const method *m, int bits, int group, const options *o) {
+  (void)m, (void)group, (void)o;
+  return bits == 2 ? 30 : 1;
+}
+
+static double auto_nf_double(const method *m, int bits, int group, const options *o) {
+  (void)bits, (void)group, (void)o;
+  return m->init == INIT_ZERO;
+}
+
+static double auto_split(const method *m, int bits, int group, const options *o) {
+  (void)bits, (void)group, (void)o;
+  return method_init(m)->split;
+}
+
 #define WORDS(...) \
   (const char *const[]) { __VA_ARGS__, NULL }
 #define MEMBER(field) offsetof(options, field), sizeof(((options *)0)->field)
-#define REAL(name, reach, standard, lo, hi, automatic) \
-  { #name, OPT_REAL, reach, MEMBER(name), standard, lo, hi, NULL, NULL, automatic }
-#define COUNT(name, reach, standard, lo, hi, automatic) \
-  { #name, OPT_COUNT, reach, MEMBER(name), standard, lo, hi, NULL, NULL, automatic }
-#define CHOICE(name, reach, field, ...) \
-  { #name, OPT_CHOICE, reach, MEMBER(field), 0, 0, 0, WORDS(__VA_ARGS__), NULL, NULL }
+#define REAL(name, stage, reach, standard, lo, hi, automatic) \
+  { #name, OPT_REAL, stage, reach, MEMBER(name), standard, lo, hi, NULL, NULL, automatic }
+#define COUNT(name, stage, reach, field, standard, lo, hi, automatic) \
+  { #name, OPT_COUNT, stage, reach, MEMBER(field), standard, lo, hi, NULL, NULL, automatic }
+#define CHOICE(name, stage, reach, field, automatic, ...) \
+  { #name, OPT_CHOICE, stage, reach, MEMBER(field), 0, 0, 0, WORDS(__VA_ARGS__), NULL, automatic }
 #define FIXED(name, reach, offered, ...) \
-  { #name, OPT_FIXED, reach, 0, 0, 0, 0, 0, WORDS(#offered), WORDS(__VA_ARGS__), NULL }
+  { #name, OPT_FIXED, STAGE_NONE, reach, 0, 0, 0, 0, 0, WORDS(#offered), WORDS(__VA_ARGS__), NULL }
 
 static const option_row rows[] = {
-    REAL(damping, WITH_OPTQ, 0.01, 0, 10, NULL),
-    COUNT(damping_escalate, WITH_OPTQ, 0, 0, 3, NULL),
-    CHOICE(residual, WITH_MAGR, residual_magr, "original", "magr"),
-    REAL(adapter_damping, ALL, 0, 0, 10, NULL),
-    REAL(adapter_tolerance, ALL, 1e-6, 1e-12, 1, NULL),
-    CHOICE(adapter_solver, ALL, adapter_solver, "auto", "dense", "krylov", "grid"),
-    CHOICE(magr_solver, WITH_MAGR, magr_solver, "fista", "pg"),
-    REAL(magr_alpha, WITH_MAGR, 0, 0, 10, auto_magr_alpha),
-    COUNT(magr_K, WITH_MAGR, 0, 1, 100000, auto_magr_steps),
-    CHOICE(grid_type, WITH_UNIFORM, grid_symmetric, "asym", "sym"),
-    REAL(grid_beta, WITH_UNIFORM, 0, 0.1, 1, auto_grid_beta),
-    CHOICE(grid_beta_anchor, WITH_UNIFORM, grid_beta_anchor_zero, "low", "zero"),
-    CHOICE(optq_order, WITH_OPTQ, optq_order_act, "natural", "act"),
-    CHOICE(optq_dead, WITH_OPTQ, optq_dead_rtn, "zero", "rtn"),
-    CHOICE(nf_double, WITH_NF4, nf_double, "off", "on"),
-    FIXED(act_quantizer, ALL, fp, "prefix", "cross"),
-    FIXED(act_adapter, ALL, fp, "prefix", "cross"),
-    FIXED(optq_groups, WITH_OPTQ, static, "dynamic"),
-    FIXED(magr_threshold, WITH_MAGR, normalised, "literal"),
-    FIXED(grid_zero, WITH_UNIFORM, int, "real"),
-    FIXED(grid_search, WITH_UNIFORM, none, "mse", "scan", "l4q"),
-    FIXED(cd_pass, WITH_OPTQ, none, "comq"),
-    FIXED(joint_method, ALL, none, "bidup", "intrinsic", "projq", "varpro", "caldera"),
-    FIXED(split, ALL, cloq, "qera", "balanced"),
-    FIXED(adapter_dtype, ALL, fp32, "fp16", "bf16"),
+    REAL(damping, STAGE_FACTOR, with_factor, 0.01, 0, 10, NULL),
+    COUNT(damping_escalate, STAGE_FACTOR, with_factor, damping_escalate, 0, 0, 3, NULL),
+    CHOICE(residual, STAGE_ADAPTER, with_magr, residual_magr, NULL, "original", "magr"),
+    REAL(adapter_damping, STAGE_ADAPTER, with_gram_fit, 0, 0, 10, NULL),
+    REAL(adapter_tolerance, STAGE_ADAPTER, with_fit, 1e-6, 1e-12, 1, NULL),
+    CHOICE(adapter_solver, STAGE_ADAPTER, with_gram_fit, adapter_solver, NULL, "auto", "dense", "krylov", "grid"),
+    CHOICE(magr_solver, STAGE_MAGR, with_magr, magr_solver, NULL, "fista", "pg"),
+    REAL(magr_alpha, STAGE_MAGR, with_magr, 0, 0, 10, auto_magr_alpha),
+    COUNT(magr_K, STAGE_MAGR, with_magr, magr_K, 0, 1, 100000, auto_magr_steps),
+    CHOICE(magr_threshold, STAGE_MAGR, with_magr, magr_literal, NULL, "normalised", "literal"),
+    CHOICE(grid_type, STAGE_CODES, with_uniform, grid_symmetric, NULL, "asym", "sym"),
+    CHOICE(grid_zero, STAGE_CODES, with_uniform, grid_real_zero, NULL, "int", "real"),
+    REAL(grid_beta, STAGE_CODES, with_uniform, 0, 0.1, 1, auto_grid_beta),
+    CHOICE(grid_beta_anchor, STAGE_CODES, with_uniform, grid_beta_anchor_zero, NULL, "low", "zero"),
+    CHOICE(grid_search, STAGE_CODES, with_uniform, grid_search, auto_grid_search, "none", "mse", "scan", "lsq", "symm", "asymm", "l4q"),
+    CHOICE(grid_weight, STAGE_CODES, with_uniform, grid_weight, auto_grid_weight, "ones", "sqrt", "diag"),
+    CHOICE(optq_order, STAGE_FACTOR, with_factor, optq_order_act, NULL, "natural", "act"),
+    CHOICE(optq_groups, STAGE_CODES, with_optq, optq_dynamic, NULL, "static", "dynamic"),
+    CHOICE(optq_dead, STAGE_CODES, with_optq, optq_dead_rtn, NULL, "zero", "rtn"),
+    CHOICE(cd_pass, STAGE_CODES, with_descent, cd_pass, NULL, "none", "comq"),
+    COUNT(cd_rounds, STAGE_CODES, with_descent, cd_rounds, 0, 1, 1000, auto_cd_rounds),
+    CHOICE(nf_double, STAGE_CODES, with_nf, nf_double, auto_nf_double, "off", "on"),
+    CHOICE(slim_salience, STAGE_CODES, with_slim, slim_chol, NULL, "inv", "chol"),
+    CHOICE(lqer_stat, STAGE_ADAPTER, with_lqer, lqer_mean, NULL, "max", "mean"),
+    COUNT(loftq_T, STAGE_ADAPTER, with_loftq, loftq_T, 5, 1, 1000, NULL),
+    CHOICE(loftq_parity_scale, STAGE_ADAPTER, with_loftq, loftq_parity_scale, NULL, "off", "on"),
+    CHOICE(lasq_base, STAGE_ADAPTER, with_lasq_q, lasq_base_q0, NULL, "residual", "q0"),
+    COUNT(joint_rounds, STAGE_ADAPTER, with_rounds, joint_rounds, 2, 1, 1000, NULL),
+    CHOICE(joint_grid, STAGE_ADAPTER, with_rounds, joint_refit, NULL, "frozen", "refit"),
+    CHOICE(joint_start, STAGE_ADAPTER, with_caldera, joint_adapter_first, NULL, "quantize", "adapter"),
+    COUNT(l4q_steps, STAGE_ADAPTER, with_l4q, l4q_steps, 100, 1, 100000, NULL),
+    COUNT(adapter_seed, STAGE_ADAPTER, with_random, seed, 0, 0, 1000000000, NULL),
+    CHOICE(split, STAGE_NONE, all, split, auto_split, "cloq", "qera", "balanced"),
+    FIXED(act_quantizer, all, fp, "prefix", "cross"),
+    FIXED(act_adapter, all, fp, "prefix", "cross"),
+    FIXED(joint_method, all, none, "bidup", "intrinsic", "projq", "varpro"),
+    FIXED(slim_score, with_slim, gram, "outputs"),
+    FIXED(eora_gram, with_eora, sum, "recent"),
+    FIXED(adapter_dtype, all, fp32, "fp16", "bf16"),
 };
 enum { ROWS = sizeof rows / sizeof *rows };
 const int option_count = ROWS;
 _Static_assert((int)ROWS <= (int)OPTION_MOST, "the sweep counts through the options in an array of OPTION_MOST");
 
-/* Options of methods that this version does not have. */
-static const char *const later_names[] = {"grid_weight", "loftq_T",     "loftq_parity_scale", "lasq_variant", "lasq_base",
-                                          "lqer_stat",   "eora_gram",   "slim_salience",      "slim_score",   "joint_rounds",
-                                          "joint_damp",  "xgram_alpha", "xgram_damp",         "lr_solver",    NULL};
+/* Names of the literature that are something else here, or nothing yet. */
+static const struct {
+  const char *name, *instead;
+} elsewhere[] = {
+    {"lasq_variant", "the variants are methods: lasq-w, lasq-q, lasq-e"},
+    {"lr_solver", "it is called adapter_solver"},
+    {"joint_damp", "the joint methods take options.damping"},
+    {"xgram_alpha", "this version offers no cross-Gram target"},
+    {"xgram_damp", "this version offers no cross-Gram target"},
+};
 
 const char *option_name(int i) { return rows[i].name; }
 
-bool option_concerns(int i, const method *m) {
-  switch (rows[i].reach) {
-  case WITH_MAGR: return m->magr;
-  case WITH_OPTQ: return m->quantizer == QUANT_OPTQ;
-  case WITH_UNIFORM: return m->quantizer != QUANT_NF4;
-  case WITH_NF4: return m->quantizer == QUANT_NF4;
-  default: return true;
+bool option_concerns(int i, const method *m) { return rows[i].reach(m); }
+
+bool options_equal(option_stage stage, const method *m, const options *a, const options *b) {
+  for (int i = 0; i < ROWS; i++) {
+    const option_row *r = &rows[i];
+    if (r->stage == stage && r->kind != OPT_FIXED && r->reach(m) && memcmp((const char *)a + r->offset, (const char *)b + r->offset, r->size))
+      return false;
   }
+  return true;
 }
 
 static int word_index(const char *const *words, const char *word) {
@@ -131,7 +200,7 @@ static status check_value(const char *where, const option_row *r, const json_t *
     *kept = r->kind == OPT_REAL ? json_real(x) : json_integer((json_int_t)x);
   } else {
     const char *word = json_is_string(v) ? json_string_value(v) : "";
-    char offered[96];
+    char offered[128];
     list_words(r->offered, offered, sizeof offered);
     if (word_index(r->later, word) >= 0)
       return fail(E_USAGE, "%s: %s is not offered by this version yet, expected %s", where, word, offered);
@@ -176,7 +245,8 @@ static status check_names(const char *prefix, const json_t *given) {
     int i = 0;
     while (i < ROWS && strcmp(names[i], key) != 0) i++;
     if (i < ROWS) continue;
-    if (word_index(later_names, key) >= 0) return fail(E_USAGE, "%s%s: this option is not offered by this version yet", prefix, key);
+    for (size_t e = 0; e < sizeof elsewhere / sizeof *elsewhere; e++)
+      if (strcmp(elsewhere[e].name, key) == 0) return fail(E_USAGE, "%s%s: unknown option: %s", prefix, key, elsewhere[e].instead);
     const char *near = settings_nearest(key, names, ROWS);
     return fail(E_USAGE, "%s%s: unknown option%s%s", prefix, key, near ? ", did you mean " : "", near ? near : "");
   }
@@ -206,7 +276,8 @@ void option_resolve(int i, const json_t *value, const method *m, int bits, int g
   char *member = (char *)o + r->offset;
   if (r->kind == OPT_FIXED) return;
   if (r->kind == OPT_CHOICE) {
-    int word = value ? word_index(r->offered, json_string_value(value)) : 0;
+    int word = value ? word_index(r->offered, json_string_value(value)) : -1;
+    if (word < 0) word = r->automatic ? (int)r->automatic(m, bits, group, o) : 0; /* "auto" is no word of the row */
     if (r->size == sizeof(bool))
       *(bool *)member = word == 1;
     else

@@ -10,9 +10,15 @@
 
 enum { OPTION_TEXT = 64, OPTION_MOST = 64 };
 
+/* The step of the work whose result an option changes: settings that agree up to a step share it. */
+typedef enum option_stage { STAGE_MAGR, STAGE_FACTOR, STAGE_CODES, STAGE_ADAPTER, STAGE_NONE } option_stage;
+
 extern const int option_count; /* at most OPTION_MOST */
 const char *option_name(int i);
 bool option_concerns(int i, const method *m); /* does this method look at it? */
+
+/* Whether two sets of options agree in everything of that step that the method looks at. */
+bool options_equal(option_stage stage, const method *m, const options *a, const options *b);
 
 /* The job file's `options` made whole: every row's value or values ("auto" or a value of the row's type) as a list, in the table's
  * order. given may be NULL or null. prefix: "job.yaml: options." E_USAGE. *whole is owned: an object of lists. */

@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/blas.h"
@@ -17,7 +18,7 @@ solution solution_of(int64_t out, int64_t in, const grid_rule *rule, int rank) {
                     .in = in,
                     .end = out,
                     .groups = grid_groups(rule, (int)in),
-                    .words = codes_words(in, rule->bits),
+                    .words = codes_words(in, grid_code_bits(rule)),
                     .rank = rank};
 }
 
@@ -38,7 +39,9 @@ static size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
 size_t solution_place(solution *s, unsigned parts, char *at) {
   size_t used = 0;
   int64_t rows = s->end - s->begin, points = s->rank + 1;
-  unsigned uniform = s->rule.kind == GRID_UNIFORM ? SOLUTION_BASE : 0, nf4 = SOLUTION_BASE & ~uniform, nested = s->rule.nested ? nf4 : 0;
+  unsigned uniform = s->rule.kind == GRID_UNIFORM ? SOLUTION_BASE : 0, nf = s->rule.kind == GRID_NF ? SOLUTION_BASE : 0,
+           binary = s->rule.kind == GRID_BINARY ? SOLUTION_BASE : 0, nested = s->rule.nested ? nf : 0, mixed = s->rule.mixed ? uniform : 0,
+           real = s->rule.real_zero ? uniform : 0;
 #define PLACE(part, field, count)                                             \
   do {                                                                        \
     s->field = at && (parts & (part)) ? (void *)(at + used) : NULL;           \
@@ -46,8 +49,12 @@ size_t solution_place(solution *s, unsigned parts, char *at) {
   } while (0)
   PLACE(SOLUTION_BASE, codes, rows * s->words);
   PLACE(uniform, scales, rows * s->groups);
-  PLACE(uniform, zeros, rows * s->groups);
-  PLACE(nf4, absmax, rows * s->groups);
+  PLACE(uniform & ~real, zeros, rows * s->groups);
+  PLACE(real, real_zeros, rows * s->groups);
+  PLACE(mixed, widths, s->groups);
+  PLACE(binary, magnitudes, rows * s->groups * 4);
+  PLACE(binary, salient, s->in);
+  PLACE(nf, absmax, rows * s->groups);
   PLACE(nested, absmax_codes, rows * s->groups);
   PLACE(nested, nested_absmax, nests(s));
   PLACE(nested, nested_offset, 1);
@@ -58,21 +65,27 @@ size_t solution_place(solution *s, unsigned parts, char *at) {
   PLACE(SOLUTION_CURVES, values, points);
   PLACE(SOLUTION_ALL, facts, 1);
 #undef PLACE
+  s->rule.widths = s->widths;
   return used;
+}
+
+code_grid solution_code_grid(const solution *s, int64_t row) {
+  return grid_from((code_grid){.scales = s->scales, .zeros = s->zeros, .real_zeros = s->real_zeros}, (row - s->begin) * s->groups);
 }
 
 void solution_values(const solution *s, int64_t begin, int64_t end, float *q) {
   int64_t first = begin - s->begin;
   int rows = (int)(end - begin), in = (int)s->in;
   const uint32_t *codes = s->codes + first * s->words;
-  if (s->rule.kind == GRID_NF4)
+  if (s->rule.kind == GRID_NF)
     nf4_values(s->rule.group, rows, in, codes, s->absmax + first * s->groups, s->loaded, q);
   else
-    codes_values(&s->rule, rows, in, codes, s->scales + first * s->groups, s->zeros + first * s->groups, q);
+    codes_values(&s->rule, rows, in, codes, solution_code_grid(s, begin), q);
 }
 
 void solution_merged(const solution *s, int rank, int64_t begin, int64_t end, float *w) {
   solution_values(s, begin, end, w);
+  if (s->own_rank && rank > s->rank) rank = s->rank;
   if (rank)
     sgemm(false, false, (int)(end - begin), (int)s->in, rank, 1, s->lora_b + (begin - s->begin) * s->rank, s->rank, s->lora_a, (int)s->in,
           1, w, (int)s->in);
@@ -82,6 +95,45 @@ void solution_residual(const solution *s, const float *x, int64_t begin, int64_t
   solution_values(s, begin, end, e);
   const float *from = x + begin * s->in;
   for (int64_t k = 0; k < (end - begin) * s->in; k++) e[k] = from[k] - e[k];
+}
+
+void solution_copy(const solution *from, unsigned parts, solution *to) {
+  int64_t rows = to->out;
+  int rank = to->rank;
+#define COPY(field, count)                                                                             \
+  do {                                                                                                 \
+    if (to->field) memcpy(to->field, from->field, (size_t)(count) * sizeof *to->field);                \
+  } while (0)
+  if (parts & SOLUTION_BASE) {
+    COPY(codes, rows * to->words);
+    COPY(scales, rows * to->groups);
+    COPY(zeros, rows * to->groups);
+    COPY(real_zeros, rows * to->groups);
+    COPY(widths, to->groups);
+    COPY(magnitudes, rows * to->groups * 4);
+    COPY(salient, to->in);
+    COPY(absmax, rows * to->groups);
+    COPY(absmax_codes, rows * to->groups);
+    COPY(nested_absmax, nests(to));
+    COPY(nested_offset, 1);
+    to->loaded = from->loaded;
+    to->facts->trace = from->facts->trace;
+    to->facts->trace_heldout = from->facts->trace_heldout;
+    to->facts->damping_used = from->facts->damping_used;
+    to->facts->tiny_scales = from->facts->tiny_scales;
+    memcpy(to->facts->base_fingerprint, from->facts->base_fingerprint, HASH_HEX);
+  }
+  if (parts & SOLUTION_ADAPTER) {
+    COPY(lora_a, rank * to->in);
+    for (int64_t i = 0; i < rows; i++) memcpy(to->lora_b + i * rank, from->lora_b + i * from->rank, (size_t)rank * sizeof *to->lora_b);
+  }
+  if (parts & SOLUTION_CURVES) {
+    COPY(loss, rank + 1);
+    COPY(loss_heldout, rank + 1);
+    COPY(values, rank + 1);
+    for (int k = rank + 1; k <= from->rank; k++) to->values[rank] += from->values[k]; /* the last is what all others sum to */
+  }
+#undef COPY
 }
 
 /* ---- the file ---- */
@@ -98,15 +150,20 @@ typedef struct row {
 
 static int rows_of(const solution *s, row list[SOLUTION_DATASETS]) {
   int64_t points = s->rank + 1;
-  bool uniform = s->rule.kind == GRID_UNIFORM, nested = !uniform && s->rule.nested;
+  bool uniform = s->rule.kind == GRID_UNIFORM, nf = s->rule.kind == GRID_NF, binary = s->rule.kind == GRID_BINARY,
+       nested = nf && s->rule.nested, real = s->rule.real_zero;
   const struct {
     bool here;
     row row;
   } all[] = {
       {true, {"codes", SOLUTION_BASE, EL_U32, s->out, s->words, s->codes, true}},
       {uniform, {"scales", SOLUTION_BASE, EL_F16, s->out, s->groups, s->scales, true}},
-      {uniform, {"zeros", SOLUTION_BASE, EL_U8, s->out, s->groups, s->zeros, true}},
-      {!uniform, {"absmax", SOLUTION_BASE, EL_F32, s->out, s->groups, s->absmax, true}},
+      {uniform && !real, {"zeros", SOLUTION_BASE, EL_U8, s->out, s->groups, s->zeros, true}},
+      {uniform && real, {"zeros", SOLUTION_BASE, EL_F16, s->out, s->groups, s->real_zeros, true}},
+      {uniform && s->rule.mixed, {"widths", SOLUTION_BASE, EL_U8, s->groups, 0, s->widths, false}},
+      {binary, {"magnitudes", SOLUTION_BASE, EL_F16, s->out, s->groups * 4, s->magnitudes, true}},
+      {binary, {"salient", SOLUTION_BASE, EL_U8, s->in, 0, s->salient, false}},
+      {nf, {"absmax", SOLUTION_BASE, EL_F32, s->out, s->groups, s->absmax, true}},
       {nested, {"absmax_codes", SOLUTION_BASE, EL_U8, s->out, s->groups, s->absmax_codes, true}},
       {nested, {"nested_absmax", SOLUTION_BASE, EL_F32, nests(s), 0, s->nested_absmax, false}},
       {nested, {"nested_offset", SOLUTION_BASE, EL_F32, 1, 0, s->nested_offset, false}},
@@ -142,7 +199,7 @@ status solution_check_nested(const solution *s, const char *where) {
   status st = OK;
   float *decoded = NULL;
   int64_t count = s->out * s->groups;
-  if (s->rule.kind != GRID_NF4 || !s->rule.nested) return OK;
+  if (s->rule.kind != GRID_NF || !s->rule.nested) return OK;
   TRY(NEW(decoded, count, "a decoded absmax"));
   nf4_unnest(count, s->absmax_codes, s->nested_absmax, *s->nested_offset, decoded);
   for (int64_t i = 0; i < count; i++)
@@ -156,8 +213,17 @@ done:
   return st;
 }
 
-static void dataset_path(const solution *s, const row *r, char path[SOLUTION_PATH]) {
-  snprintf(path, SOLUTION_PATH, "%s/%s", linear_path(s->linear), r->name);
+void solution_group(const solution *s, char path[SOLUTION_PATH]) {
+  if (s->variant)
+    snprintf(path, SOLUTION_PATH, "%s/rank-%d", linear_path(s->linear), s->variant);
+  else
+    snprintf(path, SOLUTION_PATH, "%s", linear_path(s->linear));
+}
+
+static void dataset_path(const solution *s, const char *name, char path[SOLUTION_PATH]) {
+  solution_group(s, path);
+  size_t used = strlen(path);
+  snprintf(path + used, SOLUTION_PATH - used, "/%s", name);
 }
 
 int solution_datasets(const solution *s, bool heldout, char paths[SOLUTION_DATASETS][SOLUTION_PATH], dataset sets[SOLUTION_DATASETS]) {
@@ -166,24 +232,32 @@ int solution_datasets(const solution *s, bool heldout, char paths[SOLUTION_DATAS
   for (int k = 0; k < all; k++) {
     const row *r = &list[k];
     if (r->data == s->loss_heldout && !heldout) continue;
-    dataset_path(s, r, paths[count]);
+    dataset_path(s, r->name, paths[count]);
     sets[count] = (dataset){paths[count], r->type, r->cols ? 2 : 1, {r->rows, r->cols}, r->data};
     count++;
   }
   return count;
 }
 
-static const char *const grid_words[] = {[GRID_UNIFORM] = "uniform", [GRID_NF4] = "nf4"};
 static const char *const loaded_words[] = {[REAL_F32] = "f32", [REAL_F16] = "f16", [REAL_BF16] = "bf16"};
+
+/* Grids as files name them. */
+static const struct {
+  const char *word;
+  grid_kind kind;
+  int least, most; /* bits */
+} grids[] = {{"uniform", GRID_UNIFORM, 1, 8}, {"nf2", GRID_NF, 2, 2}, {"nf3", GRID_NF, 3, 3}, {"nf4", GRID_NF, 4, 4}, {"binary", GRID_BINARY, 1, 1}};
+enum { GRIDS = sizeof grids / sizeof *grids };
 
 status solution_grid_attributes(const solution *s, attributes *group) {
   status st = OK;
-  TRY(attr_text(group, "grid", grid_words[s->rule.kind]));
+  int k = 0;
+  while (grids[k].kind != s->rule.kind || s->rule.bits < grids[k].least || s->rule.bits > grids[k].most) k++;
+  TRY(attr_text(group, "grid", grids[k].word));
   TRY(attr_int(group, "symmetric", s->rule.symmetric));
-  if (s->rule.kind == GRID_NF4)
-    TRY(attr_text(group, "values", loaded_words[s->loaded]));
-  else
-    TRY(attr_text(group, "zero", "int"));
+  if (s->rule.kind == GRID_NF) TRY(attr_text(group, "values", loaded_words[s->loaded]));
+  if (s->rule.kind == GRID_UNIFORM) TRY(attr_text(group, "zero", s->rule.real_zero ? "real" : "int"));
+  if (s->own_rank) TRY(attr_int(group, "own_rank", 1));
 done:
   return st;
 }
@@ -192,43 +266,71 @@ done:
 static status read_grid(const attributes *g, const char *where, int64_t in, grid_rule *rule, real_type *loaded) {
   int64_t bits = attr_get_int(g, "bits", 0), width = attr_get_int(g, "group", -1);
   const char *grid = attr_get_text(g, "grid"), *values = attr_get_text(g, "values");
-  *rule = (grid_rule){.bits = (int)bits, .group = (int)width, .beta = 1};
+  int k = 0;
   *loaded = REAL_F32;
-  if (strcmp(grid, grid_words[GRID_NF4]) == 0) {
-    rule->kind = GRID_NF4;
-    while (*loaded <= REAL_BF16 && strcmp(loaded_words[*loaded], values) != 0) ++*loaded;
-    if (bits != NF4_BITS || width < NF4_GROUP_LEAST || width > NF4_GROUP_MOST || width & (width - 1) || in % width || *loaded > REAL_BF16)
-      return fail(
-          E_DATA,
-          "%s: expected an NF4 grid of 4 bits, a group of %d to %d that divides %lld, and values f32, f16 or bf16, found %lld bits, "
-          "group %lld, values %s",
-          where, NF4_GROUP_LEAST, NF4_GROUP_MOST, (long long)in, (long long)bits, (long long)width, *values ? values : "nothing");
-    return OK;
-  }
-  rule->symmetric = attr_get_int(g, "symmetric", 0) == 1;
-  if (strcmp(grid, grid_words[GRID_UNIFORM]) != 0 || bits < 1 || bits > 8 || width < 0 || (width && in % width))
-    return fail(E_DATA, "%s: expected a uniform grid of 1 to 8 bits whose group divides %lld, or NF4, found grid %s, %lld bits, group %lld",
-                where, (long long)in, grid, (long long)bits, (long long)width);
+  while (k < GRIDS && strcmp(grids[k].word, grid) != 0) k++;
+  if (k == GRIDS || bits < grids[k].least || bits > grids[k].most || width < 0 || (width && in % width))
+    return fail(E_DATA, "%s: expected a grid uniform, nf2, nf3, nf4 or binary with its bits and a group that divides %lld, found grid %s, %lld bits, group %lld",
+                where, (long long)in, *grid ? grid : "nothing", (long long)bits, (long long)width);
+  *rule = (grid_rule){.kind = grids[k].kind,
+                      .bits = (int)bits,
+                      .group = (int)width,
+                      .beta = 1,
+                      .symmetric = attr_get_int(g, "symmetric", 0) == 1,
+                      .real_zero = strcmp(attr_get_text(g, "zero"), "real") == 0};
+  if (rule->kind != GRID_NF) return OK;
+  while (*loaded <= REAL_BF16 && strcmp(loaded_words[*loaded], values) != 0) ++*loaded;
+  if (width < NF4_GROUP_LEAST || width > NF4_GROUP_MOST || width & (width - 1) || *loaded > REAL_BF16)
+    return fail(E_DATA, "%s: expected a normal float with a group of %d to %d and values f32, f16 or bf16, found group %lld, values %s", where,
+                NF4_GROUP_LEAST, NF4_GROUP_MOST, (long long)width, *values ? values : "nothing");
   return OK;
 }
 
-status solution_describe(container *file, const char *where, const arch *a, linear_id l, attributes *group, solution *s) {
+/* The variant for a rank: its group's name goes to s->variant. One that is alone serves larger ranks, too, where it has a rank of its own. */
+static status find_variant(container *file, const char *where, linear_id l, const attributes *parent, int rank, solution *s) {
+  const char *list = attr_get_text(parent, "ranks");
+  int largest = 0, count = 0;
+  for (const char *at = list; *at; at += strcspn(at, ",") + (at[strcspn(at, ",")] == ',')) {
+    int one = atoi(at);
+    count++;
+    if (one == rank) s->variant = one;
+    if (one > largest) largest = one;
+  }
+  if (rank == 0 || (count == 1 && largest < rank && attr_get_int(parent, "own_rank", 0))) s->variant = largest;
+  s->linear = l;
+  if (s->variant == 0)
+    return fail(E_DATA, "%s: expected one of the ranks that it was solved for, %s, found %d", where, *list ? list : "none", rank);
+  char path[SOLUTION_PATH];
+  solution_group(s, path);
+  return container_has(file, path) ? OK : fail(E_DATA, "%s: expected the group rank-%d, found nothing", where, s->variant);
+}
+
+status solution_describe(container *file, const char *where, const arch *a, linear_id l, int rank, attributes *group, solution *s) {
   status st = OK;
   attributes own = {0}, *g = group ? group : &own;
   element type;
   int dims_count;
   int64_t dims[3] = {0};
   char path[SOLUTION_PATH];
+  solution which = {.linear = l};
   if (!container_has(file, linear_path(l))) return fail(E_DATA, "%s: expected a solved linear, found nothing", where);
   TRY(container_attributes(file, linear_path(l), g));
+  if (*attr_get_text(g, "ranks")) {
+    TRY(find_variant(file, where, l, g, rank, &which));
+    attr_free(g);
+    solution_group(&which, path);
+    TRY(container_attributes(file, path, g));
+  }
   int64_t out, in;
   grid_rule rule;
   real_type loaded;
   linear_shape(a, l, &out, &in);
   TRY(read_grid(g, where, in, &rule, &loaded));
-  snprintf(path, sizeof path, "%s/absmax_codes", linear_path(l));
-  rule.nested = rule.kind == GRID_NF4 && container_has(file, path);
-  snprintf(path, sizeof path, "%s/lora_A", linear_path(l));
+  dataset_path(&which, "absmax_codes", path);
+  rule.nested = rule.kind == GRID_NF && container_has(file, path);
+  dataset_path(&which, "widths", path);
+  rule.mixed = rule.kind == GRID_UNIFORM && container_has(file, path);
+  dataset_path(&which, "lora_A", path);
   TRY(container_shape(file, path, &type, &dims_count, dims));
   if (dims_count != 2 || dims[0] < 1 || dims[0] > (out < in ? out : in) || dims[1] != in) {
     st = fail(E_DATA, "%s: lora_A: expected at most %lld rows of %lld numbers, found %lld of %lld", where, (long long)(out < in ? out : in),
@@ -237,6 +339,8 @@ status solution_describe(container *file, const char *where, const arch *a, line
   }
   *s = solution_shape(a, l, &rule, (int)dims[0]);
   s->loaded = loaded;
+  s->variant = which.variant;
+  s->own_rank = attr_get_int(g, "own_rank", 0) == 1;
 done:
   attr_free(&own);
   return st;
@@ -266,7 +370,7 @@ static status load_rows(container *file, const solution *s, int stored, unsigned
             rows = r->part == SOLUTION_CURVES ? stored + 1
                    : r->data == s->lora_a     ? stored
                                               : r->rows;
-    dataset_path(s, r, path);
+    dataset_path(s, r->name, path);
     if (!(parts & r->part) || (r->data == s->loss_heldout && !container_has(file, path))) continue;
     st = r->data == s->lora_b && s->rank < stored ? load_first_columns(file, path, s, stored)
                                                   : container_read_rows(file, path, r->type, rows, r->cols, begin, end, r->data);
@@ -281,6 +385,7 @@ void solution_read_facts(const attributes *g, solution_facts *f) {
   f->numerical_rank = attr_get_int(g, "numerical_rank", 0);
   f->tokens = attr_get_int(g, "tokens", 0);
   f->tiny_scales = attr_get_int(g, "scales_raised_from_zero", 0);
+  f->round = (int)attr_get_int(g, "round", 0);
   snprintf(f->base_fingerprint, HASH_HEX, "%s", attr_get_text(g, "base_fingerprint"));
   snprintf(f->gram_fingerprint, HASH_HEX, "%s", attr_get_text(g, "gram_fingerprint"));
 }
@@ -289,6 +394,7 @@ status solution_arrays(container *file, const char *where, int64_t begin, int64_
   status st = OK;
   char *memory = NULL;
   int stored = s->rank;
+  if (rank > stored && s->own_rank) rank = stored;
   if (rank > stored) {
     st = fail(E_DATA, "%s: expected a rank of at most %d, the largest stored, found %d", where, stored, rank);
     goto done;
@@ -310,7 +416,7 @@ status solution_load(container *file, const char *where, const arch *a, linear_i
   status st = OK;
   attributes g = {0};
   *s = (solution){0};
-  TRY(solution_describe(file, where, a, l, &g, s));
+  TRY(solution_describe(file, where, a, l, rank, &g, s));
   TRY(solution_arrays(file, where, begin, end, rank, parts, s));
   solution_read_facts(&g, s->facts);
 done:

@@ -18,6 +18,7 @@ typedef struct solution_facts {
   double damping_used;                 /* absolute, on the diagonal */
   double quantize_seconds, adapter_seconds;
   int64_t numerical_rank, tokens, tiny_scales;
+  int round; /* of a method that goes to and fro: the one that was kept, from 1; else 0 */
   char base_fingerprint[HASH_HEX], gram_fingerprint[HASH_HEX];
 } solution_facts;
 
@@ -29,9 +30,15 @@ typedef struct solution {
   int64_t begin, end; /* the rows of the output side that are held; codes, grid and lora_b hold these alone */
   int64_t groups, words;
   int rank;              /* rows of lora_a: the largest rank, or the one asked for */
+  int variant;           /* made for this rank alone, codes and all, and so in a group of its own, rank-VARIANT; 0: ranks nest */
+  bool own_rank;         /* a setting that gives every matrix a rank of its own: a larger one that is asked for means this one */
   uint32_t *codes;       /* (end - begin, words) */
   uint16_t *scales;      /* (end - begin, groups) half; this and zeros: uniform grids alone */
   uint8_t *zeros;        /* (end - begin, groups) */
+  uint16_t *real_zeros;  /* (end - begin, groups) half: instead of zeros with rule.real_zero */
+  uint8_t *widths;       /* [groups] with rule.mixed, which points here */
+  uint16_t *magnitudes;  /* (end - begin, groups, 4) half: this and the next: binary alone (quant/billm.h) */
+  uint8_t *salient;      /* [in] */
   float *absmax;         /* (end - begin, groups) NF4: as a loader has it, after double quantization */
   uint8_t *absmax_codes; /* (end - begin, groups); this and the next: nested NF4 alone */
   float *nested_absmax;  /* [nf4_nests(out groups)], always of the whole matrix */
@@ -64,6 +71,13 @@ void solution_merged(const solution *s, int rank, int64_t begin, int64_t end, fl
 /* e (end - begin, in) = x - Q, x (out, in) the whole matrix. */
 void solution_residual(const solution *s, const float *x, int64_t begin, int64_t end, float *e);
 
+/* Parts of a whole matrix of the same shape and rule. to may have a smaller rank: its factors and curves are the first of from's. Of the facts:
+ * what belongs to the parts. */
+void solution_copy(const solution *from, unsigned parts, solution *to);
+
+/* The uniform grid of the rows from `row` on. */
+code_grid solution_code_grid(const solution *s, int64_t row);
+
 /* SHA-256 of codes and grid of the whole matrix: the base that an adapter belongs to. */
 status solution_fingerprint(const solution *s, char hex[HASH_HEX]);
 
@@ -72,7 +86,10 @@ status solution_check_nested(const solution *s, const char *where);
 
 /* ---- as a group of a solution file, named linear_path(l) ---- */
 
-enum { SOLUTION_DATASETS = 12, SOLUTION_PATH = 64 };
+enum { SOLUTION_DATASETS = 16, SOLUTION_PATH = 96 };
+
+/* The group that holds it: "self_attn.q_proj", or "self_attn.q_proj/rank-16" of a variant. */
+void solution_group(const solution *s, char path[SOLUTION_PATH]);
 
 /* Attributes that say how to read the grid: grid, symmetric, zero or values. */
 status solution_grid_attributes(const solution *s, attributes *group);
@@ -81,8 +98,9 @@ status solution_grid_attributes(const solution *s, attributes *group);
 int solution_datasets(const solution *s, bool heldout, char paths[SOLUTION_DATASETS][SOLUTION_PATH], dataset sets[SOLUTION_DATASETS]);
 
 /* What the file says of a linear, without arrays: shape, grid, largest rank. where names it in messages ("run/….h5: self_attn.q_proj").
- * E_DATA: absent, a shape that is not the model's, a grid that this version does not know. group (may be NULL): receives its attributes. */
-status solution_describe(container *file, const char *where, const arch *a, linear_id l, attributes *group, solution *s);
+ * rank: the one that is wanted, where ranks have variants (0: the largest). E_DATA: absent, a shape that is not the model's, a grid that
+ * this version does not know, no variant of that rank. group (may be NULL): receives the attributes. */
+status solution_describe(container *file, const char *where, const arch *a, linear_id l, int rank, attributes *group, solution *s);
 
 void solution_read_facts(const attributes *group, solution_facts *f); /* from those that solution_describe gave */
 

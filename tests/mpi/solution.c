@@ -23,13 +23,14 @@ static float entry(int64_t i) { return (float)((i * 7919 + 13) % 2003 - 1001) * 
 static void make(solution *s) {
   int group = s->rule.group ? s->rule.group : IN;
   for (int64_t i = 0; i < OUT * IN; i++) w[i] = entry(i) * (float)(1 + i / group % 5);
-  if (s->rule.kind == GRID_NF4) {
+  if (s->rule.kind == GRID_NF) {
     CHECK_OK(nf4_absmax(group, OUT, IN, w, IN, s->absmax));
     if (s->rule.nested) nf4_nest(s->out * s->groups, s->absmax, s->absmax_codes, s->nested_absmax, s->nested_offset);
     nf4_round(group, OUT, IN, w, IN, s->absmax, codes);
   } else {
-    grid_fit(&s->rule, OUT, IN, w, IN, s->scales, s->zeros);
-    grid_round(&s->rule, OUT, IN, w, IN, s->scales, s->zeros, codes);
+    code_grid g = {.scales = s->scales, .zeros = s->zeros};
+    CHECK_OK(grid_fit(&s->rule, OUT, IN, w, IN, NULL, g, NULL));
+    grid_round(&s->rule, OUT, IN, w, IN, g, codes);
   }
   codes_pack(s->rule.bits, OUT, IN, codes, s->codes);
   for (int64_t i = 0; i < RANK_MAX * IN; i++) s->lora_a[i] = entry(i + 1);
@@ -87,7 +88,7 @@ static void other_group(attributes *a) { CHECK_OK(attr_int(a, "group", 48)); }
 
 static void check_bad(const team *t, const solution *s) {
   void (*const edits[])(attributes *) = {other_grid, other_group, no_values};
-  for (int k = 0; k < (s->rule.kind == GRID_NF4 ? 3 : 2); k++) {
+  for (int k = 0; k < (s->rule.kind == GRID_NF ? 3 : 2); k++) {
     container *file = NULL;
     solution r;
     write_file(t, s, edits[k]);
@@ -111,8 +112,8 @@ static void check_rule(const team *t, const grid_rule *rule, real_type loaded) {
   s.loaded = loaded;
   CHECK_OK(NEW(memory, solution_place(&s, SOLUTION_ALL, NULL), "a solution"));
   solution_place(&s, SOLUTION_ALL, memory);
-  CHECK((s.absmax != NULL) == (rule->kind == GRID_NF4) && (s.scales == NULL) == (rule->kind == GRID_NF4) &&
-            (s.absmax_codes != NULL) == (rule->kind == GRID_NF4 && rule->nested),
+  CHECK((s.absmax != NULL) == (rule->kind == GRID_NF) && (s.scales == NULL) == (rule->kind == GRID_NF) &&
+            (s.absmax_codes != NULL) == (rule->kind == GRID_NF && rule->nested),
         "%d", (int)rule->kind);
   make(&s);
   solution_values(&s, 0, OUT, q);
@@ -144,9 +145,9 @@ int main(int argc, char **argv) {
   CHECK_OK(team_new(MPI_COMM_WORLD, 0, &t));
   check_rule(&t, &(grid_rule){.bits = 3, .group = 64, .beta = 1}, REAL_F32);
   check_rule(&t, &(grid_rule){.bits = 8, .group = 0, .symmetric = true, .beta = 1}, REAL_F32);
-  check_rule(&t, &(grid_rule){.kind = GRID_NF4, .bits = 4, .group = 64}, REAL_BF16);
-  check_rule(&t, &(grid_rule){.kind = GRID_NF4, .bits = 4, .group = 32, .nested = true}, REAL_F16); /* 384 of absmax: two nests */
-  check_rule(&t, &(grid_rule){.kind = GRID_NF4, .bits = 4, .group = 128, .nested = true}, REAL_F32);
+  check_rule(&t, &(grid_rule){.kind = GRID_NF, .bits = 4, .group = 64}, REAL_BF16);
+  check_rule(&t, &(grid_rule){.kind = GRID_NF, .bits = 4, .group = 32, .nested = true}, REAL_F16); /* 384 of absmax: two nests */
+  check_rule(&t, &(grid_rule){.kind = GRID_NF, .bits = 4, .group = 128, .nested = true}, REAL_F32);
   if (rank == 0) {
     unlink(path);
     CHECK(rmdir(folder) == 0, "%s", folder);

@@ -43,7 +43,7 @@ static void make(sample *x, const export_format *format, const grid_rule *rule) 
     for (int i = 0; i < IN; i++) x->codes[o][i] = (uint8_t)(random_bits(&seed) & ((1u << rule->bits) - 1));
   codes_pack(rule->bits, OUT, IN, x->codes[0], x->s.codes);
   for (int k = 0; k < OUT * IN / GROUP; k++) {
-    if (rule->kind == GRID_NF4) {
+    if (rule->kind == GRID_NF) {
       x->s.absmax[k] = 0.01f + (float)random_bits(&seed) * 0x1p-26f;
     } else {
       x->s.scales[k] = (uint16_t)(0x2000 + random_bits(&seed) % 0x1000);
@@ -164,7 +164,7 @@ static void compressed_words(void **state) {
 static void bnb_bytes(void **state) {
   (void)state;
   for (int nested = 0; nested < 2; nested++) {
-    grid_rule rule = {.kind = GRID_NF4, .bits = 4, .group = GROUP, .nested = nested, .beta = 1};
+    grid_rule rule = {.kind = GRID_NF, .bits = 4, .group = GROUP, .nested = nested, .beta = 1};
     void *data[FORMAT_TENSORS] = {0};
     json_t *quant_state;
     sample x;
@@ -189,9 +189,9 @@ static void refusals(void **state) {
     grid_rule rule;
     const char *says;
   } cases[] = {{&format_gptq, {.bits = 5, .group = GROUP}, "dense can hold it"},
-               {&format_gptq, {.kind = GRID_NF4, .bits = 4, .group = GROUP}, "bnb can hold it"},
+               {&format_gptq, {.kind = GRID_NF, .bits = 4, .group = GROUP}, "bnb can hold it"},
                {&format_compressed, {.bits = 6, .group = GROUP}, "dense can hold it"},
-               {&format_compressed, {.kind = GRID_NF4, .bits = 4, .group = GROUP}, "bnb can hold it"},
+               {&format_compressed, {.kind = GRID_NF, .bits = 4, .group = GROUP}, "bnb can hold it"},
                {&format_bnb, {.bits = 4, .group = GROUP}, "gptq can hold it"},
                {&format_bnb, {.bits = 7, .group = GROUP}, "dense can hold it"}};
   for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {

@@ -12,6 +12,7 @@ enum { ROWS = 13, WIDTH = 192, STRIDE = 200 };
 static float w[ROWS * STRIDE];
 static uint16_t scales[ROWS * WIDTH];
 static uint8_t zeros[ROWS * WIDTH], codes[ROWS * WIDTH];
+static const code_grid grid = {.scales = scales, .zeros = zeros};
 
 static void fill(uint64_t seed) {
   dice d = {seed};
@@ -50,7 +51,9 @@ static void every_rule(void (*check)(const grid_rule *)) {
 static void check_fit(const grid_rule *r) {
   int groups = grid_groups(r, WIDTH), n = WIDTH / groups;
   fill(1);
-  assert_int_equal(grid_fit(r, ROWS, WIDTH, w, STRIDE, scales, zeros), 0);
+  int64_t replaced;
+  assert_done(grid_fit(r, ROWS, WIDTH, w, STRIDE, NULL, grid, &replaced));
+  assert_int_equal(replaced, 0);
   for (int i = 0; i < ROWS; i++)
     for (int g = 0; g < groups; g++) {
       double s;
@@ -65,8 +68,8 @@ static void check_fit(const grid_rule *r) {
 static void check_bound(const grid_rule *r) {
   int groups = grid_groups(r, WIDTH), n = WIDTH / groups, top = (1 << r->bits) - 1;
   fill(2);
-  grid_fit(r, ROWS, WIDTH, w, STRIDE, scales, zeros);
-  grid_round(r, ROWS, WIDTH, w, STRIDE, scales, zeros, codes);
+  assert_done(grid_fit(r, ROWS, WIDTH, w, STRIDE, NULL, grid, NULL));
+  grid_round(r, ROWS, WIDTH, w, STRIDE, grid, codes);
   for (int i = 0; i < ROWS; i++)
     for (int j = 0; j < WIDTH; j++) {
       double v = w[i * STRIDE + j], s = half_to_float(scales[i * groups + j / n]);
@@ -89,12 +92,12 @@ static void test_beta_anchor(void **state) {
   (void)state;
   const float v[4] = {-3.44f, 3.25f, 0.1f, 1};
   grid_rule r = {.bits = 4, .beta = 0.8};
-  grid_fit(&r, 1, 4, v, 4, scales, zeros);
+  assert_done(grid_fit(&r, 1, 4, v, 4, NULL, grid, NULL));
   double s = half_to_float(scales[0]);
   assert_float_equal((float)(-zeros[0] * s), -3.57, 0.01); /* the low end stays */
   assert_float_equal((float)((15 - zeros[0]) * s), 1.78, 0.01);
   r.anchor_zero = true;
-  grid_fit(&r, 1, 4, v, 4, scales, zeros);
+  assert_done(grid_fit(&r, 1, 4, v, 4, NULL, grid, NULL));
   s = half_to_float(scales[0]);
   assert_float_equal((float)(-zeros[0] * s), -2.85, 0.01); /* both ends shrink */
   assert_float_equal((float)((15 - zeros[0]) * s), 2.50, 0.01);
@@ -105,12 +108,14 @@ static void test_unstorable_scales(void **state) {
   for (int symmetric = 0; symmetric < 2; symmetric++) {
     grid_rule r = {.bits = 2, .group = 4, .symmetric = symmetric, .beta = 1};
     const float v[16] = {0, 0, 0, 0, 1e-9f, -1e-9f, 0, 0, 1e9f, -3, 0, 1, 1, -1, 0.5f, INFINITY};
-    assert_int_equal(grid_fit(&r, 1, 16, v, 16, scales, zeros), 3);
+    int64_t replaced;
+    assert_done(grid_fit(&r, 1, 16, v, 16, NULL, grid, &replaced));
+    assert_int_equal(replaced, 3);
     assert_float_equal(half_to_float(scales[0]), 2. / 3, 1e-3);
     assert_true(half_to_float(scales[1]) == 0x1p-14f);
     assert_true(half_to_float(scales[2]) == 65504);
     assert_true(half_to_float(scales[3]) == 65504);
-    grid_round(&r, 1, 16, v, 16, scales, zeros, codes);
+    grid_round(&r, 1, 16, v, 16, grid, codes);
     for (int j = 0; j < 8; j++) assert_int_equal(codes[j], zeros[j / 4]); /* exactly zero */
     assert_int_equal(codes[8], 3);
   }
@@ -123,7 +128,7 @@ static void test_ties_and_nan(void **state) {
   uint8_t zero = 8;
   const float v[11] = {0.5f, 1.5f, 2.5f, -0.5f, -1.5f, -2.5f, 7.5f, 100, -100, NAN, 0.50000006f};
   const uint8_t expected[11] = {8, 10, 10, 8, 6, 6, 15, 15, 0, 0, 9};
-  grid_round(&r, 1, 11, v, 11, &one, &zero, codes);
+  grid_round(&r, 1, 11, v, 11, (code_grid){.scales = &one, .zeros = &zero}, codes);
   assert_memory_equal(codes, expected, 11);
   for (int j = 0; j < 11; j++) assert_int_equal(grid_code(v[j], 1, 8, 4), expected[j]);
 }
@@ -136,14 +141,66 @@ static void test_many_groups(void **state) {
   dice d = {5};
   for (int j = 0; j < MANY; j++) v[j] = (float)dice_normal(&d);
   grid_rule r = {.bits = 3, .group = 2, .beta = 1};
-  grid_fit(&r, 1, MANY, v, MANY, scales, zeros);
-  grid_round(&r, 1, MANY, v, MANY, scales, zeros, codes);
+  assert_done(grid_fit(&r, 1, MANY, v, MANY, NULL, grid, NULL));
+  grid_round(&r, 1, MANY, v, MANY, grid, codes);
   for (int j = 0; j < MANY; j++) assert_int_equal(codes[j], grid_code(v[j], half_to_float(scales[j / 2]), zeros[j / 2], 3));
+}
+
+/* A real zero puts the low end onto code 0 to what fp16 resolves, and codes are nearest: no entry misses by more than half a step. */
+static void test_real_zero(void **state) {
+  (void)state;
+  static uint16_t real[ROWS * WIDTH];
+  grid_rule r = {.bits = 3, .group = 24, .beta = 1, .real_zero = true};
+  int groups = grid_groups(&r, WIDTH), between = 0;
+  code_grid g = {.scales = scales, .real_zeros = real};
+  fill(7);
+  assert_done(grid_fit(&r, ROWS, WIDTH, w, STRIDE, NULL, g, NULL));
+  grid_round(&r, ROWS, WIDTH, w, STRIDE, g, codes);
+  for (int i = 0; i < ROWS; i++)
+    for (int j = 0; j < WIDTH; j++) {
+      int at = i * groups + j / 24;
+      double s = half_to_float(scales[at]), z = half_to_float(real[at]), v = w[i * STRIDE + j];
+      int u = codes[i * WIDTH + j];
+      assert_int_equal(u, grid_code_real(v, s, z, 3));
+      assert_int_equal(u, (int)bounded(rint(v / s + z), 7));
+      assert_true(fabs(s * (u - z) - v) <= s / 2 * 1.01);
+      between += z != rint(z);
+    }
+  assert_true(between > 0);
+  assert_int_equal(grid_code(0.5, 1, 1, 3), 1); /* an integer zero decides ties before it is added, a real one after */
+  assert_int_equal(grid_code_real(0.5, 1, 1, 3), 2);
+  assert_int_equal(grid_code_real(NAN, 1, 1, 3), 0);
+}
+
+/* Every group as if it were alone with its own bits. */
+static void test_widths(void **state) {
+  (void)state;
+  const uint8_t widths[4] = {1, 4, 3, 8};
+  for (int symmetric = 0; symmetric < 2; symmetric++) {
+    grid_rule r = {.bits = 4, .group = WIDTH / 4, .beta = 1, .symmetric = symmetric, .widths = widths};
+    fill(8);
+    assert_done(grid_fit(&r, ROWS, WIDTH, w, STRIDE, NULL, grid, NULL));
+    grid_round(&r, ROWS, WIDTH, w, STRIDE, grid, codes);
+    for (int i = 0; i < ROWS; i++)
+      for (int k = 0; k < 4; k++) {
+        grid_rule one = {.bits = widths[k], .beta = 1, .symmetric = symmetric};
+        uint16_t scale;
+        uint8_t zero, alone[WIDTH / 4];
+        code_grid g = {.scales = &scale, .zeros = &zero};
+        const float *v = w + i * STRIDE + k * (WIDTH / 4);
+        assert_done(grid_fit(&one, 1, WIDTH / 4, v, STRIDE, NULL, g, NULL));
+        grid_round(&one, 1, WIDTH / 4, v, STRIDE, g, alone);
+        assert_int_equal(scale, scales[i * 4 + k]);
+        assert_int_equal(zero, zeros[i * 4 + k]);
+        assert_memory_equal(alone, codes + i * WIDTH + k * (WIDTH / 4), WIDTH / 4);
+      }
+  }
 }
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_fit),          cmocka_unit_test(test_bound),
                                      cmocka_unit_test(test_beta_anchor),  cmocka_unit_test(test_unstorable_scales),
-                                     cmocka_unit_test(test_ties_and_nan), cmocka_unit_test(test_many_groups)};
+                                     cmocka_unit_test(test_ties_and_nan), cmocka_unit_test(test_many_groups),
+                                     cmocka_unit_test(test_real_zero),    cmocka_unit_test(test_widths)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -194,7 +194,7 @@ static void test_parts(void **state) {
   assert_ptr_equal(j.settings[0].method, method_find("nf4-cloq"));
   for (int k = 0; k < 2; k++) {
     const grid_rule *r = &j.settings[k].rule;
-    assert_true(r->kind == GRID_NF4 && r->bits == 4 && r->group == 64 && !r->symmetric && r->nested == (k == 1));
+    assert_true(r->kind == GRID_NF && r->bits == 4 && r->group == 64 && !r->symmetric && r->nested == (k == 1));
   }
   job_free(&j);
   snprintf(text, sizeof text,
@@ -270,7 +270,7 @@ static void test_resolved_tree(void **state) {
       "rank: 8}\n",
       "model: m\noutput: o\ncalibration: {tokens: c}\nsweep: {method: [cloq, {quantizer: nf4, init: cloq}], "
       "bits: [4], rank: 8}\noptions: {nf_double: [off, on]}\n"};
-  const size_t recorded[] = {24, 24, 9, 25}; /* every option that a method of the sweep looks at */
+  const size_t recorded[] = {26, 26, 9, 27}; /* every option that a method of the sweep looks at */
   for (size_t i = 0; i < sizeof jobs / sizeof *jobs; i++) {
     job j, again;
     char *text;
@@ -283,7 +283,7 @@ static void test_resolved_tree(void **state) {
     assert_true((json_object_get(j.tree, "heldout") != NULL) == j.has_heldout);
     const json_t *o = json_object_get(j.tree, "options");
     assert_int_equal(json_object_size(o), recorded[i]);
-    if (recorded[i] >= 24) assert_string_equal(json_string_value(json_object_get(o, "magr_alpha")), "auto");
+    if (recorded[i] >= 26) assert_string_equal(json_string_value(json_object_get(o, "magr_alpha")), "auto");
     assert_string_equal(json_string_value(json_object_get(o, "act_quantizer")), "fp");
     FREE(text);
     job_free(&j);
@@ -386,13 +386,13 @@ static void test_refusals(void **state) {
       {"+sweep: {method: spinquant, bits: 4, rank: 8}",
        "sweep.method: unknown method spinquant: `cloqwork methods` lists those of this version"},
       {"+sweep: {method: 1, bits: 4, rank: 8}", "sweep.method: expected names of methods, found 1"},
-      {"+sweep: {method: {quantizer: nf4}, bits: 4, rank: 8}", "sweep.method.init: expected one of cloq, found nothing"},
-      {"+sweep: {method: {init: cloq}, bits: 4, rank: 8}", "sweep.method.quantizer: expected one of rtn, optq, nf4, found nothing"},
-      {"+sweep: {method: {quantizer: 4, init: cloq}, bits: 4, rank: 8}", "sweep.method.quantizer: expected one of rtn, optq, nf4, found 4"},
+      {"+sweep: {method: {quantizer: nf4}, bits: 4, rank: 8}", "sweep.method.init: expected one of zero, svd, lqer, qera-approx, cloq, qera-exact, eora, qa-lora, loftq, lasq-w, lasq-q, lasq-e, caldera, odlri, l4q, found nothing"},
+      {"+sweep: {method: {init: cloq}, bits: 4, rank: 8}", "sweep.method.quantizer: expected one of rtn, optq, nf4, nf, slim, billm, found nothing"},
+      {"+sweep: {method: {quantizer: 4, init: cloq}, bits: 4, rank: 8}", "sweep.method.quantizer: expected one of rtn, optq, nf4, nf, slim, billm, found 4"},
       {"+sweep: {method: {quantizer: nf3, init: cloq}, bits: 4, rank: 8}",
        "sweep.method.quantizer: unknown quantizer nf3, did you mean nf4"},
       {"+sweep: {method: {quantizer: spinquant, init: cloq}, bits: 4, rank: 8}",
-       "sweep.method.quantizer: unknown quantizer spinquant, expected one of rtn, optq, nf4"},
+       "sweep.method.quantizer: unknown quantizer spinquant, expected one of rtn, optq, nf4, nf, slim, billm"},
       {"+sweep: [{method: [cloq, {quantizer: nf4, init: cloqq}], bits: 4, rank: 8}]",
        "sweep[0].method.init: unknown init cloqq, did you mean cloq"},
       {"+sweep: {method: {quantiser: nf4, init: cloq}, bits: 4, rank: 8}", "sweep.method.quantiser: unknown key, did you mean quantizer"},
@@ -423,11 +423,23 @@ static void test_refusals(void **state) {
       {"*options: 3", "options: expected a mapping of options, found 3"},
       {"*options: {dampng: 0.1}", "options.dampng: unknown option, did you mean damping"},
       {"*options: {colour: red}", "options.colour: unknown option"},
-      {"*options: {loftq_T: 5}", "options.loftq_T: this option is not offered by this version yet"},
-      {"*options: {grid_weight: 1}", "options.grid_weight: this option is not offered by this version yet"},
+      {"*options: {loftq_T: 5}", "options.loftq_T: no method of this sweep uses this option"},
+      {"*options: {lasq_variant: lasq-w}", "options.lasq_variant: unknown option: the variants are methods: lasq-w, lasq-q, lasq-e"},
+      {"*options: {grid_weight: 1}", "options.grid_weight: expected one of ones, sqrt, diag, found 1"},
+      {"*options: {grid_zero: real, grid_type: sym}",
+       "sweep: cloq-b4-g64-grid_type_sym-grid_zero_real: options.grid_zero: expected int with grid_type: sym (its zero point is the middle "
+       "code), found real"},
+      {"+sweep: {method: apiq, bits: 4, rank: 8}",
+       "sweep.method: apiq is not offered: it trains adapters and clipping by gradients through a block's activations, which are not kept "
+       "here: take cloq, which minimises its layer-wise objective without clipping in closed form"},
+      {"+sweep: {method: {quantizer: rtn, init: loftq, magr: true}, bits: 4, rank: 8}",
+       "sweep.method: MagR and rtn does not go with loftq: MagR changes W before it is quantized once, this initialization quantizes W - BA "
+       "again and again"},
+      {"+sweep: {method: qlora, bits: 3, rank: 8}",
+       "sweep.bits: expected 4 with qlora (a list of sweeps gives every method its own bits), found 3"},
       {"*options: {act_quantizer: prefix}", "options.act_quantizer: prefix is not offered by this version yet, expected fp"},
-      {"*options: {split: [cloq, qera]}", "options.split[1]: qera is not offered by this version yet, expected cloq"},
-      {"*options: {optq_groups: dynamics}", "options.optq_groups: expected static, found the text dynamics"},
+      {"*options: {split: [cloq, left]}", "options.split[1]: expected one of cloq, qera, balanced, found the text left"},
+      {"*options: {optq_groups: dynamics}", "options.optq_groups: expected one of static, dynamic, found the text dynamics"},
       {"*options: {damping: lots}", "options.damping: expected a number from 0 to 10, found the text lots"},
       {"*options: {damping: -0.1}", "options.damping: expected a number from 0 to 10, found -0.1"},
       {"*options: {damping: auto}", "options.damping: expected a number from 0 to 10, found the text auto"},
@@ -525,9 +537,10 @@ static void test_describe(void **state) {
   assert_string_equal(
       one.text,
       "method=cloq\nmethod_version=1\nbits=2\ngroup=128\nrank_max=16\ndamping=0.01\ndamping_escalate=0\nresidual=original\n"
-      "adapter_damping=0\nadapter_tolerance=1e-6\nadapter_solver=auto\nmagr_solver=fista\nmagr_alpha=0.0001\nmagr_K=60\ngrid_type=asym\n"
-      "grid_beta=0.95\ngrid_beta_anchor=low\noptq_order=natural\noptq_dead=zero\nact_quantizer=fp\nact_adapter=fp\noptq_groups=static\n"
-      "magr_threshold=normalised\ngrid_zero=int\ngrid_search=none\ncd_pass=none\njoint_method=none\nsplit=cloq\nadapter_dtype=fp32\n");
+      "adapter_damping=0\nadapter_tolerance=1e-6\nadapter_solver=auto\nmagr_solver=fista\nmagr_alpha=0.0001\nmagr_K=60\n"
+      "magr_threshold=normalised\ngrid_type=asym\ngrid_zero=int\ngrid_beta=0.95\ngrid_beta_anchor=low\ngrid_search=none\n"
+      "grid_weight=ones\noptq_order=natural\noptq_groups=static\noptq_dead=zero\ncd_pass=none\ncd_rounds=30\nsplit=cloq\n"
+      "act_quantizer=fp\nact_adapter=fp\njoint_method=none\nadapter_dtype=fp32\n");
   assert_string_not_equal(one.text, other.text);
   job_free(&j);
   snprintf(text, sizeof text, "%ssweep: {method: nf4-cloq, bits: 4, rank: 8}\noptions: {nf_double: on}\n", HEAD);
@@ -535,9 +548,8 @@ static void test_describe(void **state) {
   one = (collected){""};
   setting_describe(&j.settings[0], collect, &one);
   assert_string_equal(one.text, "method=nf4-cloq\nmethod_version=1\nbits=4\ngroup=64\nrank_max=8\nadapter_damping=0\n"
-                                "adapter_tolerance=1e-6\nadapter_solver=auto\nnf_double=on\nact_quantizer=fp\nact_adapter=fp\n"
-                                "joint_method=none\nsplit=cloq\n"
-                                "adapter_dtype=fp32\n");
+                                "adapter_tolerance=1e-6\nadapter_solver=auto\nnf_double=on\nsplit=cloq\nact_quantizer=fp\nact_adapter=fp\n"
+                                "joint_method=none\nadapter_dtype=fp32\n");
   job_free(&j);
 }
 
@@ -563,10 +575,18 @@ static void test_methods(void **state) {
     for (const char *p = methods[i].name; *p; p++) assert_non_null(strchr("abcdefghijklmnopqrstuvwxyz0123456789-", *p));
   }
   assert_null(method_find("CLOQ"));
-  assert_string_equal(method_nearest("cloq_rtn"), "cloq-rtn");
+  const char *why;
+  assert_ptr_equal(method_nearest("cloq_rtn"), method_find("cloq-rtn"));
   assert_null(method_nearest("something else"));
-  assert_ptr_equal(method_combine(QUANT_NF4, INIT_CLOSED_FORM), method_find("nf4-cloq"));
-  assert_ptr_equal(method_combine(QUANT_OPTQ, INIT_CLOSED_FORM), method_find("cloq-nomagr"));
+  assert_ptr_equal(method_combine(false, QUANT_NF4, INIT_CLOQ, &why), method_find("nf4-cloq"));
+  assert_ptr_equal(method_combine(false, QUANT_OPTQ, INIT_CLOQ, &why), method_find("cloq-nomagr"));
+  assert_ptr_equal(method_combine(true, QUANT_OPTQ, INIT_CLOQ, &why), method_find("cloq"));
+  const method *made = method_combine(true, QUANT_OPTQ, INIT_LQER, &why);
+  assert_string_equal(made->name, "magr-optq-lqer");
+  assert_ptr_equal(made, method_combine(true, QUANT_OPTQ, INIT_LQER, &why));
+  assert_null(method_combine(true, QUANT_RTN, INIT_LOFTQ, &why));
+  assert_non_null(why);
+  assert_null(method_combine(false, QUANT_OPTQ, INIT_L4Q, &why));
 }
 
 int main(void) {

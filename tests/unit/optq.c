@@ -20,13 +20,14 @@ typedef struct layer {
   double *h, *hd, *u; /* h in column order; hd, u in processing order */
   int32_t *order;     /* always filled; natural when not act */
   uint8_t *dead;
-  uint16_t *scales;
-  uint8_t *zeros, *codes;
+  code_grid grid;
+  uint8_t *codes;
 } layer;
 
 typedef struct setting {
   int rows, width, tokens, bits, group;
-  bool symmetric, act, dead, dead_rtn;
+  bool symmetric, act, dead, dead_rtn, real_zero;
+  const uint8_t *widths;
   double damping;
 } setting;
 
@@ -57,7 +58,10 @@ static void reverse_factor(int n, const double *a, double *u) {
 static void layer_open(layer *l, const setting *s, uint64_t seed) {
   int rows = s->rows, width = s->width;
   int64_t square = (int64_t)width * width;
-  *l = (layer){.rule = {.bits = s->bits, .group = s->group, .symmetric = s->symmetric, .beta = 1}, .rows = rows, .width = width};
+  *l = (layer){
+      .rule = {.bits = s->bits, .group = s->group, .symmetric = s->symmetric, .beta = 1, .real_zero = s->real_zero, .widths = s->widths},
+      .rows = rows,
+      .width = width};
   int64_t groups = grid_groups(&l->rule, width);
   assert_done(NEW(l->w, (int64_t)rows * width, "test"));
   assert_done(NEW(l->h, square, "test"));
@@ -65,8 +69,9 @@ static void layer_open(layer *l, const setting *s, uint64_t seed) {
   assert_done(NEW(l->u, square, "test"));
   assert_done(NEW(l->order, width, "test"));
   assert_done(NEW(l->dead, width, "test"));
-  assert_done(NEW(l->scales, rows * groups, "test"));
-  assert_done(NEW(l->zeros, rows * groups, "test"));
+  assert_done(NEW(l->grid.scales, rows * groups, "test"));
+  assert_done(NEW(l->grid.zeros, rows * groups, "test"));
+  assert_done(NEW(l->grid.real_zeros, rows * groups, "test"));
   assert_done(NEW(l->codes, (int64_t)rows * width, "test"));
   layer_weights(seed, rows, width, l->w);
   for (int j = 0; s->dead && j < width; j++) l->dead[j] = j % 17 == 3 || j == width - 1;
@@ -86,11 +91,12 @@ static void layer_open(layer *l, const setting *s, uint64_t seed) {
   reverse_factor(width, l->hd, l->u);
   for (int i = 0; i < width; i++) /* what stands below the diagonal must not matter */
     for (int j = 0; j < i; j++) l->u[(int64_t)i * width + j] = 1e30;
-  grid_fit(&l->rule, rows, width, l->w, width, l->scales, l->zeros);
+  assert_done(grid_fit(&l->rule, rows, width, l->w, width, NULL, l->grid, NULL));
 }
 
 static void layer_close(layer *l) {
-  FREE(l->w), FREE(l->h), FREE(l->hd), FREE(l->u), FREE(l->order), FREE(l->dead), FREE(l->scales), FREE(l->zeros), FREE(l->codes);
+  FREE(l->w), FREE(l->h), FREE(l->hd), FREE(l->u), FREE(l->order), FREE(l->dead), FREE(l->grid.scales), FREE(l->grid.zeros),
+      FREE(l->grid.real_zeros), FREE(l->codes);
 }
 
 static optq_request request(const layer *l, const setting *s) {
@@ -103,13 +109,12 @@ static optq_request request(const layer *l, const setting *s) {
                         .order = s->act ? l->order : NULL,
                         .dead = s->dead ? l->dead : NULL,
                         .dead_rtn = s->dead_rtn,
-                        .scales = l->scales,
-                        .zeros = l->zeros};
+                        .grid = l->grid};
 }
 
 static double value(const layer *l, int i, int j, int code) {
   int groups = grid_groups(&l->rule, l->width), g = i * groups + j / (l->width / groups);
-  return (double)half_to_float(l->scales[g]) * (code - l->zeros[g]);
+  return (float)((double)half_to_float(l->grid.scales[g]) * (code - grid_zero(&l->rule, l->grid, g)));
 }
 
 /* e (rows, width) = w - q in processing order; dead columns, which the quantizer takes as 0 and may keep rounded, count as 0. */
@@ -158,8 +163,11 @@ static void classic(const layer *l, uint8_t *codes, double *near) {
     for (int k = 0; k < n; k++) row[k] = l->dead[l->order[k]] ? 0 : l->w[(int64_t)r * n + l->order[k]];
     for (int k = 0; k < n; k++) {
       int j = l->order[k], g = r * groups + j / (n / groups);
-      double s = half_to_float(l->scales[g]), x = row[k] / s;
-      int u = grid_code(row[k], s, l->zeros[g], l->rule.bits);
+      double s = half_to_float(l->grid.scales[g]), x = row[k] / s;
+      double z = grid_zero(&l->rule, l->grid, g);
+      int bits = group_bits(&l->rule, g % groups);
+      int u = l->rule.real_zero ? grid_code_real(row[k], s, z, bits) : grid_code(row[k], s, z, bits);
+      x += l->rule.real_zero ? z : 0;
       near[r] = fmin(near[r], fabs(fabs(x - rint(x)) - 0.5));
       codes[(int64_t)r * n + j] = (uint8_t)u;
       double e = (row[k] - value(l, r, j, u)) / f[k * n + k];
@@ -169,6 +177,7 @@ static void classic(const layer *l, uint8_t *codes, double *near) {
   FREE(inverse), FREE(f), FREE(row);
 }
 
+static const uint8_t several[6] = {2, 3, 1, 2, 3, 1};
 static const setting settings[] = {
     {.rows = 37, .width = 150, .tokens = 900, .bits = 2, .group = 50, .damping = 0.01},
     {.rows = 33, .width = 192, .tokens = 900, .bits = 3, .group = 64, .damping = 0.01},
@@ -180,6 +189,8 @@ static const setting settings[] = {
     {.rows = 9, .width = 290, .tokens = 100, .bits = 2, .group = 58, .damping = 0.01}, /* singular */
     {.rows = 9, .width = 290, .tokens = 100, .bits = 8, .damping = 0.05, .symmetric = true, .act = true, .dead = true},
     {.rows = 1, .width = 1, .tokens = 5, .bits = 1, .damping = 0.01},
+    {.rows = 20, .width = 300, .tokens = 900, .bits = 3, .group = 60, .damping = 0.01, .real_zero = true},
+    {.rows = 20, .width = 300, .tokens = 900, .bits = 2, .group = 50, .damping = 0.01, .act = true, .widths = several},
 };
 enum { SETTINGS = sizeof settings / sizeof *settings };
 
@@ -195,7 +206,7 @@ static void test_identity(void **state) {
     double *e = errors(&l, l.codes), direct = layer_loss(l.rows, l.width, e, l.hd);
     assert_true(fabs(loss - direct) <= 1e-10 * direct);
     FREE(e);
-    grid_round(&l.rule, l.rows, l.width, l.w, l.width, l.scales, l.zeros, l.codes);
+    grid_round(&l.rule, l.rows, l.width, l.w, l.width, l.grid, l.codes);
     e = errors(&l, l.codes);
     double nearest = layer_loss(l.rows, l.width, e, l.hd);
     assert_true(loss <= nearest * (1 + 1e-12));
@@ -250,8 +261,8 @@ static void test_dead(void **state) {
         assert_int_equal(l.codes[at], kept[at]);
         continue;
       }
-      assert_int_equal(l.codes[at], l.zeros[g]); /* the value 0 */
-      assert_int_equal(kept[at], grid_code(l.w[at], half_to_float(l.scales[g]), l.zeros[g], l.rule.bits));
+      assert_int_equal(l.codes[at], l.grid.zeros[g]); /* the value 0 */
+      assert_int_equal(kept[at], grid_code(l.w[at], half_to_float(l.grid.scales[g]), l.grid.zeros[g], l.rule.bits));
       rounded += kept[at] != l.codes[at];
     }
   assert_true(rounded > 0);
@@ -284,16 +295,9 @@ static void check_company(int rows, int width, int group, bool act) {
     for (int j = i; j < width; j++) u[(int64_t)i * width + j] = i == j ? 1 + dice_uniform(&d) : (dice_uniform(&d) - 0.5) / sqrt(width);
   }
   grid_rule r = {.bits = 3, .group = group, .beta = 1};
-  grid_fit(&r, rows, width, w, stride, scales, zeros);
-  optq_request q = {.rule = r,
-                    .rows = rows,
-                    .width = width,
-                    .w = w,
-                    .ldw = stride,
-                    .u = u,
-                    .order = act ? order : NULL,
-                    .scales = scales,
-                    .zeros = zeros};
+  code_grid grid = {.scales = scales, .zeros = zeros};
+  assert_done(grid_fit(&r, rows, width, w, stride, NULL, grid, NULL));
+  optq_request q = {.rule = r, .rows = rows, .width = width, .w = w, .ldw = stride, .u = u, .order = act ? order : NULL, .grid = grid};
   assert_done(optq(&q, codes, NULL));
   const int pieces[][2] = {{0, 1}, {17, 1}, {rows - 1, 1}, {30, 7}, {rows - 23, 7}, {90, 300}, {1, rows - 1}};
   for (size_t k = 0; k < sizeof pieces / sizeof *pieces; k++) {
@@ -302,8 +306,7 @@ static void check_company(int rows, int width, int group, bool act) {
     p.rows = pieces[k][1];
     p.w = k % 2 ? dense + (int64_t)first * width : w + (int64_t)first * stride;
     p.ldw = k % 2 ? width : stride;
-    p.scales += first * groups;
-    p.zeros += first * groups;
+    p.grid = grid_from(grid, (int64_t)first * groups);
     assert_done(optq(&p, some, NULL));
     assert_memory_equal(some, codes + (int64_t)first * width, (size_t)p.rows * (size_t)width);
   }
