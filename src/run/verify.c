@@ -69,7 +69,7 @@ static status check_tail(verifier *v, const char *where, const setting *s, const
     tail += r->values[k];
     double off = fabs(r->loss[k] - fmax(tail, 0)); /* the rounding of a singular Gram can leave a tail below 0; a loss is not */
     if (tail > 1e-9 * trace && off / tail > v->worst_tail) v->worst_tail = off / tail;
-    if (!(off <= 1e-5 * tail + 1e-9 * trace))
+    if (!(off <= 1e-5 * fmax(tail, 0) + 1e-9 * trace))
       return fail(E_DATA, "%s: certificate at rank %d: expected a loss of %.12g (tail of the spectrum), found %.12g", where, k, tail,
                   r->loss[k]);
   }
