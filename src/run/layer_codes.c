@@ -9,6 +9,7 @@
 #include "dist/dlinalg.h"
 #include "quant/billm.h"
 #include "quant/codes.h"
+#include "quant/descent.h"
 #include "quant/magr.h"
 #include "quant/nf.h"
 #include "quant/optq.h"
@@ -121,12 +122,14 @@ static status weigh_columns(const input_work *w, bool root, float **weight) {
   return st;
 }
 
+static const double COMQ_RIDGE = 0.75; /* of mean(diag H): MagR's pass after OPTQ, spec methods section 5 */
+
 static bool uses_optq(const setting *s) { return s->method->quantizer == QUANT_OPTQ || s->method->quantizer == QUANT_SLIM; }
 
-status round_uniform(const rounding *r, const grid_rule *rule, int rows, int in, const float *x, bool refit, code_grid g, uint8_t *codes,
-                     int64_t *tiny) {
+status round_uniform(const rounding *r, const grid_rule *rule, int rows, int in, const float *x, const float *original, bool refit,
+                     code_grid g, uint8_t *codes, int64_t *tiny) {
   const input_work *w = r->w;
-  const options *o = &r->setting->options;
+  const options *o = r->options;
   bool dynamic = refit && o->optq_dynamic && uses_optq(r->setting), slim = r->setting->method->quantizer == QUANT_SLIM;
   status st = OK;
   float *weight = NULL, *diagonal = NULL;
@@ -157,6 +160,19 @@ status round_uniform(const rounding *r, const grid_rule *rule, int rows, int in,
 #ifdef CLOQWORK_DEBUG_CHECKS
   TRY(check_optq(r, &q, codes, loss));
 #endif
+  if (o->cd_pass && original) {
+    descent_request d = {.rule = *rule,
+                         .rows = rows,
+                         .width = in,
+                         .w = original,
+                         .ldw = in,
+                         .h = w->s->h.base,
+                         .ridge = COMQ_RIDGE * w->facts->mean_diag,
+                         .dead = q.dead,
+                         .grid = g,
+                         .passes = o->cd_rounds};
+    TRY(descent(&d, codes, NULL));
+  }
 done:
   *tiny += replaced;
   FREE(weight);
@@ -165,8 +181,10 @@ done:
 }
 
 uint64_t round_uniform_bytes(const setting *s, const grid_rule *rule, int64_t in) {
-  return (uses_optq(s) ? optq_bytes(rule, in) + (s->options.optq_dynamic ? optq_dynamic_bytes(rule, in) : 0) : 0) +
+  uint64_t descending = s->options.cd_pass ? descent_bytes(rule, in) : 0;
+  uint64_t rounding_bytes = (uses_optq(s) ? optq_bytes(rule, in) + (s->options.optq_dynamic ? optq_dynamic_bytes(rule, in) : 0) : 0) +
          2 * (uint64_t)in * sizeof(float);
+  return rounding_bytes > descending ? rounding_bytes : descending;
 }
 
 /* My rows of one (piece, linear). */
@@ -178,7 +196,8 @@ static status quantize_uniform(input_work *w, const rounding *r, int k, solution
   int rows = (int)(end - begin), in = (int)to->in;
   if (rows == 0) return OK;
   TRY(NEW(codes, (size_t)rows * (size_t)in, "codes of my rows"));
-  TRY(round_uniform(r, &to->rule, rows, in, w->base + w->weight_at[k] + begin * in, true, solution_code_grid(to, begin), codes, &tiny));
+  TRY(round_uniform(r, &to->rule, rows, in, w->base + w->weight_at[k] + begin * in, weights_of(w, k) + begin * in, true,
+                    solution_code_grid(to, begin), codes, &tiny));
   __atomic_add_fetch(&to->facts->tiny_scales, tiny, __ATOMIC_RELAXED);
   codes_pack_rule(&to->rule, rows, in, codes, to->codes + begin * to->words);
 done:
@@ -332,6 +351,7 @@ done:
 static status solve_joint(input_work *w, void *context, int p, int k) {
   rounding r = *(const rounding *)context;
   r.setting = setting_of(w, p);
+  r.options = setting_options(r.setting, w->layer, w->linears[k]);
   return joint_solve(w, &r, p, k);
 }
 
@@ -395,6 +415,7 @@ status codes_make(input_work *w, int first, bool *handled) {
   for (int g = first; g < w->group_count && st == OK; g++)
     for (int k = 0; k < w->linear_count && st == OK && with[g]; k++) {
       r.setting = setting_of(w, w->group[g]);
+      r.options = setting_options(r.setting, w->layer, w->linears[k]);
       if (makes_codes(w, w->group[g], k)) st = quantize(w, &r, w->group[g], k);
     }
   st = agree(c->team.comm, st);

@@ -51,7 +51,7 @@ static status round_target(void *context, const float *target, float *q) {
     if (d->rule.nested) nf_nest(d->out * d->groups, d->absmax, d->absmax_codes, d->nested_absmax, d->nested_offset);
     nf_round(d->rule.bits, d->rule.group, rows, in, target, in, d->absmax, j->codes);
   } else {
-    TRY(round_uniform(j->r, &d->rule, rows, in, target, j->refit || !j->fitted, solution_code_grid(d, 0), j->codes, &d->facts->tiny_scales));
+    TRY(round_uniform(j->r, &d->rule, rows, in, target, NULL, j->refit || !j->fitted, solution_code_grid(d, 0), j->codes, &d->facts->tiny_scales));
     j->fitted = true;
   }
   codes_pack_rule(&d->rule, rows, in, j->codes, d->codes);
@@ -177,7 +177,7 @@ static status solve_l4q(input_work *w, const rounding *r, int p, int k, const ch
   q.h = w->s->h.base;
   TRY(NEW(codes, to->out * to->in, "codes"));
   TRY(NEW(losses, q.steps + 1, "losses of steps"));
-  TRY(round_uniform(r, &to->rule, (int)to->out, (int)to->in, q.w, true, g, codes, &to->facts->tiny_scales));
+  TRY(round_uniform(r, &to->rule, (int)to->out, (int)to->in, q.w, NULL, true, g, codes, &to->facts->tiny_scales));
   TRY(l4q(&q, g, codes, losses, &best));
   codes_pack_rule(&to->rule, (int)to->out, (int)to->in, codes, to->codes);
   memcpy(to->rounds, losses, (size_t)to->round_count * sizeof *losses);

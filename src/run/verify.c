@@ -68,7 +68,7 @@ static status check_tail(verifier *v, const char *where, const solution *r, cons
     tail += r->values[k];
     double off = fabs(loss[k] - fmax(tail, 0)); /* the rounding of a singular Gram can leave a tail below 0; a loss is not */
     if (tail > 1e-9 * trace && off / tail > v->worst_tail) v->worst_tail = off / tail;
-    if (!(off <= 1e-5 * tail + slack * trace))
+    if (!(off <= 1e-5 * fmax(tail, 0) + slack * trace))
       return fail(E_DATA, "%s: certificate at rank %d: expected a loss of %.12g (tail of the spectrum), found %.12g", where, k, tail, loss[k]);
   }
   return OK;
