@@ -147,6 +147,9 @@ static status read_gram_sources(section *s, job *j) {
   const json_t *v = lookup(s, key);
   bool merge = strcmp(key, "merge") == 0;
   json_t *list = NULL;
+  if (lookup(s, "tokens") || (merge && lookup(s, "import")))
+    return fail(E_USAGE, "%s%s: expected Grams from one place, found %s as well", s->prefix, key,
+                lookup(s, "tokens") ? "tokens" : "import");
   if (merge)
     TRY(ONLY_KEYS(s, "merge"));
   else
