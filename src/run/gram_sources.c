@@ -101,7 +101,8 @@ status gram_sources_override(const arguments *a, char **assignment) {
   char *text = NULL;
   bool import = strcmp(a->verb, "grams") == 0;
   *assignment = NULL;
-  if (a->from_count == 0 || !(import || strcmp(a->verb, "merge") == 0)) return OK;
+  if (a->from_count == 0) return OK;
+  if (!import && strcmp(a->verb, "merge") != 0) return fail(E_USAGE, "--from: expected the verb merge or grams with it, found %s", a->verb);
   if (import && a->from_count > 1) return fail(E_USAGE, "grams: expected --from once, found %d", a->from_count);
   paths = json_array();
   for (int i = 0; i < a->from_count; i++) json_array_append_new(paths, json_string(a->from[i]));
@@ -190,7 +191,6 @@ static status open_all(const session *c, int set, gram_union *u) {
     s->path = j->grams.from[i];
     TRY(j->grams.origin == GRAMS_MERGED ? open_run(c, set, s) : gram_folder_open(c, set, s));
     if (s->has_set) TRY(pedigree_fingerprint(&s->of, s->tokens));
-    s->all_tokens = pedigree_tokens(&s->of);
   }
   qsort(u->list, (size_t)u->count, sizeof *u->list, by_tokens);
 done:

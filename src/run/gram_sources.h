@@ -34,12 +34,11 @@ typedef struct pedigree {
 } pedigree;
 
 typedef struct gram_source {
-  const char *path;   /* as the job names it; borrowed from it */
-  char *folder;       /* that holds the files of this set; owned */
-  bool has_set;       /* held-out Grams may be missing */
-  pedigree of;        /* what it was made from */
-  char tokens[65];    /* its tokens_fingerprint */
-  int64_t all_tokens; /* the sum of its pedigree */
+  const char *path;      /* as the job names it; borrowed from it */
+  char *folder;          /* that holds the files of this set; owned */
+  bool has_set;          /* held-out Grams may be missing */
+  pedigree of;           /* what it was made from */
+  char tokens[HASH_HEX]; /* its tokens_fingerprint */
 } gram_source;
 
 /* The sources of one set of tokens, by fingerprint. count 0: the set is made here, or stands in the run directory alone. */

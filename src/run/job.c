@@ -54,6 +54,9 @@ static status read_gram_sources(section *s, job *j) {
   const json_t *v = section_lookup(s, key);
   bool merge = strcmp(key, "merge") == 0;
   json_t *list = NULL;
+  if (section_lookup(s, "tokens") || (merge && section_lookup(s, "import")))
+    return fail(E_USAGE, "%s%s: expected Grams from one place, found %s as well", s->prefix, key,
+                section_lookup(s, "tokens") ? "tokens" : "import");
   if (merge)
     TRY(ONLY_KEYS(s, "merge"));
   else
@@ -256,18 +259,6 @@ static status check_layers(const job *j, const char *key, const matrix_numbers *
   char text[NUMBERS_TEXT];
   if (!numbers_beyond(n, layers, text)) return OK;
   return fail(E_USAGE, "%s: sweep.%s: expected layers within 0-%lld, found %s", j->path, key, (long long)layers - 1, text);
-}
-
-scheme setting_scheme(const setting *s) {
-  if (s->method->init == INIT_LOFTQ && s->options.loftq_T == 1 && !s->options.loftq_parity_scale) return SCHEME_FIT;
-  return method_init(s->method)->scheme;
-}
-
-bool setting_has_own_ranks(const setting *s) { return s->rank.usual != 0; }
-
-metric setting_metric(const setting *s) {
-  bool plain = !s->options.residual_magr && !s->options.loftq_parity_scale;
-  return plain ? method_init(s->method)->metric : METRIC_NONE;
 }
 
 static status check_matrix(const job *j, const setting *s, int64_t layer, linear_id l, const arch *a) {
