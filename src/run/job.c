@@ -215,18 +215,6 @@ static status check_layers(const job *j, const char *key, const matrix_numbers *
   return fail(E_USAGE, "%s: sweep.%s: expected layers within 0-%lld, found %s", j->path, key, (long long)layers - 1, text);
 }
 
-scheme setting_scheme(const setting *s) {
-  if (s->method->init == INIT_LOFTQ && s->options.loftq_T == 1 && !s->options.loftq_parity_scale) return SCHEME_FIT;
-  return method_init(s->method)->scheme;
-}
-
-bool setting_has_own_ranks(const setting *s) { return s->rank.usual != 0; }
-
-metric setting_metric(const setting *s) {
-  bool plain = !s->options.residual_magr && !s->options.loftq_parity_scale;
-  return plain ? method_init(s->method)->metric : METRIC_NONE;
-}
-
 static status check_matrix(const job *j, const setting *s, int64_t layer, linear_id l, const arch *a) {
   int64_t out, in;
   linear_shape(a, l, &out, &in);
