@@ -1,4 +1,5 @@
 /* Process life: MPI up and down, the arguments, the verb, one line for a failure, one exit code. */
+#include <errno.h>
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -72,16 +73,27 @@ static status parse_hours(const char *text, arguments *a) {
   return OK;
 }
 
+static status parse_tokens(const char *text, arguments *a) {
+  char *end;
+  errno = 0;
+  a->tokens = strtoll(text, &end, 10);
+  if (errno || *end || a->tokens < 1) return fail(E_USAGE, "--tokens: expected a count of at least 1, found %s", text);
+  return OK;
+}
+
 static status parse(int argc, char **argv, arguments *a, bool *help) {
   status st = OK;
-  const char *hours = NULL, *layers = NULL;
+  const char *hours = NULL, *layers = NULL, *tokens = NULL;
   *a = (arguments){.last_layer = -1};
   TRY(NEW(a->overrides, argc, "arguments"));
   TRY(NEW(a->setting_choices, argc, "arguments"));
   TRY(NEW(a->rank_choices, argc, "arguments"));
+  TRY(NEW(a->from, argc, "arguments"));
   const valued with_value[] = {{"--set", a->overrides, &a->override_count},
                                {"--setting", a->setting_choices, &a->setting_choice_count},
                                {"--rank", a->rank_choices, &a->rank_choice_count},
+                               {"--from", a->from, &a->from_count},
+                               {"--tokens", &tokens, NULL},
                                {"--settings", &a->settings, NULL},
                                {"--layers", &layers, NULL},
                                {"--max-hours", &hours, NULL},
@@ -128,6 +140,7 @@ static status parse(int argc, char **argv, arguments *a, bool *help) {
   }
   if (layers) TRY(parse_layers(layers, a));
   if (hours) TRY(parse_hours(hours, a));
+  if (tokens) TRY(parse_tokens(tokens, a));
 done:
   return st;
 }
@@ -196,6 +209,7 @@ int main(int argc, char **argv) {
   FREE(a.overrides);
   FREE(a.setting_choices);
   FREE(a.rank_choices);
+  FREE(a.from);
   MPI_Finalize();
   return status_exit_code(st);
 }

@@ -94,6 +94,7 @@ status adapter_pooled(const adapter_request *q, int group, adapter *out) {
   double *ph = NULL, *kt = NULL, *root = NULL, *y = NULL, *rows = NULL, *values = NULL, *u = NULL, *c = NULL, trace = q->trace;
   *out = (adapter){0};
   TRY(check(q, group));
+  if (isnan(trace)) TRY(metric_trace(q, 0, n, NULL, &trace));
   TRY(NEW(ph, p * m, "Pool H"));
   TRY(NEW(kt, p * n, "Pool H E^T"));
   TRY(NEW(root, p * p, "root of the pooled Gram"));
@@ -102,7 +103,6 @@ status adapter_pooled(const adapter_request *q, int group, adapter *out) {
   TRY(NEW(values, rank, "eigenvalues"));
   TRY(NEW(u, rank * p, "B^T Y"));
   TRY(NEW(c, rank * p, "C"));
-  if (isnan(trace)) TRY(metric_trace(q, 0, n, NULL, &trace));
   pool_rows(p, m, q->h, ph);
   TRY(mixed_gemm(true, p, m, n, 1, ph, m, q->e, m, false, kt, n));
   TRY(inverse_root(q, p, ph, root));
@@ -138,6 +138,7 @@ double adapter_pooled_flops(const adapter_request *q, int group) {
 
 uint64_t adapter_pooled_bytes(const adapter_request *q, int group) {
   double n = (double)q->n, m = (double)q->m, p = (double)groups_of(q, group), r = q->rank, k = fmin(n, p);
-  double bands = 4e6; /* of mixed products */
-  return (uint64_t)(8 * (p * m + 2 * n * p + 2 * p * p + 3 * k * k + r * (n + 2 * p)) + 4 * r * (n + m) + bands);
+  double work = 8 * (p * m + 2 * n * p + 2 * p * p + 3 * k * k + r * (n + 2 * p)) + 4 * r * (n + m);
+  double trace = isnan(q->trace) ? 8 * 256 * (m + 288) : 0, bands = 4e6; /* of mixed products */
+  return (uint64_t)(fmax(work, trace) + bands);
 }

@@ -1,19 +1,15 @@
 #include "export/export.h"
 
-#include <dirent.h>
-#include <errno.h>
-#include <ftw.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/memory.h"
 #include "dist/agree.h"
 #include "export/folder.h"
+#include "export/place.h"
 
 /* ---- what the solution files say ---- */
 
@@ -105,70 +101,31 @@ done:
   return st;
 }
 
-/* ---- the folder: made beside its place, put there whole ---- */
+/* ---- the folder ---- */
 
 typedef struct folders {
-  char *place, *making, *base, *adapter, *lock; /* owned */
-  int lock_file;
+  place place;
+  char *base, *adapter; /* owned */
 } folders;
 
 static status name_folders(const export_request *q, folders *f) {
-  size_t length = strlen(q->folder);
-  while (length > 1 && q->folder[length - 1] == '/') length--;
-  *f = (folders){.lock_file = -1};
-  f->place = mem_format("%.*s", (int)length, q->folder);
-  f->making = mem_format("%.*s.tmp", (int)length, q->folder);
-  if (f->making) {
-    f->base = path_join(f->making, "base");
-    f->adapter = path_join(f->making, "adapter");
-    f->lock = path_join(f->making, ".lock");
-  }
-  return f->place && f->base && f->adapter && f->lock ? OK : fail(E_MEMORY, "%s: no memory for names", q->folder);
+  status st = place_name(q->folder, &f->place);
+  if (st != OK) return st;
+  f->base = path_join(f->place.making, "base");
+  f->adapter = path_join(f->place.making, "adapter");
+  return f->base && f->adapter ? OK : fail(E_MEMORY, "%s: no memory for names", q->folder);
 }
 
 static void forget_folders(folders *f) {
-  FREE(f->place);
-  FREE(f->making);
+  place_forget(&f->place);
   FREE(f->base);
   FREE(f->adapter);
-  FREE(f->lock);
 }
 
-static int remove_entry(const char *path, const struct stat *s, int kind, struct FTW *at) {
-  (void)s, (void)kind, (void)at;
-  return remove(path);
-}
-
-/* Symbolic links are removed, never followed. */
-static status remove_tree(const char *path) {
-  if (nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS) != 0 && errno != ENOENT) return fail(E_IO, "%s: cannot be removed: %m", path);
-  return OK;
-}
-
-static status check_place(const char *place) {
-  struct stat s;
-  if (lstat(place, &s) != 0) return errno == ENOENT ? OK : fail(E_IO, "%s: cannot be examined: %m", place);
-  DIR *d = S_ISDIR(s.st_mode) ? opendir(place) : NULL;
-  if (!d) return fail(E_USAGE, "%s: expected no such file or an empty folder, found something else", place);
-  const char *found = NULL;
-  char name[256];
-  for (struct dirent *e = readdir(d); e && !found; e = readdir(d))
-    if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0) {
-      snprintf(name, sizeof name, "%s", e->d_name);
-      found = name;
-    }
-  closedir(d);
-  return found ? fail(E_USAGE, "%s: expected an empty folder, found %s in it; choose another --out or remove it", place, found) : OK;
-}
-
-/* Rank 0. What a killed export left is removed; a living one keeps its lock and is not disturbed. */
+/* Rank 0. */
 static status begin_folders(const export_request *q, folders *f) {
   status st = OK;
-  TRY(check_place(f->place));
-  TRY(file_make_folders(f->making));
-  TRY(file_lock(f->lock, q->tag, &f->lock_file));
-  TRY(remove_tree(f->base));
-  TRY(remove_tree(f->adapter));
+  TRY(place_begin(&f->place, q->tag));
   TRY(file_make_folders(f->base));
   if (request_has_adapter(q)) TRY(file_make_folders(f->adapter));
 done:
@@ -178,23 +135,10 @@ done:
 /* Rank 0. */
 static status publish_folders(folders *f, bool adapter) {
   status st = OK;
-  char *above = NULL;
   TRY(folder_sync(f->base));
   if (adapter) TRY(folder_sync(f->adapter));
-  file_unlock(f->lock, &f->lock_file);
-  TRY(file_remove(f->lock));
-  TRY(file_sync(f->making));
-  if (rename(f->making, f->place) != 0) {
-    st = fail(E_IO, "%s: cannot be renamed to %s: %m", f->making, f->place);
-    goto done;
-  }
-  if (!(above = path_join(f->place, ".."))) {
-    st = fail(E_MEMORY, "%s: no memory for a name", f->place);
-    goto done;
-  }
-  TRY(file_sync(above));
+  TRY(place_publish(&f->place));
 done:
-  FREE(above);
   return st;
 }
 
@@ -233,10 +177,9 @@ static json_t *metadata(const export_request *q, const char *fingerprint, bool a
 
 status export_write(export_request *q, export_result *r) {
   status st = OK;
-  folders f = {.lock_file = -1};
+  folders f = {0};
   assembly a = {0};
   json_t *meta[2] = {NULL, NULL};
-  bool begun = false;
   int rank;
   double start = clock_now();
   MPI_Comm_rank(q->comm, &rank);
@@ -248,7 +191,6 @@ status export_write(export_request *q, export_result *r) {
   TRY(agree(q->comm, st));
   if (rank == 0) {
     st = begin_folders(q, &f);
-    begun = f.lock_file >= 0;
     if (st == OK) st = image_create(&a.base, f.base);
     if (st == OK) st = image_create(&a.adapter, f.adapter);
   }
@@ -269,10 +211,7 @@ status export_write(export_request *q, export_result *r) {
   for (int i = 0; i < a.count; i++) r->bytes += (uint64_t)a.items[i].bytes;
   r->seconds = clock_now() - start;
 done:
-  if (st != OK && begun) {
-    file_unlock(f.lock, &f.lock_file);
-    if (file_exists(f.making)) remove_tree(f.making);
-  }
+  if (st != OK) place_abandon(&f.place);
   for (int k = 0; k < 2; k++) json_drop(&meta[k]);
   assembly_free(&a);
   forget_folders(&f);

@@ -274,7 +274,7 @@ void billm_values(const grid_rule *r, int rows, int width, const uint32_t *words
         int g = k / size, stop = (g + 1) * size < end ? (g + 1) * size : end;
         float value[2][CODES];
         values_of(magnitudes + ((int64_t)i * groups + g) * BILLM_MAGNITUDES, value);
-        for (; k < stop; k++) q[(int64_t)i * width + k] = value[salient[k]][codes[k - first]];
+        for (; k < stop; k++) q[(int64_t)i * width + k] = value[salient[k] != 0][codes[k - first]];
       }
     }
   }

@@ -12,8 +12,8 @@
  * sum_i w_ij^2 / d_j^2 (quant/salience.h), their count such that two sets of columns, each with one magnitude per row, have the least
  * squared error (the paper's algorithm 2. It decides on one term for both sets, otherwise more salient columns would always be better).
  * Per row the ordinary magnitudes are the means of |v| below and above a threshold. Every threshold of the row is tried, exactly, by sums
- * over the sorted |v|; the paper tries 81 percentiles, one for all rows of a block. m[2] = mean |v|, m[3] = mean ||v| - m[2]|. A mean is the
- * least-squares optimum of its set.
+ * over the sorted |v|; the paper tries 81 percentiles, one for all rows of a block. m[2] = mean |v|, m[3] = mean ||v| - m[2]|. A mean is
+ * the least-squares optimum of its set.
  *
  * Between groups the errors are compensated as in OPTQ, by whole groups c (within one there is no compensation, as published): with
  * Hd = U U^T, E = w - q,
@@ -28,9 +28,9 @@
 
 enum { BILLM_MAGNITUDES = 4, BILLM_SALIENT_MOST = 50 };
 
-/* salient[width] (0 or 1) of the whole matrix w (rows, width), row stride ldw, d[width] from quant/salience.h, dead[width] (1: H_jj = 0, counts
- * nothing and is never salient; NULL none). A group with one live column has no salient one. rows * width * (3 + 50 * 5 / group) flops.
- * E_MEMORY; E_NUMERICS: NaN or Inf in a column. */
+/* salient[width] (0 or 1) of the whole matrix w (rows, width), row stride ldw; d[width] from quant/salience.h; dead[width] (1: H_jj = 0,
+ * counts nothing and is never salient; NULL none). A group with one live column has no salient one. rows * width * (3 + 50 * 5 / group)
+ * flops. E_MEMORY; E_NUMERICS: NaN or Inf in a column. */
 status billm_choose(const grid_rule *r, int rows, int width, const float *w, int64_t ldw, const double *d, const uint8_t *dead,
                     uint8_t *salient);
 

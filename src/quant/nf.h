@@ -21,8 +21,8 @@ enum {
   NF_NEST = 256, /* values of absmax that share one nested_absmax */
 };
 
-/* The 2^bits levels, ascending from -1 to 1: normal quantiles at even steps of probability up to offset 0.9677083, divided by the largest, one
- * more above 0 than below; code 2^(bits-1) - 1 is 0. */
+/* The 2^bits levels, ascending from -1 to 1: normal quantiles at even steps of probability up to offset 0.9677083, divided by the largest,
+ * one more above 0 than below; code 2^(bits-1) - 1 is 0. */
 const float *nf_levels(int bits);
 
 /* absmax (rows, width / group) = max |w| of every block of w (rows, width), row stride ldw. E_NUMERICS: NaN or Inf (names the row). */

@@ -72,7 +72,7 @@ done:
   return st;
 }
 
-/* What tr(E H E^T) of the slab gains when a group of columns takes other values: halfway between, E H D^T is the mean of before and after. */
+/* By how much tr(E H E^T) of the slab grows when a group of columns takes other values: E is halfway between when H meets it. */
 static double change_group(const slim_request *q, int size, int group, int to, slab *b) {
   int width = q->width, first = group * size;
   const float *from = b->values[SAME], *values = b->values[to];

@@ -28,8 +28,8 @@ status slim_choose(const slim_request *q, uint8_t *widths, double *scores);
 int slim_scores(const grid_rule *r, int width); /* how many k, with 0 */
 
 /* Per row and group the factor of the scale, 1 +- 0.1 i / 50 for i = 0 .. 50, that has the least sum of weight[j] (q_j - w_j)^2 with q the
- * nearest values; the scale is rounded to fp16 first, zeros stay, a tie keeps the factor nearer to 1, then the larger. g (rows, groups) is a
- * fitted grid of w (rows, width), row stride ldw. Rows are independent. 101 roundings a weight. */
+ * nearest values; the scale is rounded to fp16 first, zeros stay, a tie keeps the factor nearer to 1, then the larger. g (rows, groups) is
+ * a fitted grid of w (rows, width), row stride ldw; weight[width]. Rows are independent. 101 roundings a weight. */
 void slim_scale(const grid_rule *r, int rows, int width, const float *w, int64_t ldw, const float *weight, code_grid g);
 
 double slim_flops(int64_t rows, int64_t width);         /* of slim_choose */

@@ -1,4 +1,5 @@
-/* cloqwork calibrate: the pass over the model, team after team, layer after layer; a Gram file per layer and set of tokens. */
+/* cloqwork calibrate: a Gram file per layer and set of tokens: by the pass over the model, team after team, layer after layer, or from
+ * Grams that are there already (run/gram_take.h). */
 #include <stdio.h>
 #include <string.h>
 
@@ -8,6 +9,7 @@
 #include "base/memory.h"
 #include "dist/agree.h"
 #include "run/gram_file.h"
+#include "run/gram_take.h"
 #include "run/memory_watch.h"
 #include "run/verbs.h"
 
@@ -181,24 +183,13 @@ done:
   return pass_send(p, st);
 }
 
-status verb_calibrate(session *c) {
+/* Collective. The missing Grams from tokens. */
+static status run_pass(session *c, const uint8_t *missing, int64_t todo) {
   status st = OK;
   pass p = {0};
-  uint8_t *missing = NULL;
-  int64_t todo = 0, first_missing = 0;
-  char state_path[PATH_MOST];
-  st = NEW(missing, c->model.arch.layers, "list of layers");
-  if (st == OK && c->rank == 0) st = find_missing(c, missing, &todo);
-  TRY(agree(c->job_comm, st));
-  TRY(share_bytes(c->job_comm, missing, (size_t)c->model.arch.layers));
-  TRY(share_bytes(c->job_comm, &todo, sizeof todo));
+  int64_t first_missing = 0;
+  char state_path[PATH_MOST], text[32];
   while (first_missing < c->layer_end && !missing[first_missing]) first_missing++;
-  if (todo == 0) {
-    log_info("calibrate: all %lld layers are done", (long long)(c->layer_end - c->layer_begin));
-    goto done;
-  }
-  log_info("calibrate: %lld of %lld layers to do, %d team%s of %d rank%s", (long long)todo, (long long)(c->layer_end - c->layer_begin),
-           c->team.count, c->team.count > 1 ? "s" : "", c->team.size, c->team.size > 1 ? "s" : "");
   double start = clock_now();
   st = scan_weights(c);
   TRY(agree(c->job_comm, st));
@@ -207,7 +198,6 @@ status verb_calibrate(session *c) {
   st = calibrate_team(c, &p, missing, todo, first_missing);
   TRY(agree(c->job_comm, st));
   double seconds = clock_now() - start;
-  char text[32];
   double flops = c->team.rank == 0 ? p.flops : 0;
   MPI_Allreduce(MPI_IN_PLACE, &flops, 1, MPI_DOUBLE, MPI_SUM, c->job_comm);
   clock_duration(seconds, text);
@@ -217,6 +207,31 @@ status verb_calibrate(session *c) {
   TRY(agree(c->job_comm, st));
 done:
   pass_free(&p);
+  return st;
+}
+
+status verb_calibrate(session *c) {
+  static const char *const stages[] = {[GRAMS_CALIBRATED] = "calibrate", [GRAMS_MERGED] = "merge", [GRAMS_IMPORTED] = "import"};
+  const char *stage = stages[c->job.grams.origin];
+  status st = OK;
+  uint8_t *missing = NULL;
+  int64_t todo = 0, layers = c->layer_end - c->layer_begin;
+  st = NEW(missing, c->model.arch.layers, "list of layers");
+  if (st == OK && c->rank == 0) st = find_missing(c, missing, &todo);
+  TRY(agree(c->job_comm, st));
+  TRY(share_bytes(c->job_comm, missing, (size_t)c->model.arch.layers));
+  TRY(share_bytes(c->job_comm, &todo, sizeof todo));
+  if (todo == 0) {
+    log_info("%s: all %lld layers are done", stage, (long long)layers);
+    goto done;
+  }
+  log_info("%s: %lld of %lld layers to do, %d team%s of %d rank%s", stage, (long long)todo, (long long)layers, c->team.count,
+           c->team.count > 1 ? "s" : "", c->team.size, c->team.size > 1 ? "s" : "");
+  if (c->job.grams.origin == GRAMS_CALIBRATED)
+    TRY(run_pass(c, missing, todo));
+  else
+    TRY(gram_take(c, missing, todo));
+done:
   FREE(missing);
   return st;
 }

@@ -298,8 +298,11 @@ static status how_it_was_made(const session *c, const export_request *q, attribu
   attributes root = {0};
   char text[1024];
   const window_request *w = &c->job.calibration;
-  snprintf(text, sizeof text, "%lld windows of %lld tokens, %s, seed %lld", (long long)w->windows, (long long)w->length,
-           w->how == SAMPLE_RANDOM ? "random" : "sequential", (long long)w->seed);
+  if (c->job.grams.origin == GRAMS_CALIBRATED)
+    snprintf(text, sizeof text, "%lld windows of %lld tokens, %s, seed %lld", (long long)w->windows, (long long)w->length,
+             w->how == SAMPLE_RANDOM ? "random" : "sequential", (long long)w->seed);
+  else
+    snprintf(text, sizeof text, "Grams %s", c->job.grams.origin == GRAMS_MERGED ? "merged from several runs" : "imported from files");
   TRY(attr_text(how, "calibration", text));
   TRY(container_open(q->matrices[0].file, "solution", &file));
   TRY(container_attributes(file, "", &root));

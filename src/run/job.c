@@ -47,6 +47,46 @@ done:
   return st;
 }
 
+/* calibration: { merge: [RUN, ...] } or { import: DIR, count: TOKENS }. */
+static status read_gram_sources(section *s, job *j) {
+  status st = OK;
+  const char *key = section_lookup(s, "merge") ? "merge" : "import";
+  const json_t *v = section_lookup(s, key);
+  bool merge = strcmp(key, "merge") == 0;
+  json_t *list = NULL;
+  if (section_lookup(s, "tokens") || (merge && section_lookup(s, "import")))
+    return fail(E_USAGE, "%s%s: expected Grams from one place, found %s as well", s->prefix, key,
+                section_lookup(s, "tokens") ? "tokens" : "import");
+  if (merge)
+    TRY(ONLY_KEYS(s, "merge"));
+  else
+    TRY(ONLY_KEYS(s, "import", "count"));
+  list = json_is_array(v) && merge ? json_incref((json_t *)v) : json_pack("[O]", v);
+  if (!list || json_array_size(list) == 0) {
+    st = section_expected(s, key, "at least one run directory", v);
+    goto done;
+  }
+  j->grams.origin = merge ? GRAMS_MERGED : GRAMS_IMPORTED;
+  TRY(NEW(j->grams.from, json_array_size(list), "sources of Grams"));
+  for (size_t i = 0; i < json_array_size(list); i++) {
+    const json_t *path = json_array_get(list, i);
+    if (!json_is_string(path) || json_string_length(path) == 0) {
+      st = section_expected(s, key, merge ? "paths of run directories" : "the path of a folder of Grams", path);
+      goto done;
+    }
+    if (!(j->grams.from[i] = mem_format("%s", json_string_value(path)))) {
+      st = fail(E_MEMORY, "%s%s: no memory", s->prefix, key);
+      goto done;
+    }
+    j->grams.count++;
+  }
+  TRY(section_keep(s, key, merge ? json_incref(list) : json_string(j->grams.from[0])));
+  if (section_lookup(s, "count")) TRY(section_int(s, "count", "a count of tokens, at least 1", 1, INT64_MAX, NULL, 0, &j->grams.tokens));
+done:
+  json_drop(&list);
+  return st;
+}
+
 /* Perplexity's tokens. Without tokens of its own: the held-out ones, as many windows; else all windows of its file. Never random unless
  * it says so: windows that overlap are not independent. */
 static status read_eval(section *root, job *j) {
@@ -150,9 +190,13 @@ static status read_tree(section *root, const char *output, const char *pattern, 
     FREE(j->output);
     if (!(j->output = mem_format("%s", output))) return fail(E_MEMORY, "%soutput: no memory", root->prefix);
   }
-  TRY(section_open(root, "calibration", "a mapping with tokens", true, &s));
+  TRY(section_open(root, "calibration", "a mapping with tokens, merge or import", true, &s));
   const window_request usual = {.windows = 128, .length = 2048, .how = SAMPLE_RANDOM};
-  TRY(read_windows(&s, &usual, NULL, 1, &j->calibration));
+  j->calibration.length = usual.length; /* which other sections take for theirs */
+  if (section_lookup(&s, "merge") || section_lookup(&s, "import"))
+    TRY(read_gram_sources(&s, j));
+  else
+    TRY(read_windows(&s, &usual, NULL, 1, &j->calibration));
   j->has_heldout = section_lookup(root, "heldout") != NULL;
   if (j->has_heldout) {
     TRY(section_open(root, "heldout", "a mapping with tokens", true, &s));
@@ -203,6 +247,8 @@ void job_free(job *j) {
   FREE(j->output);
   char *tokens[] = {(char *)j->calibration.path, (char *)j->heldout.path, (char *)j->eval.path};
   for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++) FREE(tokens[i]);
+  for (int i = 0; i < j->grams.count; i++) FREE(j->grams.from[i]);
+  FREE(j->grams.from);
   for (int i = 0; i < j->setting_count; i++) setting_free(&j->settings[i]);
   FREE(j->settings);
   json_drop(&j->tree);

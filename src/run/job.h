@@ -77,10 +77,19 @@ typedef struct setting {
   bool labelled; /* its name ends with a label of the sweep */
 } setting;
 
+/* Where the Grams come from: made here from calibration.tokens, or calibration.merge, or calibration.import (run/gram_sources.h). */
+typedef enum gram_origin { GRAMS_CALIBRATED, GRAMS_MERGED, GRAMS_IMPORTED } gram_origin;
+
 typedef struct job {
   char *path; /* the job file */
   char *model, *output;
-  window_request calibration, heldout, eval; /* .path owned here */
+  struct {
+    gram_origin origin;
+    char **from; /* run directories to merge, or the one folder to import; owned */
+    int count;
+    int64_t tokens; /* calibration.count: how many tokens imported Grams were made from; 0: the folder says it */
+  } grams;
+  window_request calibration, heldout, eval; /* .path owned here; calibration without path: Grams come from elsewhere */
   bool has_heldout, has_eval;                /* eval without a section of its own: the held-out tokens, one window after the other */
   bool target[LIN_COUNT];
   setting *settings; /* every combination of the sweep, distinct; settings that differ in ranks alone are one with all ranks */

@@ -298,6 +298,7 @@ static status make_curves(input_work *w, void *context, int p, int k) {
   (void)context;
   TRY(NEW(e, to->out * to->in, "a residual"));
   solution_residual(to, weights_of(w, k), 0, to->out, e);
+  if (setting_of(w, p)->method->init == INIT_L4Q) to->values[to->rank] = to->facts->trace; /* nothing is left to explain it */
   TRY(adapter_losses(to->out, to->in, e, w->s->h.base, to->lora_b, to->lora_a, to->rank, to->facts->trace, to->loss));
   if (w->heldout)
     TRY(adapter_losses(to->out, to->in, e, w->s->h_heldout.base, to->lora_b, to->lora_a, to->rank, to->facts->trace_heldout, to->loss_heldout));

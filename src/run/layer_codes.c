@@ -7,10 +7,14 @@
 #include "base/memory.h"
 #include "dist/agree.h"
 #include "dist/dlinalg.h"
+#include "quant/billm.h"
 #include "quant/codes.h"
+#include "quant/descent.h"
 #include "quant/magr.h"
 #include "quant/nf.h"
 #include "quant/optq.h"
+#include "quant/salience.h"
+#include "quant/slim.h"
 #include "run/layer_work.h"
 #include "run/sharing.h"
 #include "run/unit.h"
@@ -107,34 +111,34 @@ done:
 }
 #endif
 
-/* What squared errors of a column count in the search of a grid: 1, the diagonal of H or its root; never 0. */
-static status search_weight(const rounding *r, float **weight) {
-  const input_work *w = r->w;
-  const options *o = &r->setting->options;
-  *weight = NULL;
-  if (o->grid_weight == WEIGHT_ONES) return OK;
+/* The diagonal of H or its root as weights of squared errors; never 0. */
+static status weigh_columns(const input_work *w, bool root, float **weight) {
   status st = NEW(*weight, w->m, "weights of a search");
   float least = (float)(1e-12 * w->facts->mean_diag);
   for (int64_t k = 0; k < w->m && st == OK; k++) {
     float x = w->diagonal[k] > least ? w->diagonal[k] : least > 0 ? least : 1;
-    (*weight)[k] = o->grid_weight == WEIGHT_SQRT ? sqrtf(x) : x;
+    (*weight)[k] = root ? sqrtf(x) : x;
   }
   return st;
 }
 
+static const double COMQ_RIDGE = 0.75; /* of mean(diag H): MagR's pass after OPTQ, spec methods section 5 */
+
 static bool uses_optq(const setting *s) { return s->method->quantizer == QUANT_OPTQ || s->method->quantizer == QUANT_SLIM; }
 
-status round_uniform(const rounding *r, const grid_rule *rule, int rows, int in, const float *x, bool refit, code_grid g, uint8_t *codes,
-                     int64_t *tiny) {
+status round_uniform(const rounding *r, const grid_rule *rule, int rows, int in, const float *x, const float *original, bool refit,
+                     code_grid g, uint8_t *codes, int64_t *tiny) {
   const input_work *w = r->w;
-  const options *o = &r->setting->options;
+  const options *o = r->options;
+  bool dynamic = refit && o->optq_dynamic && uses_optq(r->setting), slim = r->setting->method->quantizer == QUANT_SLIM;
   status st = OK;
-  float *weight = NULL;
+  float *weight = NULL, *diagonal = NULL;
   int64_t replaced = 0;
   double loss;
-  TRY(search_weight(r, &weight));
-  if (refit) TRY(grid_fit(rule, rows, in, x, in, weight, g, &replaced));
-  *tiny += replaced;
+  if (o->grid_weight != WEIGHT_ONES) TRY(weigh_columns(w, o->grid_weight == WEIGHT_SQRT, &weight));
+  if (slim) TRY(weigh_columns(w, false, &diagonal));
+  if (refit && !dynamic) TRY(grid_fit(rule, rows, in, x, in, weight, g, &replaced));
+  if (refit && slim) slim_scale(rule, rows, in, x, in, diagonal, g);
   if (!uses_optq(r->setting)) {
     grid_round(rule, rows, in, x, in, g, codes);
     goto done;
@@ -148,18 +152,39 @@ status round_uniform(const rounding *r, const grid_rule *rule, int rows, int in,
                     .order = r->order,
                     .dead = w->any_dead ? w->dead : NULL,
                     .dead_rtn = o->optq_dead_rtn,
-                    .grid = g};
+                    .grid = g,
+                    .dynamic = dynamic,
+                    .weight = weight,
+                    .replaced = &replaced};
   TRY(optq(&q, codes, &loss));
 #ifdef CLOQWORK_DEBUG_CHECKS
   TRY(check_optq(r, &q, codes, loss));
 #endif
+  if (o->cd_pass && original) {
+    descent_request d = {.rule = *rule,
+                         .rows = rows,
+                         .width = in,
+                         .w = original,
+                         .ldw = in,
+                         .h = w->s->h.base,
+                         .ridge = COMQ_RIDGE * w->facts->mean_diag,
+                         .dead = q.dead,
+                         .grid = g,
+                         .passes = o->cd_rounds};
+    TRY(descent(&d, codes, NULL));
+  }
 done:
+  *tiny += replaced;
   FREE(weight);
+  FREE(diagonal);
   return st;
 }
 
 uint64_t round_uniform_bytes(const setting *s, const grid_rule *rule, int64_t in) {
-  return (uses_optq(s) ? optq_bytes(rule, in) : 0) + (uint64_t)in * sizeof(float);
+  uint64_t descending = s->options.cd_pass ? descent_bytes(rule, in) : 0;
+  uint64_t rounding_bytes = (uses_optq(s) ? optq_bytes(rule, in) + (s->options.optq_dynamic ? optq_dynamic_bytes(rule, in) : 0) : 0) +
+         2 * (uint64_t)in * sizeof(float);
+  return rounding_bytes > descending ? rounding_bytes : descending;
 }
 
 /* My rows of one (piece, linear). */
@@ -171,9 +196,33 @@ static status quantize_uniform(input_work *w, const rounding *r, int k, solution
   int rows = (int)(end - begin), in = (int)to->in;
   if (rows == 0) return OK;
   TRY(NEW(codes, (size_t)rows * (size_t)in, "codes of my rows"));
-  TRY(round_uniform(r, &to->rule, rows, in, w->base + w->weight_at[k] + begin * in, true, solution_code_grid(to, begin), codes, &tiny));
+  TRY(round_uniform(r, &to->rule, rows, in, w->base + w->weight_at[k] + begin * in, weights_of(w, k) + begin * in, true,
+                    solution_code_grid(to, begin), codes, &tiny));
   __atomic_add_fetch(&to->facts->tiny_scales, tiny, __ATOMIC_RELAXED);
   codes_pack_rule(&to->rule, rows, in, codes, to->codes + begin * to->words);
+done:
+  FREE(codes);
+  return st;
+}
+
+static status quantize_binary(input_work *w, int k, solution *to) {
+  status st = OK;
+  uint8_t *codes = NULL;
+  int64_t begin, end;
+  my_rows(w->s->c, to->out, to->in, &begin, &end);
+  int rows = (int)(end - begin), in = (int)to->in;
+  if (rows == 0) return OK;
+  TRY(NEW(codes, (size_t)rows * (size_t)in, "codes of my rows"));
+  billm_request q = {.rule = to->rule,
+                     .rows = rows,
+                     .width = in,
+                     .w = w->base + w->weight_at[k] + begin * in,
+                     .ldw = in,
+                     .u = w->s->u.base,
+                     .dead = w->any_dead ? w->dead : NULL,
+                     .salient = to->salient};
+  TRY(billm(&q, codes, to->magnitudes + begin * to->groups * BILLM_MAGNITUDES, NULL));
+  codes_pack(grid_code_bits(&to->rule), rows, in, codes, to->codes + begin * to->words);
 done:
   FREE(codes);
   return st;
@@ -213,18 +262,96 @@ static bool makes_codes(const input_work *w, int p, int k) {
 static status quantize(input_work *w, const rounding *r, int p, int k) {
   solution *to = result_of(w, p, k);
   double start = clock_now();
-  status st = to->rule.kind == GRID_NF ? quantize_nf(w, k, to) : quantize_uniform(w, r, k, to);
+  status st = to->rule.kind == GRID_NF       ? quantize_nf(w, k, to)
+              : to->rule.kind == GRID_BINARY ? quantize_binary(w, k, to)
+                                             : quantize_uniform(w, r, k, to);
   if (w->s->c->team.rank == 0) {
-    to->facts->quantize_seconds = clock_now() - start;
+    to->facts->quantize_seconds += clock_now() - start;
     to->facts->damping_used = method_quantizer(r->setting->method)->factor ? r->ridge : 0;
   }
   w->s->spent.flops += uses_optq(r->setting) ? optq_flops(to->out, to->in) : 0;
   return st;
 }
 
+/* ---- what is chosen for a whole matrix before its codes: the widths of slim's groups, billm's salient columns ---- */
+
+static bool chooses(const setting *s) { return s->method->quantizer == QUANT_SLIM || s->method->quantizer == QUANT_BILLM; }
+
+/* Every rank gets all of d: blocks of positions are dealt in turn, and what others made is added to zeros. */
+static status find_salience(input_work *w, const rounding *r, bool chol, double *d) {
+  session *c = w->s->c;
+  status st = OK;
+  int m = (int)w->m;
+  if (chol) return salience_factor(m, w->s->u.base, r->order, d);
+  memset(d, 0, (size_t)m * sizeof *d);
+  for (int block = 0; block * SALIENCE_BLOCK < m && st == OK; block++) {
+    int begin = block * SALIENCE_BLOCK, end = begin + SALIENCE_BLOCK < m ? begin + SALIENCE_BLOCK : m;
+    if (block % c->team.size == c->team.rank) st = salience_inverse(m, w->s->u.base, r->order, begin, end, d);
+  }
+  TRY(agree(c->team.comm, st));
+  MPI_Allreduce(MPI_IN_PLACE, d, m, MPI_DOUBLE, MPI_SUM, c->team.comm);
+done:
+  return st;
+}
+
+static status choose(input_work *w, void *context, int p, int k) {
+  const rounding *r = context;
+  solution *to = result_of(w, p, k);
+  const float *x = w->base + w->weight_at[k];
+  const uint8_t *dead = w->any_dead ? w->dead : NULL;
+  double start = clock_now();
+  status st;
+  if (to->rule.kind == GRID_BINARY) {
+    st = billm_choose(&to->rule, (int)to->out, (int)to->in, x, to->in, r->salience, dead, to->salient);
+  } else {
+    slim_request q = {.rule = to->rule,
+                      .rows = (int)to->out,
+                      .width = (int)to->in,
+                      .w = x,
+                      .ldw = to->in,
+                      .h = w->s->h.base,
+                      .d = r->salience,
+                      .dead = dead};
+    q.rule.widths = NULL;
+    st = slim_choose(&q, to->widths, NULL);
+  }
+  to->facts->quantize_seconds = clock_now() - start;
+  return st;
+}
+
+/* For the pieces that `with` marks. chol: which salience. */
+static status make_choices(input_work *w, rounding *r, const bool *with, bool chol) {
+  status st = OK;
+  matrix_task *tasks = NULL;
+  double *d = NULL;
+  int count = 0;
+  st = NEW(tasks, w->group_count * w->linear_count + 1, "dealing of matrices");
+  if (st == OK) st = NEW(d, w->m, "salience of columns");
+  TRY(agree(w->s->c->team.comm, st));
+  for (int g = 0; g < w->group_count; g++)
+    for (int k = 0; k < w->linear_count; k++) {
+      int p = w->group[g];
+      const solution *to = result_of(w, p, k);
+      if (with[g] && chooses(setting_of(w, p)) && setting_of(w, p)->options.slim_chol == chol && makes_codes(w, p, k))
+        tasks[count++] = (matrix_task){p, k, slim_flops(to->out, to->in)};
+    }
+  if (count == 0) goto done;
+  TRY(agree(w->s->c->team.comm, find_salience(w, r, chol, d)));
+  r->salience = d;
+  TRY(deal_matrices(w, tasks, count, choose, r));
+done:
+  r->salience = NULL;
+  FREE(tasks);
+  FREE(d);
+  return st;
+}
+
+/* ---- codes and adapter together ---- */
+
 static status solve_joint(input_work *w, void *context, int p, int k) {
   rounding r = *(const rounding *)context;
   r.setting = setting_of(w, p);
+  r.options = setting_options(r.setting, w->layer, w->linears[k]);
   return joint_solve(w, &r, p, k);
 }
 
@@ -283,9 +410,12 @@ status codes_make(input_work *w, int first, bool *handled) {
     TRY(factor(w, lead, order, &r.ridge));
   }
   double start = clock_now();
+  TRY(make_choices(w, &r, with, false));
+  TRY(make_choices(w, &r, with, true));
   for (int g = first; g < w->group_count && st == OK; g++)
     for (int k = 0; k < w->linear_count && st == OK && with[g]; k++) {
       r.setting = setting_of(w, w->group[g]);
+      r.options = setting_options(r.setting, w->layer, w->linears[k]);
       if (makes_codes(w, w->group[g], k)) st = quantize(w, &r, w->group[g], k);
     }
   st = agree(c->team.comm, st);

@@ -1,8 +1,9 @@
 /* Methods that make codes and adapter together, for one rank: one matrix on one rank of the team. */
-#include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "adapter/alternation.h"
+#include "adapter/l4q.h"
 #include "adapter/zero.h"
 #include "base/clock.h"
 #include "base/memory.h"
@@ -50,7 +51,7 @@ static status round_target(void *context, const float *target, float *q) {
     if (d->rule.nested) nf_nest(d->out * d->groups, d->absmax, d->absmax_codes, d->nested_absmax, d->nested_offset);
     nf_round(d->rule.bits, d->rule.group, rows, in, target, in, d->absmax, j->codes);
   } else {
-    TRY(round_uniform(j->r, &d->rule, rows, in, target, j->refit || !j->fitted, solution_code_grid(d, 0), j->codes, &d->facts->tiny_scales));
+    TRY(round_uniform(j->r, &d->rule, rows, in, target, NULL, j->refit || !j->fitted, solution_code_grid(d, 0), j->codes, &d->facts->tiny_scales));
     j->fitted = true;
   }
   codes_pack_rule(&d->rule, rows, in, j->codes, d->codes);
@@ -131,12 +132,71 @@ done:
   return st;
 }
 
+/* ---- l4q ---- */
+
+static l4q_request l4q_of(const setting *s, int rank, int64_t out, int64_t in) {
+  return (l4q_request){.n = out,
+                       .m = in,
+                       .rule = s->rule,
+                       .rank = rank,
+                       .steps = s->options.l4q_steps,
+                       .rate_adapter = L4Q_RATE_ADAPTER,
+                       .rate_grid = L4Q_RATE_GRID,
+                       .seed = (uint64_t)s->options.seed};
+}
+
+/* The adapter is merged: what is left of it is the start of another one, A random and B = 0. */
+static status leave_zero(const char *where, const char *name, const setting *s, solution *to) {
+  status st = OK;
+  adapter a = {0};
+  adapter_request q = {.where = where, .n = to->out, .m = to->in, .rank = to->rank};
+  TRY(adapter_zero(&q, name, (uint64_t)s->options.seed, &a));
+  memcpy(to->lora_a, a.a, (size_t)to->rank * (size_t)to->in * sizeof(float));
+  memset(to->lora_b, 0, (size_t)to->rank * (size_t)to->out * sizeof(float));
+  memset(to->values, 0, (size_t)to->rank * sizeof *to->values); /* the last one is the whole loss: layer_adapters.c */
+done:
+  adapter_free(&a);
+  return st;
+}
+
+static status solve_l4q(input_work *w, const rounding *r, int p, int k, const char *where) {
+  status st = OK;
+  const setting *s = r->setting;
+  solution *to = result_of(w, p, k);
+  uint8_t *codes = NULL;
+  double *losses = NULL;
+  int best;
+  char name[128];
+  code_grid g = solution_code_grid(to, 0);
+  l4q_request q = l4q_of(s, to->rank, to->out, to->in);
+  snprintf(name, sizeof name, "model.layers.%lld.%s", (long long)w->layer, linear_path(w->linears[k]));
+  q.where = where;
+  q.name = name;
+  q.rule = to->rule;
+  q.w = weights_of(w, k);
+  q.h = w->s->h.base;
+  TRY(NEW(codes, to->out * to->in, "codes"));
+  TRY(NEW(losses, q.steps + 1, "losses of steps"));
+  TRY(round_uniform(r, &to->rule, (int)to->out, (int)to->in, q.w, NULL, true, g, codes, &to->facts->tiny_scales));
+  TRY(l4q(&q, g, codes, losses, &best));
+  codes_pack_rule(&to->rule, (int)to->out, (int)to->in, codes, to->codes);
+  memcpy(to->rounds, losses, (size_t)to->round_count * sizeof *losses);
+  to->facts->round = best + 1;
+  TRY(leave_zero(where, name, s, to));
+done:
+  FREE(codes);
+  FREE(losses);
+  return st;
+}
+
 /* ---- all ---- */
+
+static bool is_l4q(const setting *s) { return s->method->init == INIT_L4Q; }
 
 int joint_rounds(const setting *s) {
   if (setting_nests(s)) return 0;
   alternation_request q = alternation_of(s, 1, 1, 1, NULL);
-  return s->method->init == INIT_L4Q ? s->options.l4q_steps : q.rounds ? q.rounds : 1;
+  return is_l4q(s) ? s->options.l4q_steps + 1 : q.rounds ? q.rounds : 1;
 }
 
 status joint_solve(input_work *w, const rounding *r, int p, int k) {
@@ -144,7 +204,7 @@ status joint_solve(input_work *w, const rounding *r, int p, int k) {
   double start = clock_now();
   solution *to = result_of(w, p, k);
   name_result(w, p, k, where);
-  status st = solve_alternation(w, r, p, k, where);
+  status st = is_l4q(r->setting) ? solve_l4q(w, r, p, k, where) : solve_alternation(w, r, p, k, where);
   to->facts->quantize_seconds = clock_now() - start;
   to->facts->damping_used = method_quantizer(r->setting->method)->factor ? r->ridge : 0;
   return st;
@@ -152,6 +212,8 @@ status joint_solve(input_work *w, const rounding *r, int p, int k) {
 
 double joint_flops(const setting *s, int rank, int64_t out, int64_t in) {
   static const float present = 1;
+  l4q_request l = l4q_of(s, rank, out, in);
+  if (is_l4q(s)) return l4q_flops(&l);
   alternation_request q = alternation_of(s, rank, out, in, &present);
   double codes = s->method->quantizer == QUANT_OPTQ ? optq_flops(out, in) : 0;
   return alternation_flops(&q) + (q.rounds + 1) * codes;
@@ -159,7 +221,10 @@ double joint_flops(const setting *s, int rank, int64_t out, int64_t in) {
 
 uint64_t joint_bytes(const setting *s, int rank, int64_t out, int64_t in) {
   static const float present = 1;
+  l4q_request l = l4q_of(s, rank, out, in);
+  uint64_t codes = (uint64_t)(out * in) + round_uniform_bytes(s, &s->rule, in);
+  if (is_l4q(s)) return l4q_bytes(&l) + codes;
   alternation_request q = alternation_of(s, rank, out, in, &present);
   solution draft = solution_of(out, in, &s->rule, rank);
-  return alternation_bytes(&q) + solution_place(&draft, SOLUTION_BASE, NULL) + (uint64_t)(out * in) + round_uniform_bytes(s, &s->rule, in);
+  return alternation_bytes(&q) + solution_place(&draft, SOLUTION_BASE, NULL) + codes;
 }

@@ -87,14 +87,17 @@ status adapters_make(input_work *w); /* traces, fits and curves of the whole gro
 typedef struct rounding {
   const input_work *w;
   const setting *setting;
-  const int32_t *order; /* of the factor; NULL natural */
-  double ridge;         /* that it was made with */
+  const options *options; /* of the setting at this matrix */
+  const int32_t *order;   /* of the factor; NULL natural */
+  double ridge;           /* that it was made with */
+  const double *salience; /* [m] (quant/salience.h), where the quantizer looks at it */
 } rounding;
 
-/* Rows [row, row + rows) of a uniform matrix: codes (rows, in), one byte each, of x (rows, in), row stride in. refit: the grid of these rows is
- * fitted first, into g; else it is used as it is. Adds how many scales were replaced to *tiny. E_MEMORY, E_NUMERICS. */
-status round_uniform(const rounding *r, const grid_rule *rule, int rows, int in, const float *x, bool refit, code_grid g, uint8_t *codes,
-                     int64_t *tiny);
+/* Rows of a uniform matrix: codes (rows, in), one byte each, of x (rows, in), row stride in. original (NULL: no descent): what the setting's
+ * coordinate descent compares with. refit: the grid of these rows is fitted first, into g; else it is used as it is. Adds how many scales
+ * were replaced to *tiny. E_MEMORY, E_NUMERICS. */
+status round_uniform(const rounding *r, const grid_rule *rule, int rows, int in, const float *x, const float *original, bool refit,
+                     code_grid g, uint8_t *codes, int64_t *tiny);
 uint64_t round_uniform_bytes(const setting *s, const grid_rule *rule, int64_t in); /* of its workspace */
 
 /* ---- costs, Local ---- */

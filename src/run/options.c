@@ -115,7 +115,7 @@ static const option_row rows[] = {
     CHOICE(grid_beta_anchor, STAGE_CODES, with_uniform, grid_beta_anchor_zero, NULL, "low", "zero"),
     CHOICE(grid_search, STAGE_CODES, with_uniform, grid_search, auto_grid_search, "none", "mse", "scan", "lsq", "symm", "asymm", "l4q"),
     CHOICE(grid_weight, STAGE_CODES, with_uniform, grid_weight, auto_grid_weight, "ones", "sqrt", "diag"),
-    CHOICE(optq_order, STAGE_FACTOR, with_factor, optq_order_act, NULL, "natural", "act"),
+    CHOICE(optq_order, STAGE_FACTOR, with_optq, optq_order_act, NULL, "natural", "act"),
     CHOICE(optq_groups, STAGE_CODES, with_optq, optq_dynamic, NULL, "static", "dynamic"),
     CHOICE(optq_dead, STAGE_CODES, with_optq, optq_dead_rtn, NULL, "zero", "rtn"),
     CHOICE(cd_pass, STAGE_CODES, with_descent, cd_pass, NULL, "none", "comq"),

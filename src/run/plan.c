@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "dist/agree.h"
+#include "run/gram_take.h"
 #include "run/layer_solver.h"
 #include "run/unit.h"
 #include "run/verbs.h"
@@ -67,7 +68,10 @@ static void count_bytes(const session *c, plan *p) {
   const arch *a = &c->model.arch;
   int ranks = c->team.size;
   bool heldout = c->sets[SET_HELDOUT] != NULL;
-  p->calibrate = pass_memory(a, c->sets, c->wanted, ranks);
+  if (c->job.grams.origin == GRAMS_CALIBRATED)
+    p->calibrate = pass_memory(a, c->sets, c->wanted, ranks);
+  else
+    p->calibrate = (pass_bytes){.private_most = gram_take_private_bytes()};
   p->solve = layer_solver_memory(&c->job, a, ranks, heldout);
   for (int i = 0; i < IN_COUNT; i++)
     if (c->wanted[i]) p->tiles += (uint64_t)tiles_count(input_width(a, i), GRAM_TILE) * GRAM_TILE * GRAM_TILE * sizeof(float);
@@ -110,7 +114,7 @@ static status make_plan(session *c, plan *p) {
   TRY(agree(c->job_comm, st));
   TRY(gemm_rate(c, &p->gemm_rate));
   double layers_missing = (double)p->gram_missing / (c->sets[SET_HELDOUT] ? 2 : 1);
-  p->calibrate_flops = layers_missing * pass_layer_flops(&c->model.arch, c->sets, c->wanted);
+  if (c->job.grams.origin == GRAMS_CALIBRATED) p->calibrate_flops = layers_missing * pass_layer_flops(&c->model.arch, c->sets, c->wanted);
   p->solve_flops = (double)p->solution_missing / c->job.setting_count * layer_solver_flops(&c->job, &c->model.arch);
   p->calibrate_seconds = p->calibrate_flops / (CALIBRATE_OF_GEMM * p->gemm_rate);
   p->solve_seconds = p->solve_flops / (SOLVE_OF_GEMM * p->gemm_rate);
@@ -121,6 +125,14 @@ done:
 
 static double gib(uint64_t bytes) { return (double)bytes / (1 << 30); }
 
+/* Tokens of Grams that come from elsewhere are a number, not windows. */
+static void print_tokens(const windows *w, const char *what, FILE *out) {
+  if (w && w->ids)
+    fprintf(out, "%lld x %lld %s", (long long)w->count, (long long)w->length, what);
+  else if (w)
+    fprintf(out, "%lld %s", (long long)w->count, what);
+}
+
 static void print_table(const session *c, const plan *p, FILE *out) {
   const arch *a = &c->model.arch;
   char one[32], two[32];
@@ -128,8 +140,10 @@ static void print_table(const session *c, const plan *p, FILE *out) {
   clock_duration(p->solve_seconds, two);
   fprintf(out, "model       %s: %lld layers, hidden %lld, intermediate %lld, %d/%d heads of %d, vocabulary %lld\n", c->job.model,
           (long long)a->layers, (long long)a->hidden, (long long)a->intermediate, a->heads, a->kv_heads, a->head_dim, (long long)a->vocab);
-  fprintf(out, "tokens      %lld x %lld calibration", (long long)c->windows[0].count, (long long)c->windows[0].length);
-  if (c->sets[SET_HELDOUT]) fprintf(out, ", %lld x %lld held-out", (long long)c->windows[1].count, (long long)c->windows[1].length);
+  fprintf(out, "tokens      ");
+  print_tokens(c->sets[SET_CALIBRATION], "calibration", out);
+  if (c->sets[SET_HELDOUT]) fprintf(out, ", ");
+  print_tokens(c->sets[SET_HELDOUT], "held-out", out);
   fprintf(out, "\nsettings    %d:", c->job.setting_count);
   for (int k = 0; k < c->job.setting_count; k++) fprintf(out, " %s", c->job.settings[k].name);
   fprintf(out, "\n\n%-12s %12s %12s %14s %18s %14s\n", "stage", "units", "to do", "TFLOP to do", "GiB a rank, peak", "about");

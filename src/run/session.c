@@ -43,28 +43,41 @@ static bool is_folder(const char *path) {
 static status read_job(session *c) {
   const arguments *a = &c->arguments;
   status st = OK;
-  char *inside = NULL;
+  char *inside = NULL, *from = NULL;
+  const char **overrides = NULL;
   if (!a->target) return fail(E_USAGE, "%s: expected a job file, found no argument; try: cloqwork %s JOB.yaml", a->verb, a->verb);
   if (is_folder(a->target) && !(inside = path_join(a->target, "job.yaml"))) return fail(E_MEMORY, "%s: no memory for a name", a->target);
   /* a run directory may have been moved since its job file was written */
-  TRY(job_read(inside ? inside : a->target, a->overrides, a->override_count, inside ? a->target : NULL, a->settings, &c->job));
+  TRY(NEW(overrides, a->override_count + 1, "overrides of the job"));
+  TRY(gram_sources_override(a, &from));
+  if (from) overrides[0] = from;
+  for (int i = 0; i < a->override_count; i++) overrides[i + (from != NULL)] = a->overrides[i];
+  TRY(job_read(inside ? inside : a->target, overrides, a->override_count + (from != NULL), inside ? a->target : NULL, a->settings, &c->job));
 done:
+  FREE(overrides);
+  FREE(from);
   FREE(inside);
   return st;
 }
 
-static status read_inputs(session *c, bool with_tokens) {
+static status read_tokens(session *c) {
+  const window_request *requests[SET_COUNT] = {c->job.grams.origin == GRAMS_CALIBRATED ? &c->job.calibration : NULL,
+                                               c->job.has_heldout ? &c->job.heldout : NULL};
+  status st = OK;
+  for (int set = 0; set < SET_COUNT; set++) {
+    if (!requests[set]) continue;
+    TRY(windows_draw(requests[set], c->model.arch.vocab, &c->windows[set]));
+    c->sets[set] = &c->windows[set];
+  }
+  if (c->job.grams.origin != GRAMS_CALIBRATED) TRY(gram_sources_open(c));
+done:
+  return st;
+}
+
+static status read_inputs(session *c) {
   status st = OK;
   TRY(checkpoint_open(c->job.model, &c->model));
   TRY(job_check_model(&c->job, &c->model.arch));
-  if (with_tokens) {
-    TRY(windows_draw(&c->job.calibration, c->model.arch.vocab, &c->windows[SET_CALIBRATION]));
-    c->sets[SET_CALIBRATION] = &c->windows[SET_CALIBRATION];
-  }
-  if (with_tokens && c->job.has_heldout) {
-    TRY(windows_draw(&c->job.heldout, c->model.arch.vocab, &c->windows[SET_HELDOUT]));
-    c->sets[SET_HELDOUT] = &c->windows[SET_HELDOUT];
-  }
   for (int i = 0; i < IN_COUNT; i++) c->wanted[i] = job_uses_input(&c->job, i);
   int64_t layers = c->model.arch.layers, last = c->arguments.last_layer < 0 ? layers - 1 : c->arguments.last_layer;
   if (last >= layers || c->arguments.first_layer > last)
@@ -110,10 +123,11 @@ status session_open(MPI_Comm comm, const arguments *a, const blas_info *blas, bo
   name_job(c);
   st = read_job(c);
   TRY(agree(comm, st));
-  st = read_inputs(c, with_tokens);
+  st = read_inputs(c);
   TRY(agree(comm, st));
   TRY(agree_same(comm, "the model", c->model.fingerprint, sizeof c->model.fingerprint));
   TRY(agree_on_settings(c));
+  if (with_tokens) TRY(session_open_tokens(c));
   TRY(team_new(comm, c->job.parallel.team, &c->team));
   if (c->job.parallel.teams && c->job.parallel.teams != c->team.count) {
     st = fail(E_USAGE, "parallel.teams: expected %d teams, found %d for %d ranks with parallel.team = %d ranks", c->job.parallel.teams,
@@ -123,6 +137,11 @@ status session_open(MPI_Comm comm, const arguments *a, const blas_info *blas, bo
   TRY(grid_new(c->team.comm, &c->grid));
 done:
   return st;
+}
+
+status session_open_tokens(session *c) {
+  status st = read_tokens(c);
+  return agree(c->job_comm, st);
 }
 
 static status begin_on_first_rank(session *c) {
@@ -171,7 +190,10 @@ void session_close(session *c) {
   if (!c->opened) return;
   grid_free(&c->grid);
   team_free(&c->team);
-  for (int k = 0; k < SET_COUNT; k++) windows_free(&c->windows[k]);
+  for (int k = 0; k < SET_COUNT; k++) {
+    windows_free(&c->windows[k]);
+    gram_union_free(&c->unions[k]);
+  }
   checkpoint_close(&c->model);
   job_free(&c->job);
   file_unlock(c->lock, &c->lock_file);

@@ -11,6 +11,7 @@
 #include "dist/team.h"
 #include "model/checkpoint.h"
 #include "model/tokens.h"
+#include "run/gram_sources.h"
 #include "run/job.h"
 
 /* What the command line said. */
@@ -26,9 +27,12 @@ typedef struct arguments {
   const char *to, *out, *run, *split, *dtype, *adapter_dtype; /* of export and verify; NULL: not given */
   const char *budget, *method, *group, *weights, *name; /* of allocate; NULL: not given */
   bool merge;                                                 /* export --merge */
-  int64_t first_layer, last_layer;                            /* --layers A-B; last -1: all */
-  double max_hours;                                           /* 0: no limit */
-  bool quiet, json, complete;                                 /* complete: status --complete */
+  const char **from;                                          /* --from of merge and grams, in order; owned array of borrowed texts */
+  int from_count;
+  int64_t tokens;                  /* --tokens of grams; 0: not given */
+  int64_t first_layer, last_layer; /* --layers A-B; last -1: all */
+  double max_hours;                /* 0: no limit */
+  bool quiet, json, complete;      /* complete: status --complete */
 } arguments;
 
 typedef struct session {
@@ -37,8 +41,9 @@ typedef struct session {
   arguments arguments;
   job job;
   checkpoint model;
-  windows windows[SET_COUNT];
+  windows windows[SET_COUNT];     /* of Grams that come from elsewhere: tokens x 1 and their fingerprint, no ids */
   const windows *sets[SET_COUNT]; /* NULL: absent */
+  gram_union unions[SET_COUNT];   /* where Grams come from that are not made here */
   bool wanted[IN_COUNT];          /* inputs that targets read */
   int64_t layer_begin, layer_end; /* chosen by --layers */
   team team;
@@ -54,6 +59,8 @@ typedef struct session {
 /* Collective over comm. Reads and checks the job, the model's headers and, with_tokens, the token files (every rank), makes teams and
  * grid. Without tokens c->sets stays empty. */
 status session_open(MPI_Comm comm, const arguments *a, const blas_info *blas, bool with_tokens, session *c);
+/* Collective. The token files, for a session opened without them. */
+status session_open_tokens(session *c);
 /* Collective. Makes the run directory, takes its lock, removes stale temporaries, opens the log, writes job.yaml. For verbs that write. */
 status session_begin_run(session *c);
 void session_close(session *c); /* Collective */

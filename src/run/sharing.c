@@ -14,7 +14,8 @@ bool same_magr(const setting *a, const setting *b, int64_t layer, linear_id l) {
 
 bool same_factor(const setting *a, const setting *b) {
   return method_quantizer(a->method)->factor && method_quantizer(b->method)->factor &&
-         options_equal(STAGE_FACTOR, a->method, &a->options, &b->options);
+         options_equal(STAGE_FACTOR, a->method, &a->options, &b->options) && /* each by what it looks at: billm knows no order */
+         options_equal(STAGE_FACTOR, b->method, &a->options, &b->options);
 }
 
 static bool same_rule(const grid_rule *a, const grid_rule *b) {

@@ -202,7 +202,24 @@ static void note_gram_fingerprints(const layer_solver *s, const bool *pending, c
         snprintf(layer_result(s, p, (linear_id)l)->facts->gram_fingerprint, HASH_HEX, "%s", gram_fingerprint);
 }
 
-static status solve_one_layer(layer_solver *s, int64_t layer, layer_progress *p) {
+/* One line for each kind of input, at the first layer that shows it. */
+static void warn_of_few_tokens(const layer_solver *s, const bool *pending, int64_t layer, bool warned[IN_COUNT]) {
+  const session *c = s->c;
+  int p = 0;
+  while (!pending[s->pieces[p].index]) p++;
+  for (int l = 0; l < LIN_COUNT; l++) {
+    input_id input = linear_input(l);
+    if (!c->job.target[l] || warned[input]) continue;
+    const solution *r = layer_result(s, p, (linear_id)l);
+    if (r->facts->tokens >= r->in) continue;
+    warned[input] = true;
+    log_info("solve: warning: %s of layer %lld: %lld tokens for %lld columns: numerical rank %lld; the solution is still optimal for these "
+             "tokens, not for others",
+             input_name(input), (long long)layer, (long long)r->facts->tokens, (long long)r->in, (long long)r->facts->numerical_rank);
+  }
+}
+
+static status solve_one_layer(layer_solver *s, int64_t layer, bool warned[IN_COUNT], layer_progress *p) {
   session *c = s->c;
   status st = OK;
   bool *pending = NULL;
@@ -218,6 +235,7 @@ static status solve_one_layer(layer_solver *s, int64_t layer, layer_progress *p)
   TRY(layer_solve(s, layer, pending, layer_progress_show, p));
   memory_watch();
   if (c->team.rank == 0) note_gram_fingerprints(s, pending, gram_fingerprint);
+  warn_of_few_tokens(s, pending, layer, warned);
   team_barrier(&c->team);
   for (int k = 0; k < c->job.setting_count; k++) {
     if (!pending[k]) continue;
@@ -256,6 +274,7 @@ done:
 static status solve_layers(session *c, int64_t begin, int64_t end) {
   status st = OK;
   layer_solver s = {0};
+  bool warned[IN_COUNT] = {false};
   layer_progress p = {"solve", 0, c->model.arch.layers, 0, 0};
   TRY(count_layers(c, begin, end, &p.todo));
   if (p.todo == 0) goto done;
@@ -266,7 +285,7 @@ static status solve_layers(session *c, int64_t begin, int64_t end) {
                 (long long)c->model.arch.layers);
       goto done;
     }
-    TRY(solve_one_layer(&s, layer, &p));
+    TRY(solve_one_layer(&s, layer, warned, &p));
   }
 done:
   layer_solver_free(&s);

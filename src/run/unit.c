@@ -11,9 +11,6 @@
 #include "base/memory.h"
 #include "dist/agree.h"
 
-/* Raised when the numbers of a Gram of the same inputs change. */
-enum { GRAM_VERSION = 1 };
-
 void unit_gram_path(const session *c, int set, int64_t layer, char path[PATH_MOST]) {
   snprintf(path, PATH_MOST, "%s/%s/layer-%03lld.h5", c->job.output, set_folder(set), (long long)layer);
 }
@@ -25,13 +22,19 @@ void unit_solution_path(const session *c, const setting *s, int64_t layer, char 
 void unit_run_path(const session *c, const char *name, char path[PATH_MOST]) { snprintf(path, PATH_MOST, "%s/%s", c->job.output, name); }
 
 status unit_gram_identity(const session *c, int set, int64_t layer, attributes *a) {
+  const pedigree *of = &c->unions[set].of;
   const window_request *q = set == SET_CALIBRATION ? &c->job.calibration : &c->job.heldout;
   status st = OK;
   TRY(attr_text(a, "model_fingerprint", c->model.fingerprint));
   TRY(attr_text(a, "tokens_fingerprint", c->windows[set].fingerprint));
   TRY(attr_int(a, "layer", layer));
-  TRY(attr_int(a, "windows", q->windows));
-  TRY(attr_int(a, "length", q->length));
+  if (of->count) {
+    TRY(attr_text(a, "origin", c->job.grams.origin == GRAMS_MERGED ? "merged" : "imported"));
+    TRY(pedigree_write(of, a));
+  } else {
+    TRY(attr_int(a, "windows", q->windows));
+    TRY(attr_int(a, "length", q->length));
+  }
   TRY(attr_text(a, "activations", "full"));
   TRY(attr_int(a, "gram_version", GRAM_VERSION));
 done:

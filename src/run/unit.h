@@ -6,7 +6,10 @@
 #include "run/session.h"
 #include "store/container.h"
 
-enum { PATH_MOST = 4096 };
+enum {
+  PATH_MOST = 4096,
+  GRAM_VERSION = 1 /* raised when the numbers of a Gram of the same inputs change */
+};
 
 /* RUN/grams/layer-000.h5, RUN/solutions/SETTING/layer-000.h5 … */
 void unit_gram_path(const session *c, int set, int64_t layer, char path[PATH_MOST]);

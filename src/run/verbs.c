@@ -105,6 +105,26 @@ const verb verbs[] = {
      "  --merge    W = Q + BA in one dense model, no adapter\n"
      "  --split    how the product is split: cloq (B orthonormal), qera, balanced\n"
      "  --dtype    of dense weights: float32, float16, bfloat16 (default: the checkpoint's); --adapter-dtype: of the adapter (float32)"},
+    {"merge", verb_merge, true, NEEDS_TOKENS, NULL, "Grams added: of several runs of the same model, made from different tokens",
+     "usage: mpirun -n N cloqwork merge JOB.yaml --from RUN --from RUN... [--layers 0-9]\n\n"
+     "Makes the Grams of the job's run directory the sums of those in the named run directories: calibrate on more tokens later and keep "
+     "what is\n"
+     "there. Then `cloqwork solve RUN` (or run, eval …) with the run directory, whose job.yaml says calibration: { merge: [RUN, RUN] }: a "
+     "job may say\n"
+     "so itself. Refused: another model, inputs that are missing, the same tokens twice. Held-out Grams: those of the job's held-out "
+     "tokens "
+     "where one\n"
+     "of the runs has them; without a heldout section the sum of all runs', where every run has some. Same bits whatever the order."},
+    {"grams", verb_grams, false, NEEDS_MODEL, NULL, "Grams to and from plain files: .npy or safetensors",
+     "usage: mpirun -n N cloqwork grams JOB.yaml|RUN --to npy|safetensors --out DIR [--layers 0-3]\n"
+     "       mpirun -n N cloqwork grams JOB.yaml --from DIR [--tokens N] [--layers 0-3]\n\n"
+     "Writes the full symmetric matrices H = sum x x^T, float32, as DIR/layer-000.attn_in.npy … or DIR/layer-000.safetensors, the "
+     "statistics of |x|,\n"
+     "and grams.json with tokens and fingerprints; held-out ones in DIR/heldout. Or takes such a folder, float32 or float64, as the Grams "
+     "of the\n"
+     "job's run directory; a folder without grams.json needs --tokens. H is the raw sum over all tokens, not a mean. Afterwards `cloqwork "
+     "solve RUN`;\n"
+     "a job may also say calibration: { import: DIR, count: TOKENS } itself."},
     {"report", verb_report, false, NEEDS_TOKENS, NULL, "the table of results; --json for scripts",
      "usage: cloqwork report JOB.yaml|RUN [--json]\n\n"
      "Per setting and matrix type: the relative loss without adapter and at each rank, on calibration and held-out tokens; bits per "

@@ -28,6 +28,8 @@ status verb_verify(session *c);
 status verb_allocate(session *c);
 status verb_eval(session *c);
 status verb_export(session *c);
+status verb_merge(session *c);
+status verb_grams(session *c);
 status verb_report(session *c);
 status verb_status(session *c);
 status verb_methods(session *c);

@@ -7,6 +7,7 @@
 
 #include "base/blas.h"
 #include "base/memory.h"
+#include "quant/billm.h"
 #include "quant/codes.h"
 #include "quant/nf.h"
 
@@ -52,7 +53,7 @@ size_t solution_place(solution *s, unsigned parts, char *at) {
   PLACE(uniform & ~real, zeros, rows * s->groups);
   PLACE(real, real_zeros, rows * s->groups);
   PLACE(mixed, widths, s->groups);
-  PLACE(binary, magnitudes, rows * s->groups * 4);
+  PLACE(binary, magnitudes, rows * s->groups * BILLM_MAGNITUDES);
   PLACE(binary, salient, s->in);
   PLACE(nf, absmax, rows * s->groups);
   PLACE(nested, absmax_codes, rows * s->groups);
@@ -90,6 +91,8 @@ void solution_values(const solution *s, int64_t begin, int64_t end, float *q) {
   const uint32_t *codes = s->codes + first * s->words;
   if (s->rule.kind == GRID_NF)
     nf_values(s->rule.bits, s->rule.group, rows, in, codes, s->absmax + first * s->groups, s->loaded, q);
+  else if (s->rule.kind == GRID_BINARY)
+    billm_values(&s->rule, rows, in, codes, s->magnitudes + first * s->groups * BILLM_MAGNITUDES, s->salient, q);
   else
     codes_values(&s->rule, rows, in, codes, solution_code_grid(s, begin), q);
 }
@@ -111,9 +114,9 @@ void solution_residual(const solution *s, const float *x, int64_t begin, int64_t
 void solution_copy(const solution *from, unsigned parts, solution *to) {
   int64_t rows = to->out;
   int rank = to->rank;
-#define COPY(field, count)                                                                             \
-  do {                                                                                                 \
-    if (to->field) memcpy(to->field, from->field, (size_t)(count) * sizeof *to->field);                \
+#define COPY(field, count)                                                              \
+  do {                                                                                  \
+    if (to->field) memcpy(to->field, from->field, (size_t)(count) * sizeof *to->field); \
   } while (0)
   if (parts & SOLUTION_BASE) {
     COPY(codes, rows * to->words);
@@ -121,7 +124,7 @@ void solution_copy(const solution *from, unsigned parts, solution *to) {
     COPY(zeros, rows * to->groups);
     COPY(real_zeros, rows * to->groups);
     COPY(widths, to->groups);
-    COPY(magnitudes, rows * to->groups * 4);
+    COPY(magnitudes, rows * to->groups * BILLM_MAGNITUDES);
     COPY(salient, to->in);
     COPY(absmax, rows * to->groups);
     COPY(absmax_codes, rows * to->groups);
@@ -173,7 +176,7 @@ static int rows_of(const solution *s, row list[SOLUTION_DATASETS]) {
       {uniform && !real, {"zeros", SOLUTION_BASE, EL_U8, s->out, s->groups, s->zeros, true}},
       {uniform && real, {"zeros", SOLUTION_BASE, EL_F16, s->out, s->groups, s->real_zeros, true}},
       {uniform && s->rule.mixed, {"widths", SOLUTION_BASE, EL_U8, s->groups, 0, s->widths, false}},
-      {binary, {"magnitudes", SOLUTION_BASE, EL_F16, s->out, s->groups * 4, s->magnitudes, true}},
+      {binary, {"magnitudes", SOLUTION_BASE, EL_F16, s->out, s->groups * BILLM_MAGNITUDES, s->magnitudes, true}},
       {binary, {"salient", SOLUTION_BASE, EL_U8, s->in, 0, s->salient, false}},
       {nf, {"absmax", SOLUTION_BASE, EL_F32, s->out, s->groups, s->absmax, true}},
       {nested, {"absmax_codes", SOLUTION_BASE, EL_U8, s->out, s->groups, s->absmax_codes, true}},

@@ -5,6 +5,7 @@
 
 #include "base/memory.h"
 #include "check.h"
+#include "quant/billm.h"
 #include "quant/codes.h"
 #include "quant/nf.h"
 #include "solution/solution.h"
@@ -16,6 +17,7 @@ static const linear_id which = LIN_Q; /* (96, 128) */
 static char folder[64] = "/tmp/cloqwork-solution-XXXXXX", path[96];
 static float w[OUT * IN], q[OUT * IN], again[OUT * IN];
 static uint8_t codes[OUT * IN];
+static double u[IN][IN];
 
 static float entry(int64_t i) { return (float)((i * 7919 + 13) % 2003 - 1001) * 1e-3f; } /* the same on every rank */
 
@@ -27,12 +29,18 @@ static void make(solution *s) {
     CHECK_OK(nf_absmax(group, OUT, IN, w, IN, s->absmax));
     if (s->rule.nested) nf_nest(s->out * s->groups, s->absmax, s->absmax_codes, s->nested_absmax, s->nested_offset);
     nf_round(s->rule.bits, group, OUT, IN, w, IN, s->absmax, codes);
+  } else if (s->rule.kind == GRID_BINARY) {
+    double d[IN];
+    for (int j = 0; j < IN; j++) u[j][j] = d[j] = 1;
+    CHECK_OK(billm_choose(&s->rule, OUT, IN, w, IN, d, NULL, s->salient));
+    billm_request b = {.rule = s->rule, .rows = OUT, .width = IN, .w = w, .ldw = IN, .u = u[0], .salient = s->salient};
+    CHECK_OK(billm(&b, codes, s->magnitudes, NULL));
   } else {
     code_grid g = {.scales = s->scales, .zeros = s->zeros};
     CHECK_OK(grid_fit(&s->rule, OUT, IN, w, IN, NULL, g, NULL));
     grid_round(&s->rule, OUT, IN, w, IN, g, codes);
   }
-  codes_pack(s->rule.bits, OUT, IN, codes, s->codes);
+  codes_pack(grid_code_bits(&s->rule), OUT, IN, codes, s->codes);
   for (int64_t i = 0; i < RANK_MAX * IN; i++) s->lora_a[i] = entry(i + 1);
   for (int64_t i = 0; i < OUT * RANK_MAX; i++) s->lora_b[i] = entry(i + 2);
   for (int r = 0; r <= RANK_MAX; r++) s->loss[r] = s->loss_heldout[r] = s->values[r] = 10 - r;
@@ -112,8 +120,8 @@ static void check_rule(const team *t, const grid_rule *rule, real_type loaded) {
   s.loaded = loaded;
   CHECK_OK(NEW(memory, solution_place(&s, SOLUTION_ALL, NULL), "a solution"));
   solution_place(&s, SOLUTION_ALL, memory);
-  CHECK((s.absmax != NULL) == (rule->kind == GRID_NF) && (s.scales == NULL) == (rule->kind == GRID_NF) &&
-            (s.absmax_codes != NULL) == (rule->kind == GRID_NF && rule->nested),
+  CHECK((s.absmax != NULL) == (rule->kind == GRID_NF) && (s.scales != NULL) == (rule->kind == GRID_UNIFORM) &&
+            (s.magnitudes != NULL) == (rule->kind == GRID_BINARY) && (s.absmax_codes != NULL) == (rule->kind == GRID_NF && rule->nested),
         "%d", (int)rule->kind);
   make(&s);
   solution_values(&s, 0, OUT, q);
@@ -150,6 +158,7 @@ int main(int argc, char **argv) {
   check_rule(&t, &(grid_rule){.kind = GRID_NF, .bits = 4, .group = 128, .nested = true}, REAL_F32);
   check_rule(&t, &(grid_rule){.kind = GRID_NF, .bits = 2, .group = 32, .nested = true}, REAL_BF16);
   check_rule(&t, &(grid_rule){.kind = GRID_NF, .bits = 3, .group = 64}, REAL_F16);
+  check_rule(&t, &(grid_rule){.kind = GRID_BINARY, .bits = 1, .group = 32}, REAL_F32);
   if (rank == 0) {
     unlink(path);
     CHECK(rmdir(folder) == 0, "%s", folder);

@@ -323,6 +323,31 @@ static void test_pattern(void **state) {
                  "--settings loftq*: expected to match one of the job's 4 settings, the first of which is cloq-b2-g64");
 }
 
+/* Grams from elsewhere; what is recorded can be read back. */
+static void test_gram_sources(void **state) {
+  (void)state;
+  job j;
+  static const char rest[] = "model: m\noutput: o\nsweep: {bits: 2, rank: 8}\n";
+  char text[256];
+  snprintf(text, sizeof text, "%scalibration: {merge: [runs/a, runs/b]}\nheldout: {tokens: h}\n", rest);
+  assert_done(read_job(text, &j));
+  assert_true(j.grams.origin == GRAMS_MERGED && j.grams.count == 2 && j.calibration.path == NULL && j.heldout.length == 2048);
+  assert_string_equal(j.grams.from[0], "runs/a");
+  assert_string_equal(j.grams.from[1], "runs/b");
+  assert_true(json_is_array(json_object_get(json_object_get(j.tree, "calibration"), "merge")));
+  job_free(&j);
+  snprintf(text, sizeof text, "%scalibration: {merge: runs/a}\n", rest);
+  assert_done(read_job(text, &j));
+  assert_true(j.grams.origin == GRAMS_MERGED && j.grams.count == 1 && !j.has_heldout && !j.has_eval);
+  job_free(&j);
+  snprintf(text, sizeof text, "%scalibration: {import: dir, count: 77}\n", rest);
+  assert_done(read_job(text, &j));
+  assert_true(j.grams.origin == GRAMS_IMPORTED && j.grams.count == 1 && j.grams.tokens == 77);
+  assert_string_equal(j.grams.from[0], "dir");
+  assert_int_equal(json_integer_value(json_object_get(json_object_get(j.tree, "calibration"), "count")), 77);
+  job_free(&j);
+}
+
 static void test_refusals(void **state) {
   (void)state;
   static const struct {
@@ -337,8 +362,8 @@ static void test_refusals(void **state) {
       {"model: ''", "model: expected the folder of a checkpoint, found the text \"\""},
       {"model: m", "output: expected the run directory, found nothing"},
       {"model: m\noutput: [a]", "output: expected the run directory, found a list"},
-      {"model: m\noutput: o", "calibration: expected a mapping with tokens, found nothing"},
-      {"model: m\noutput: o\ncalibration: c.npy", "calibration: expected a mapping with tokens, found the text c.npy"},
+      {"model: m\noutput: o", "calibration: expected a mapping with tokens, merge or import, found nothing"},
+      {"model: m\noutput: o\ncalibration: c.npy", "calibration: expected a mapping with tokens, merge or import, found the text c.npy"},
       {"model: m\noutput: o\ncalibration: {}", "calibration.tokens: expected the path of a token file, found nothing"},
       {"model: m\noutput: o\ncalibration: {tokens: true}", "calibration.tokens: expected the path of a token file, found true"},
       {"model: m\noutput: o\ncalibration: {tokens: c, window: 3}", "calibration.window: unknown key, did you mean windows"},
@@ -352,6 +377,15 @@ static void test_refusals(void **state) {
        "calibration.sampling: expected random or sequential, found the text sorted"},
       {"model: m\noutput: o\ncalibration: {tokens: c, sampling: 1}", "calibration.sampling: expected random or sequential, found 1"},
       {"model: m\noutput: o\ncalibration: {tokens: c, seed: -3}", "calibration.seed: expected an integer of at least 0, found -3"},
+      {"model: m\noutput: o\ncalibration: {merge: []}", "calibration.merge: expected at least one run directory, found a list"},
+      {"model: m\noutput: o\ncalibration: {merge: [a, 3]}", "calibration.merge: expected paths of run directories, found 3"},
+      {"model: m\noutput: o\ncalibration: {merge: [a], count: 3}", "calibration.count: unknown key"},
+      {"model: m\noutput: o\ncalibration: {tokens: c, merge: [a]}",
+       "calibration.merge: expected Grams from one place, found tokens as well"},
+      {"model: m\noutput: o\ncalibration: {import: d, merge: [a]}",
+       "calibration.merge: expected Grams from one place, found import as well"},
+      {"model: m\noutput: o\ncalibration: {import: [d]}", "calibration.import: expected the path of a folder of Grams, found a list"},
+      {"model: m\noutput: o\ncalibration: {import: d, count: 0}", "calibration.count: expected a count of tokens, at least 1, found 0"},
       {"*heldout: {windows: 2}", "heldout.tokens: expected the path of a token file, found nothing"},
       {"*eval: {windows: 2}", "eval.tokens: expected the path of a token file, found nothing"},
       {"*eval: {tokens: e, windows: 0}", "eval.windows: expected all or a count of at least 1, found 0"},
@@ -605,8 +639,9 @@ int main(void) {
       cmocka_unit_test(test_defaults),     cmocka_unit_test(test_given),         cmocka_unit_test(test_sweep),
       cmocka_unit_test(test_parts),        cmocka_unit_test(test_ranks_merge),   cmocka_unit_test(test_automatic),
       cmocka_unit_test(test_overrides),    cmocka_unit_test(test_resolved_tree), cmocka_unit_test(test_pattern),
-      cmocka_unit_test(test_refusals),     cmocka_unit_test(test_model),         cmocka_unit_test(test_describe),
-      cmocka_unit_test(test_project_jobs), cmocka_unit_test(test_methods),       cmocka_unit_test(test_eval),
+      cmocka_unit_test(test_gram_sources), cmocka_unit_test(test_refusals),      cmocka_unit_test(test_model),
+      cmocka_unit_test(test_describe),     cmocka_unit_test(test_project_jobs),  cmocka_unit_test(test_methods),
+      cmocka_unit_test(test_eval),
   };
   return cmocka_run_group_tests(tests, enter_folder, leave_folder);
 }

@@ -1,4 +1,5 @@
-/* Normal floats of 2, 3 and 4 bits against their definition: levels, ties, blocks of zeros, nearest codes by brute force, what a loader computes, double quantization. */
+/* Normal floats of 2, 3 and 4 bits against their definition: levels, ties, blocks of zeros, nearest codes by brute force, what a loader
+ * computes, double quantization. */
 #include "check.h"
 
 #include <math.h>

@@ -30,7 +30,7 @@ static void fill(bool with_dead, uint64_t seed) {
     for (int j = 0; j < STRIDE; j++) w[i * STRIDE + j] = j < WIDTH ? dense[i * WIDTH + j] * (float)(1 + j / 16 % 4) : 1e9f;
   for (int k = 0; k < WIDTH * WIDTH; k++) gram[k] = h[k] = (float)gram[k];
   for (int j = 0; j < WIDTH; j++) {
-    d[j] = (1 + 0.1 * dice_uniform(&x)) / (gram[j * (WIDTH + 1)] + 1);
+    d[j] = (1 + 0.1 * dice_uniform(&x)) / (dead[j] ? 1e6 : gram[j * (WIDTH + 1)] + 1); /* dead ones seem to matter most */
     weight[j] = h[j * WIDTH + j];
   }
 }
