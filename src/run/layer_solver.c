@@ -62,6 +62,13 @@ static void place_results(layer_solver *s, int64_t layer) {
 
 /* ---- what is taken over from where ---- */
 
+/* Whether two pieces quantize the same weights, of every linear of this input. */
+static bool share_magr(const input_work *w, int a, int b) {
+  for (int k = 0; k < w->linear_count; k++)
+    if (!same_magr(setting_of(w, a), setting_of(w, b), w->layer, w->linears[k])) return false;
+  return true;
+}
+
 static void plan_result(input_work *w, int p, int k) {
   const job *j = &w->s->c->job;
   const setting *s = setting_of(w, p);
@@ -78,9 +85,9 @@ static void plan_result(input_work *w, int p, int k) {
     plan->fit = (part_source){PART_STORED, e};
     return;
   }
-  for (int e = 0; e < p; e++) { /* made here by a piece before this one */
+  for (int e = 0; e < p; e++) { /* made here by a piece before this one, of the same group: others may have their turn later */
     const setting *other = setting_of(w, e);
-    if (!w->pending[w->s->pieces[e].index] || !same_codes(other, s, w->layer, l)) continue;
+    if (!w->pending[w->s->pieces[e].index] || !share_magr(w, e, p) || !same_codes(other, s, w->layer, l)) continue;
     if (plan->codes.how == PART_OWN) plan->codes = (part_source){PART_COPY, e};
     if (plan_of(w, e, k)->fit.how == PART_OWN && same_fit(other, s, w->layer, l) &&
         piece_rank(&w->s->pieces[e], w->layer, l) == rank) {
@@ -88,13 +95,6 @@ static void plan_result(input_work *w, int p, int k) {
       return;
     }
   }
-}
-
-/* Whether two pieces quantize the same weights, of every linear of this input. */
-static bool share_magr(const input_work *w, int a, int b) {
-  for (int k = 0; k < w->linear_count; k++)
-    if (!same_magr(setting_of(w, a), setting_of(w, b), w->layer, w->linears[k])) return false;
-  return true;
 }
 
 static bool needs_magr(const input_work *w) {

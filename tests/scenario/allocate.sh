@@ -67,15 +67,16 @@ refuse 2 'expected no other allocation of this name' allocate "$WORK/run" --budg
 run 1 allocate "$WORK/run" --budget 5 --weights "$WORK/weights.yaml" --name heavy --json
 cp "$WORK/out" "$WORK/heavy.json"
 
-# settings like any other from now on
-run 2 solve "$WORK/run" --settings '*-budget*' --quiet
+# settings like any other from now on; codes and fits that others have are taken over
+run 2 solve "$WORK/run" --quiet
 run 2 verify "$WORK/run" --settings '*-budget*'
 run 2 eval "$WORK/run" --settings '*-budget5' --json
 grep -q budget5 "$WORK/out" || fault "eval: expected the allocation's points"
 mv "$WORK/run" "$WORK/moved"
 name=$(sed -n 's/^  "setting": "\(.*\)",*$/\1/p' "$WORK/budget5.json")
 run 2 export "$WORK/moved" --setting "$name" --to dense --merge --out "$WORK/export"
-run 1 report "$WORK/moved" --json
+run 1 report "$WORK/moved"
+grep -q "$name" "$WORK/out" || fault "report: expected $name"
 
 python3 - "$WORK" "$WORK/moved" <<'P' || fault "the numbers"
 import json, re, subprocess, sys
@@ -90,7 +91,7 @@ def check(what, good):
 def solved(name):  # {"layers.0.self_attn.q_proj": (bits, group, rank, relative losses)}
     out = {}
     for layer in range(6):
-        text = subprocess.run(["h5dump", f"{folder}/solutions/{name}/layer-{layer:03d}.h5"], capture_output=True, text=True, check=True).stdout
+        text = subprocess.run(["h5dump", "-m", "%.17g", f"{folder}/solutions/{name}/layer-{layer:03d}.h5"], capture_output=True, text=True, check=True).stdout
         for block in re.split(r'\n   GROUP "', text)[1:]:
             number = lambda a: float(re.search(r'ATTRIBUTE "%s" \{.*?\(0\): ([-+.e0-9]+)' % a, block, re.S).group(1))
             data = re.search(r'DATASET "loss" \{.*?DATA \{(.*?)\n      ? *\}', block, re.S).group(1)
@@ -126,16 +127,11 @@ for budget in ("4", "5", "6.5"):
     for m in a["matrices"]:
         bits, _, rank, losses = found[m["matrix"]]
         check(f"{budget}: {m['matrix']} as it was chosen: {m}, found {bits}, {rank}, {losses[-1]}",
-              (bits, rank) == (m["bits"], m["rank"]) and abs(losses[-1] - m["relative_loss"]) <= 1e-6 * losses[-1])
+              (bits, rank) == (m["bits"], m["rank"]) and abs(losses[-1] - m["relative_loss"]) <= 1e-9 * losses[-1])
     check(f"{budget}: the mean that was promised", abs(mean(found) - ours["relative_loss"]) <= 1e-6 * mean(found))
 heavy, five = (json.load(open(f"{work}/{n}.json"))["matrices"] for n in ("heavy", "budget5"))
 down = lambda a: sum(m["relative_loss"] for m in a if m["matrix"].endswith("down_proj"))
 check("a heavy target to lose less", down(heavy) < down(five))
-report = {s["name"]: s for s in json.load(open(work + "/out"))["settings"]}
-for budget in ("4", "5", "6.5"):
-    a = json.load(open(f"{work}/budget{budget}.json"))
-    bits = report[a["setting"]]["matrices"]["all"]["bits_per_weight"][-1]
-    check(f"{budget}: report's bits per weight, {bits}, to be those of allocate", abs(bits - a["allocation"]["bits_per_weight"]) < 1e-9)
 sys.exit(wrong > 0)
 P
 finish
