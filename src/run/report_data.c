@@ -54,7 +54,7 @@ static status read_curve(container *c, const char *path, const char *group, cons
   int64_t dims[3];
   *curve = NULL;
   *length = 0;
-  snprintf(place, sizeof place, "%s/%s", group, name);
+  snprintf(place, sizeof place, "%.100s/%s", group, name);
   if (!container_has(c, place)) return OK;
   TRY(container_shape(c, place, &type, &rank, dims));
   if (rank != 1 || dims[0] < 1) {
@@ -76,9 +76,9 @@ static status read_sides(container *c, const char *path, const char *group, int6
   element type;
   int rank_a, rank_b;
   int64_t a[3], b[3];
-  snprintf(place, sizeof place, "%s/lora_A", group);
+  snprintf(place, sizeof place, "%.100s/lora_A", group);
   TRY(container_shape(c, place, &type, &rank_a, a));
-  snprintf(place, sizeof place, "%s/lora_B", group);
+  snprintf(place, sizeof place, "%.100s/lora_B", group);
   TRY(container_shape(c, place, &type, &rank_b, b));
   if (rank_a != 2 || rank_b != 2 || a[0] != b[1] || a[1] < 1 || b[0] < 1)
     return fail(E_DATA, "%s: %s: expected lora_A (rank, in) and lora_B (out, rank), found other shapes", path, group);
@@ -94,45 +94,105 @@ typedef struct totals {
   int64_t counted; /* matrices with a reference above 0 */
 } totals;
 
-static void add_curve(const setting_report *s, const double *curve, int64_t length, double reference, double *sums) {
-  for (int p = 0; p < s->point_count; p++)
-    sums[p] += s->points[p] < length ? log(fmax(curve[s->points[p]], 0) / reference) : NAN; /* loss 0 gives -inf, whose mean is 0 */
+/* One loss curve of a group, or of one of its variants. */
+typedef struct curves {
+  double *loss[GRAM_KINDS], reference[GRAM_KINDS], seconds;
+  int64_t length[GRAM_KINDS];
+  solution shape; /* without arrays */
+  bool own_rank;
+} curves;
+
+static void free_curves(curves *c) {
+  for (int g = 0; g < GRAM_KINDS; g++) FREE(c->loss[g]);
 }
 
-/* What the grid of a matrix takes, in bits: fp16 scales and zeros of `bits` bits; normal floats: absmax in fp32, or doubly quantized. */
-static double grid_bits(container *c, const char *group, const attributes *a, int64_t bits, double groups) {
-  char place[128];
-  if (strncmp(attr_get_text(a, "grid"), "nf", 2) != 0) return (16 + (double)bits) * groups;
-  snprintf(place, sizeof place, "%s/absmax_codes", group);
-  return container_has(c, place) ? 8 * groups + 32 * ceil(groups / 256) + 32 : 32 * groups;
+/* What the group says of its grid, enough for its size. */
+static status read_shape(container *c, const char *path, const char *group, const attributes *a, solution *s) {
+  status st = OK;
+  char place[160];
+  int64_t out = 0, in = 0, bits = attr_get_int(a, "bits", 0), columns = attr_get_int(a, "group", 0);
+  grid_rule rule = {.bits = (int)bits, .group = (int)columns, .real_zero = strcmp(attr_get_text(a, "zero"), "real") == 0};
+  TRY(read_sides(c, path, group, &out, &in));
+  if (!grid_named(attr_get_text(a, "grid"), bits, &rule.kind) || columns < 0 || (columns && in % columns)) {
+    st = fail(E_DATA, "%s: %s: expected a grid with a group that divides %lld, found %s of %lld bits, group %lld", path, group, (long long)in,
+              attr_get_text(a, "grid"), (long long)bits, (long long)columns);
+    goto done;
+  }
+  snprintf(place, sizeof place, "%.100s/absmax_codes", group);
+  rule.nested = container_has(c, place);
+  snprintf(place, sizeof place, "%.100s/widths", group);
+  rule.mixed = container_has(c, place);
+  *s = solution_of(out, in, &rule, 0);
+done:
+  return st;
+}
+
+static status read_curves(container *c, const char *path, const char *group, curves *v) {
+  status st = OK;
+  attributes a = {0};
+  TRY(container_attributes(c, group, &a));
+  TRY(read_shape(c, path, group, &a, &v->shape));
+  TRY(read_curve(c, path, group, "loss", &v->loss[ON_CALIBRATION], &v->length[ON_CALIBRATION]));
+  TRY(read_curve(c, path, group, "loss_heldout", &v->loss[ON_HELDOUT], &v->length[ON_HELDOUT]));
+  v->reference[ON_CALIBRATION] = attr_get_real(&a, "reference", NAN);
+  v->reference[ON_HELDOUT] = attr_get_real(&a, "reference_heldout", NAN);
+  v->seconds = attr_get_real(&a, "seconds", 0);
+  v->own_rank = attr_get_int(&a, "own_rank", 0) == 1;
+done:
+  attr_free(&a);
+  return st;
+}
+
+static void add_point(const curves *v, int point, int p, matrix_report *m, bool counted) {
+  int64_t last = v->length[ON_CALIBRATION] - 1;
+  int64_t rank = v->own_rank && point > last ? last : point;
+  m->bits[p] += solution_size(&v->shape, (int)rank);
+  for (int g = 0; counted && g < GRAM_KINDS; g++) /* loss 0 gives -inf, whose mean is 0 */
+    m->loss[g][p] += rank < v->length[g] ? log(fmax(v->loss[g][rank], 0) / v->reference[g]) : NAN;
+}
+
+/* The variant of a point: its own rank's. Rank 0 is the base of the largest, and a rank that was not solved for a truncation of it. */
+static void variant_of(const char *group, const char *ranks, int point, char name[160]) {
+  int largest = 0, found = 0;
+  for (const char *at = ranks; *at; at += strcspn(at, ",") + (at[strcspn(at, ",")] == ',')) {
+    if (atoi(at) == point) found = point;
+    if (atoi(at) > largest) largest = atoi(at);
+  }
+  snprintf(name, 160, "%.120s/rank-%d", group, found ? found : largest);
 }
 
 static status add_linear(container *c, const char *path, const char *group, linear_id l, setting_report *s, totals *t) {
   status st = OK;
   attributes a = {0};
-  double *curve[GRAM_KINDS] = {NULL, NULL};
-  int64_t length[GRAM_KINDS], out = 0, in = 0;
-  TRY(container_attributes(c, group, &a));
-  TRY(read_sides(c, path, group, &out, &in));
-  TRY(read_curve(c, path, group, "loss", &curve[ON_CALIBRATION], &length[ON_CALIBRATION]));
-  TRY(read_curve(c, path, group, "loss_heldout", &curve[ON_HELDOUT], &length[ON_HELDOUT]));
-  const double reference[GRAM_KINDS] = {attr_get_real(&a, "reference", NAN), attr_get_real(&a, "reference_heldout", NAN)};
-  const int64_t columns = s->group > 0 ? s->group : in;
-  const double weights = (double)out * (double)in, of_grid = grid_bits(c, group, &a, s->bits, weights / (double)columns);
+  curves v = {0};
   const int kinds[] = {(int)l, MATRIX_ALL};
-  for (int k = 0; k < 2; k++) {
-    matrix_report *m = &s->matrix[kinds[k]];
-    m->count++;
-    m->seconds += attr_get_real(&a, "seconds", 0);
-    t[kinds[k]].weights += weights;
-    for (int p = 0; p < s->point_count; p++) m->bits[p] += weights * (double)s->bits + of_grid + 16.0 * s->points[p] * (double)(out + in);
-    if (reference[ON_CALIBRATION] == 0) continue; /* weights that nothing reads: no relative loss to speak of */
-    t[kinds[k]].counted++;
-    for (int g = 0; g < GRAM_KINDS; g++) add_curve(s, curve[g], length[g], reference[g], m->loss[g]);
+  TRY(container_attributes(c, group, &a));
+  const char *ranks = attr_get_text(&a, "ranks");
+  for (int p = 0; p < s->point_count; p++) {
+    char name[160];
+    if (*ranks)
+      variant_of(group, ranks, s->points[p], name);
+    else
+      snprintf(name, sizeof name, "%.120s", group);
+    if (p == 0 || *ranks) {
+      free_curves(&v);
+      v = (curves){0};
+      TRY(read_curves(c, path, name, &v));
+    }
+    bool counted = v.reference[ON_CALIBRATION] != 0; /* else weights that nothing reads: no relative loss to speak of */
+    for (int k = 0; k < 2; k++) {
+      matrix_report *m = &s->matrix[kinds[k]];
+      add_point(&v, s->points[p], p, m, counted);
+      if (p == s->point_count - 1) m->seconds += v.seconds; /* of variants: the largest one's */
+      if (p) continue;
+      m->count++;
+      t[kinds[k]].weights += (double)v.shape.out * (double)v.shape.in;
+      t[kinds[k]].counted += counted;
+    }
   }
 done:
   attr_free(&a);
-  for (int g = 0; g < GRAM_KINDS; g++) FREE(curve[g]);
+  free_curves(&v);
   return st;
 }
 
