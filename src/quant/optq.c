@@ -68,10 +68,10 @@ static void read_group(const grid_rule *r, slab *b, int g, code_grid from, int s
 static HOT void solve_tile(int n, const double *restrict t, int64_t ldt, double *restrict x) {
   for (int i = 0; i < n; i++) {
     lanes *xi = (lanes *)(x + (int64_t)i * TILE), inverse = 1 / (t[i * ldt + i] + (lanes){0});
-    for (int l = 0; l < TILE / 8; l++) xi[l] *= inverse;
+    for (int l = 0; l < TILE / LANES; l++) xi[l] *= inverse;
     for (int k = i + 1; k < n; k++) {
       lanes *xk = (lanes *)(x + (int64_t)k * TILE);
-      for (int l = 0; l < TILE / 8; l++) xk[l] -= xi[l] * t[i * ldt + k];
+      for (int l = 0; l < TILE / LANES; l++) xk[l] -= xi[l] * t[i * ldt + k];
     }
   }
 }

@@ -6,7 +6,7 @@
 #include "base/half.h"
 #include "base/hot.h"
 
-/* feedback (QUAD, TILE) = s + the errors of columns 0 .. n - 1, for 16 rows: eight accumulators. */
+/* feedback (QUAD, TILE) = s + the errors of columns 0 .. n - 1, for 8 rows: eight accumulators. */
 static inline __attribute__((always_inline)) void add_quad(int n, const double (*restrict u)[QUAD], const double (*restrict error)[TILE],
                                                            const double *restrict s, int ld, double (*restrict feedback)[TILE]) {
   lanes a[QUAD][2];
@@ -24,16 +24,13 @@ static inline __attribute__((always_inline)) void add_quad(int n, const double (
 /* f[TILE] += the errors of n columns of the same part; u walks one column of a quad. */
 static inline __attribute__((always_inline)) void add_column(int n, const double *restrict u, const double (*restrict error)[TILE],
                                                              double *restrict f) {
-  lanes *acc = (lanes *)f, a0 = acc[0], a1 = acc[1], a2 = acc[2], a3 = acc[3];
+  lanes a[TILE / LANES];
+  memcpy(a, f, sizeof a);
   for (int i = 0; i < n; i++) {
     const lanes *e = (const lanes *)error[i];
-    double x = u[i * QUAD];
-    a0 += e[0] * x;
-    a1 += e[1] * x;
-    a2 += e[2] * x;
-    a3 += e[3] * x;
+    for (int l = 0; l < TILE / LANES; l++) a[l] += e[l] * u[i * QUAD];
   }
-  acc[0] = a0, acc[1] = a1, acc[2] = a2, acc[3] = a3;
+  memcpy(f, a, sizeof a);
 }
 
 /* One column of 32 rows: v -> code, error and loss. With real zeros the value is rounded to float, as it is loaded; with integer ones it is
@@ -61,9 +58,9 @@ HOT void tile_block(int columns, bool real, const panel *restrict p, const doubl
   for (int first = 0; first < columns; first += PART) {
     int end = first + PART < columns ? first + PART : columns;
     for (int j = first; j < end; j += QUAD)
-      for (int half = 0; half < TILE; half += TILE / 2)
-        add_quad(first, p->m[j / QUAD], (const double(*)[TILE])(t->e[0] + half), s + (int64_t)j * ld + half, ld,
-                 (double(*)[TILE])(t->feedback[j - first] + half));
+      for (int part = 0; part < TILE; part += 2 * LANES)
+        add_quad(first, p->m[j / QUAD], (const double(*)[TILE])(t->e[0] + part), s + (int64_t)j * ld + part, ld,
+                 (double(*)[TILE])(t->feedback[j - first] + part));
     for (int j = first; j < end; j++) {
       double *f = t->feedback[j - first];
       add_column(j - first, p->m[j / QUAD][first] + j % QUAD, (const double(*)[TILE])t->e[first], f);
