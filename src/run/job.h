@@ -117,7 +117,7 @@ void setting_free(setting *s);
 
 scheme setting_scheme(const setting *s); /* of its initialization; loftq with one step is a fit of a residual */
 static inline bool setting_nests(const setting *s) { return setting_scheme(s) != SCHEME_JOINT; } /* one solution for all ranks? */
-bool setting_has_own_ranks(const setting *s); /* every matrix has a rank of its own */
+bool setting_has_own_ranks(const setting *s);                                                    /* every matrix has a rank of its own */
 metric setting_metric(const setting *s); /* in which its last fit is the best: what certifies its adapter */
 
 /* What can be said only with the model at hand: layers that the sweep names are there, group divides every target's width, ranks fit

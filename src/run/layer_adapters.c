@@ -149,7 +149,6 @@ static status fit_locally(input_work *w, void *context, int p, int k) {
   float *e = NULL;
   adapter a = {0};
   solution *to = result_of(w, p, k);
-  const setting *s = setting_of(w, p);
   char where[256];
   double start = clock_now();
   (void)context;
@@ -157,7 +156,7 @@ static status fit_locally(input_work *w, void *context, int p, int k) {
   TRY(NEW(e, to->out * to->in, "a residual"));
   solution_residual(to, fitted_weights(w, p, k), 0, to->out, e);
   adapter_request q = request_of(w, p, k, where, e);
-  TRY(pooled(s) ? adapter_pooled(&q, s->rule.group, &a) : adapter_local(&q, &a));
+  TRY(pooled(setting_of(w, p)) ? adapter_pooled(&q, to->rule.group, &a) : adapter_local(&q, &a));
   keep_adapter(to, &a);
   to->facts->adapter_seconds = clock_now() - start;
 done:

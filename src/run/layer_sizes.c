@@ -72,11 +72,15 @@ static size_t rank_private(const job *j, int64_t out, int64_t in, int ranks) {
   for (int k = 0; k < j->setting_count; k++) {
     const setting *s = &j->settings[k];
     bool nests = setting_nests(s);
-    size_t mine[] = {nests ? (size_t)fit_bytes(s, s->rank_max, out, in) : (size_t)joint_bytes(s, s->rank_max, out, in),
-                     nests ? codes + (size_t)round_uniform_bytes(s, &s->rule, in) : 0,
-                     s->method->magr ? (size_t)magr_bytes((int)in, s->rule.group) : 0};
-    for (int e = 0; e < 3; e++)
-      if (mine[e] > most) most = mine[e];
+    size_t fit = nests ? (size_t)fit_bytes(s, s->rank_max, out, in) : (size_t)joint_bytes(s, s->rank_max, out, in);
+    if (fit > most) most = fit;
+    for (int v = -1; v < s->other_count; v++) { /* the usual bits and group, and others of some matrices */
+      const grid_rule *rule = v < 0 ? &s->rule : &s->others[v].rule;
+      size_t rows = nests ? codes + (size_t)round_uniform_bytes(s, rule, in) : 0,
+             shrink = s->method->magr ? (size_t)magr_bytes((int)in, rule->group) : 0;
+      if (rows > most) most = rows;
+      if (shrink > most) most = shrink;
+    }
   }
   return most;
 }

@@ -52,7 +52,8 @@ static status read_job(session *c) {
   TRY(gram_sources_override(a, &from));
   if (from) overrides[0] = from;
   for (int i = 0; i < a->override_count; i++) overrides[i + (from != NULL)] = a->overrides[i];
-  TRY(job_read(inside ? inside : a->target, overrides, a->override_count + (from != NULL), inside ? a->target : NULL, a->settings, &c->job));
+  TRY(job_read(inside ? inside : a->target, overrides, a->override_count + (from != NULL), inside ? a->target : NULL, a->settings,
+               &c->job));
 done:
   FREE(overrides);
   FREE(from);

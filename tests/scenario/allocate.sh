@@ -78,6 +78,15 @@ run 2 export "$WORK/moved" --setting "$name" --to dense --merge --out "$WORK/exp
 run 1 report "$WORK/moved"
 grep -q "$name" "$WORK/out" || fault "report: expected $name"
 
+# a method whose codes belong to one rank: candidates are the ranks that were solved; the allocations above keep their own options here
+sed "s|^output: .*|output: $WORK/moved|; /^sweep:/,\$d" "$WORK/job.yaml" >"$WORK/joint.yaml"
+echo 'sweep: { method: loftq, bits: [2, 4], rank: [4, 16], options: { loftq_T: 2 } }' >>"$WORK/joint.yaml"
+run 2 solve "$WORK/joint.yaml" --quiet
+run 2 allocate "$WORK/joint.yaml" --budget 5 --name joint --json
+cp "$WORK/out" "$WORK/joint.json"
+run 2 solve "$WORK/joint.yaml" --quiet
+run 2 verify "$WORK/joint.yaml" --settings 'loftq-*-joint'
+
 python3 - "$WORK" "$WORK/moved" <<'P' || fault "the numbers"
 import json, re, subprocess, sys
 work, folder = sys.argv[1:]
@@ -129,6 +138,8 @@ for budget in ("4", "5", "6.5"):
         check(f"{budget}: {m['matrix']} as it was chosen: {m}, found {bits}, {rank}, {losses[-1]}",
               (bits, rank) == (m["bits"], m["rank"]) and abs(losses[-1] - m["relative_loss"]) <= 1e-9 * losses[-1])
     check(f"{budget}: the mean that was promised", abs(mean(found) - ours["relative_loss"]) <= 1e-6 * mean(found))
+for m in json.load(open(work + "/joint.json"))["matrices"]:
+    check(f"loftq: a rank that was solved: {m}", m["rank"] in (4, 16) and m["bits"] in (2, 4))
 heavy, five = (json.load(open(f"{work}/{n}.json"))["matrices"] for n in ("heavy", "budget5"))
 down = lambda a: sum(m["relative_loss"] for m in a if m["matrix"].endswith("down_proj"))
 check("a heavy target to lose less", down(heavy) < down(five))
