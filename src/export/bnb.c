@@ -14,9 +14,11 @@ static status check(const export_request *q) {
   for (int i = 0; i < q->count; i++) {
     const export_matrix *m = &q->matrices[i];
     const grid_rule *r = &m->shape.rule;
+    if (r->kind == GRID_BINARY)
+      return fail(E_USAGE, "export: bnb: %s: expected an NF4 grid, found a binary one: dense can hold it", m->module);
     if (r->kind != GRID_NF)
       return fail(E_USAGE, "export: bnb: %s: expected an NF4 grid (method nf4-cloq), found a uniform one of %d bits: %s can hold it",
-                  m->module, r->bits, r->bits == 2 || r->bits == 3 || r->bits == 4 || r->bits == 8 ? "gptq" : "dense");
+                  m->module, r->bits, format_packs(r) ? "gptq" : "dense");
     if (r->bits != BITS)
       return fail(E_USAGE, "export: bnb: %s: expected NF4, found a normal float of %d bits: dense can hold it", m->module, r->bits);
     if (r->nested != first->nested)

@@ -56,7 +56,7 @@ const char *export_format_list(void); /* "gptq, bnb, compressed-tensors, dense" 
 const char *export_split_name(export_split s);
 
 /* Collective. Fills in what the files say of the matrices (rank 0 reads). model_fingerprint of every file must be the checkpoint's. E_DATA;
- * E_USAGE: a rank beyond the stored one. */
+ * E_USAGE: a rank beyond the stored one, or one that a method with codes for each rank was not solved for. */
 status export_describe(export_request *q);
 
 /* Local. Can the format hold these matrices? E_USAGE names the matrix, what was expected and found, and the format that can. */

@@ -61,10 +61,16 @@ bool format_same(const export_request *q, const export_matrix **other) {
   return true;
 }
 
+bool format_packs(const grid_rule *r) {
+  bool width = r->bits == 2 || r->bits == 3 || r->bits == 4 || r->bits == 8;
+  return r->kind == GRID_UNIFORM && width && !r->mixed && !r->real_zero;
+}
+
 status format_check_uniform(const export_request *q) {
   for (int i = 0; i < q->count; i++) {
     const export_matrix *m = &q->matrices[i];
     const grid_rule *r = &m->shape.rule;
+    if (format_packs(r)) continue;
     if (r->kind != GRID_UNIFORM)
       return fail(E_USAGE, "export: %s: %s: expected a uniform grid, found %s can hold it", q->format->name, m->module,
                   r->kind == GRID_BINARY ? "a binary one: dense"
@@ -73,8 +79,7 @@ status format_check_uniform(const export_request *q) {
     if (r->mixed || r->real_zero)
       return fail(E_USAGE, "export: %s: %s: expected %s, found %s: dense can hold it", q->format->name, m->module,
                   r->mixed ? "one width of codes in a matrix" : "integer zero points", r->mixed ? "several" : "real ones");
-    if (r->bits != 2 && r->bits != 3 && r->bits != 4 && r->bits != 8)
-      return fail(E_USAGE, "export: %s: %s: expected 2, 3, 4 or 8 bits, found %d: dense can hold it", q->format->name, m->module, r->bits);
+    return fail(E_USAGE, "export: %s: %s: expected 2, 3, 4 or 8 bits, found %d: dense can hold it", q->format->name, m->module, r->bits);
   }
   return OK;
 }

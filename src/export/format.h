@@ -40,7 +40,9 @@ json_t *format_kept_linears(const export_request *q); /* names of those that are
 /* Bits, group and symmetry are the same for all; else *other is the first that differs from the first one. */
 bool format_same(const export_request *q, const export_matrix **other);
 
-/* Uniform grids of 2, 3, 4 or 8 bits: what the packed integer formats can hold. E_USAGE names the format that can hold another. */
+/* Uniform grids of 2, 3, 4 or 8 bits with integer zero points: what the packed integer formats can hold. E_USAGE names the format that can hold
+ * another. */
+bool format_packs(const grid_rule *r);
 status format_check_uniform(const export_request *q);
 
 const char *format_type_name(real_type t); /* "BF16" */

@@ -21,6 +21,7 @@ enum { SETTINGS_MOST = 4096 };
 typedef struct solved {
   char name[160];
   char ranks[256];
+  char split[16]; /* how its method splits a product */
   bool target[LIN_COUNT];
 } solved;
 
@@ -35,6 +36,7 @@ static status read_solved(const session *c, solved *s) {
   TRY(container_open(path, "solution", &file));
   TRY(container_attributes(file, "", &root));
   snprintf(s->ranks, sizeof s->ranks, "%.255s", attr_get_text(&root, "ranks"));
+  snprintf(s->split, sizeof s->split, "%.15s", attr_get_text(&root, "split"));
   snprintf(text, sizeof text, "%.255s", attr_get_text(&root, "targets"));
   for (char *word = strtok_r(text, ",", &rest); word; word = strtok_r(NULL, ",", &rest))
     for (int l = 0; l < LIN_COUNT; l++) s->target[l] |= strcmp(word, linear_short((linear_id)l)) == 0;
@@ -195,13 +197,13 @@ status export_request_real_type(const char *option, const char *text, real_type 
   return fail(E_USAGE, "%s: expected float32, float16 or bfloat16, found %s", option, text);
 }
 
-status export_request_split(const char *text, export_split *split) {
+status export_request_split(const char *option, const char *text, export_split *split) {
   for (int k = SPLIT_CLOQ; k <= SPLIT_BALANCED; k++)
     if (strcmp(text, export_split_name((export_split)k)) == 0) {
       *split = (export_split)k;
       return OK;
     }
-  return fail(E_USAGE, "--split: expected cloq, qera or balanced, found %s", text);
+  return fail(E_USAGE, "%s: expected cloq, qera or balanced, found %s", option, text);
 }
 
 static status read_format(const arguments *a, export_request *q) {
@@ -219,9 +221,17 @@ static status read_format(const arguments *a, export_request *q) {
   q->has_dtype = a->dtype != NULL;
   if (a->dtype) TRY(export_request_real_type("export: --dtype", a->dtype, &q->dtype));
   if (a->adapter_dtype) TRY(export_request_real_type("export: --adapter-dtype", a->adapter_dtype, &q->adapter_dtype));
-  if (a->split) TRY(export_request_split(a->split, &q->split));
 done:
   return st;
+}
+
+/* The split as asked for, else that of the first matrix's setting. */
+static status read_split(const arguments *a, const solved *list, int count, export_request *q) {
+  if (a->split) return export_request_split("export: --split", a->split, &q->split);
+  for (int i = 0; i < count; i++)
+    if (strcmp(list[i].name, q->matrices[0].setting) == 0 && *list[i].split)
+      return export_request_split(list[i].name, list[i].split, &q->split);
+  return OK;
 }
 
 /* Of the chosen setting, for one that has only this rank. */
@@ -261,6 +271,7 @@ static status make_request(const session *c, const solved *list, int count, requ
   if (setting_count == 0) settings[setting_count++] = (choice){.pattern = "*", .value = list[0].name};
   default_rank(&list[settings[0].index], ranks, &rank_count);
   TRY(add_matrices(c, list, settings, setting_count, ranks, rank_count, q));
+  TRY(read_split(a, list, count, q));
   join(t->setting, sizeof t->setting, a->setting_choices, a->setting_choice_count);
   join(t->rank, sizeof t->rank, a->rank_choices, a->rank_choice_count);
   if (!t->setting[0]) snprintf(t->setting, sizeof t->setting, "%s", list[0].name);

@@ -101,9 +101,12 @@ const verb verbs[] = {
      "  --setting  may be left out where the run has one; again with PATTERN= (q_proj, 'model.layers.[0-3].*') for other matrices: the "
      "last\n"
      "             that matches counts, so that bits and ranks can be mixed\n"
-     "  --rank     up to the largest of the job; 0: no adapter\n"
+     "  --rank     up to the largest of the job; 0: no adapter. Of methods whose codes belong to one rank: one of the job's; 0: the codes\n"
+     "             of the largest\n"
      "  --merge    W = Q + BA in one dense model, no adapter\n"
-     "  --split    how the product is split: cloq (B orthonormal), qera, balanced\n"
+     "  --split    how the product is split: cloq (B orthonormal), qera, balanced (default: the option `split` of the setting, which is "
+     "its\n"
+     "             method's usual one)\n"
      "  --dtype    of dense weights: float32, float16, bfloat16 (default: the checkpoint's); --adapter-dtype: of the adapter (float32)"},
     {"merge", verb_merge, true, NEEDS_TOKENS, NULL, "Grams added: of several runs of the same model, made from different tokens",
      "usage: mpirun -n N cloqwork merge JOB.yaml --from RUN --from RUN... [--layers 0-9]\n\n"

@@ -105,7 +105,7 @@ int solution_datasets(const solution *s, bool heldout, char paths[SOLUTION_DATAS
 
 /* What the file says of a linear, without arrays: shape, grid, largest rank. where names it in messages ("run/….h5: self_attn.q_proj").
  * rank: the one that is wanted, where ranks have variants (0: the largest). E_DATA: absent, a shape that is not the model's, a grid that
- * this version does not know, no variant of that rank. group (may be NULL): receives the attributes. */
+ * this version does not know; E_USAGE: no variant of that rank. group (may be NULL): receives the attributes. */
 status solution_describe(container *file, const char *where, const arch *a, linear_id l, int rank, attributes *group, solution *s);
 
 void solution_read_facts(const attributes *group, solution_facts *f); /* from those that solution_describe gave */
@@ -115,7 +115,7 @@ void solution_read_facts(const attributes *group, solution_facts *f); /* from th
 status solution_arrays(container *file, const char *where, int64_t begin, int64_t end, int rank, unsigned parts, solution *s);
 
 /* solution_describe, and the parts for rows [begin, end) of the output side (end -1: all), the adapter at `rank` (0: the largest);
- * owned: solution_free. facts holds what the curves belong to. E_DATA, also for a rank beyond the stored one; E_IO, E_MEMORY. */
+ * owned: solution_free. facts holds what the curves belong to. E_DATA, also for a rank beyond the stored one; E_USAGE, E_IO, E_MEMORY. */
 status solution_load(container *file, const char *where, const arch *a, linear_id l, int64_t begin, int64_t end, int rank, unsigned parts,
                      solution *s);
 void solution_free(solution *s); /* accepts an empty one */

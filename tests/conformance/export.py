@@ -1,4 +1,4 @@
-"""export.py gptq|bnb|compressed-tensors|dense|smollm2 MODEL FOLDER: runs a job, exports it, and judges the exports twice.
+"""export.py gptq|bnb|compressed-tensors|dense|methods|smollm2 MODEL FOLDER: runs a job, exports it, and judges the exports twice.
 
 decode.py reads their bytes and compares with the container; loading.py loads them with the libraries that people use. Then exports are
 broken on purpose: each must be caught by the same checks, and by `cloqwork verify`. One line per check; exit code 1 if any failed."""
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import h5py
 import numpy as np
 
 import decode
@@ -44,14 +45,14 @@ def cloqwork(*args, ranks=1, code=0):
 
 
 class Case:
-    """An export: settings and ranks as the command takes them, and what each module must become."""
+    """An export: settings and ranks as the command takes them, and what each module must become. split: as asked for; None: the first setting's own."""
 
-    def __init__(self, form, name, setting, rank, *options, split="cloq", adapter_dtype="float32", packed=False):
+    def __init__(self, form, name, setting, rank, *options, split=None, adapter_dtype="float32", packed=False):
         self.packed = packed  # as load_base takes it
         self.form, self.name, self.split, self.adapter_dtype = form, name, split, adapter_dtype
         self.settings = setting if isinstance(setting, list) else [setting]
         self.ranks = rank if isinstance(rank, list) else [rank]
-        self.options = list(options) + ["--split", split, "--adapter-dtype", adapter_dtype]
+        self.options = list(options) + (["--split", split] if split else []) + ["--adapter-dtype", adapter_dtype]
         self.merge = "--merge" in options
         self.dtype = options[options.index("--dtype") + 1] if "--dtype" in options else "bfloat16"  # that of both checkpoints
 
@@ -79,8 +80,10 @@ class Case:
     def expect(self, world):
         self.expected, self.rank = {}, {}
         for m in world.modules:
-            ours = decode.read_container(world.run, self.choose(self.settings, m), m)
             rank = int(self.choose(self.ranks, m))
+            setting = self.choose(self.settings, m)
+            ours = decode.read_container(world.run, setting, m, rank or world.largest_rank(setting))
+            self.split = self.split or ours.attrs["split"]
             ours.A, ours.B = ours.A[:rank], ours.B[:, :rank]
             self.expected[m] = ours
             if rank and not self.merge:
@@ -125,18 +128,25 @@ def bytes_faults(case, folder, world):
                 faults.append(f"{name}: not as in the checkpoint")
     except (Malformed, KeyError, ValueError, OSError) as e:
         faults.append(f"base: {type(e).__name__}: {e}")
-    if case.merge:
-        return faults + (["an adapter beside merged weights"] if os.path.exists(os.path.join(folder, "adapter")) else [])
+    if not case.rank:
+        return faults + (["an adapter that nobody asked for"] if os.path.exists(os.path.join(folder, "adapter")) else [])
     try:
         metadata, adapter = decode.read_adapter(os.path.join(folder, "adapter"), world.modules)
         if {m: a.A.shape[0] for m, a in adapter.items()} != case.rank:
             faults.append(f"adapter: modules {sorted(set(adapter) ^ set(case.rank))[:3]}")
         if metadata.get("base_fingerprint") != decode.read_json(folder, "base", "cloqwork.json")["base_fingerprint"]:
             faults.append("adapter: its base_fingerprint is not that of the base beside it")
+        if decode.read_json(folder, "adapter", "cloqwork.json")["split"] != case.split:
+            faults.append(f"adapter: its sidecar does not say split {case.split}")
         loose = {"float32": 2e-6, "float16": 2e-3, "bfloat16": 1.6e-2}[case.adapter_dtype]
         for m, a in adapter.items():
             ours = case.expected[m]
-            same = np.array_equal(a.A, ours.A) and np.array_equal(a.B, ours.B) if (case.split, case.adapter_dtype) == ("cloq", "float32") else True
+            if (case.split, case.adapter_dtype) == ("cloq", "float32"):
+                same = np.array_equal(a.A, ours.A) and np.array_equal(a.B, ours.B)
+            else:
+                values = ours.eigenvalues[: a.A.shape[0]]
+                part = np.where(values > 1e-16 * values[0], values, 1) ** {"cloq": 0, "qera": 0.5, "balanced": 0.25}[case.split]
+                same = near(a.B, ours.B * part, loose) and near(a.A, ours.A / part[:, None], loose)
             if not same or a.scale != 1 or not near(a.B.astype(np.float64) @ a.A, ours.B.astype(np.float64) @ ours.A, loose):
                 faults.append(f"{m}: the adapter's product, times {a.scale}, is not the container's")
     except (Malformed, KeyError, ValueError, OSError) as e:
@@ -202,6 +212,15 @@ def judge(case, world, full=True):
         faults, losses = loading.training_faults(l.model, world.windows[:1, :128], world.folder)
         report(f"{name}: training", faults, f"loss {losses[0]:.4f} to {losses[-1]:.4f}")
     report(f"{name}: folder", loading.folder_faults(l.model, os.path.join(folder, "base")), f"{time.time() - t0:.0f} s in all")
+    return folder
+
+
+def judge_bytes(case, world):
+    """What needs no library."""
+    folder = case.export(world)
+    verdict = cloqwork("verify", folder, "--run", world.run, ranks=world.ranks, code=None)
+    faults = [] if verdict.returncode == 0 else [f"verify: code {verdict.returncode}: {verdict.stderr[-300:]}"]
+    report(f"{world.name} {case.form} {case.name}: bytes, verify", bytes_faults(case, folder, world) + faults)
     return folder
 
 
@@ -351,6 +370,11 @@ class World:
         self.original = self.reference.logits(self.windows)
 
 
+    def largest_rank(self, setting):
+        with h5py.File(os.path.join(self.run, "solutions", setting, "layer-000.h5"), "r") as f:
+            return max(int(r) for r in f.attrs["ranks"].split(","))
+
+
 BITS = [2, 3, 4, 8]
 GRIDS = {"sym": "-grid_type_sym", "asym": ""}
 
@@ -430,6 +454,40 @@ def run_dense(model, folder):
     judge_perplexity(exact, world, folder)
 
 
+def run_methods(model, folder):
+    """The other methods: variants of a rank, splits of their own, grids that only dense weights can hold."""
+    world = tiny(model, folder, [([{"method": "loftq", "bits": [2, 4], "group": 64, "rank": [4, 8]},
+                                   {"method": ["loftq-int", "caldera", "odlri"], "bits": 4, "group": 64, "rank": [4, 8]},
+                                   {"method": ["svd", "eora"], "bits": 4, "group": 64, "rank": 8},
+                                   {"method": "qa-lora", "bits": 4, "group": 32, "rank": 4},
+                                   {"method": "l4q", "bits": 4, "group": 64, "rank": 4, "options": {"l4q_steps": 10}},
+                                   {"method": "slim-llm", "bits": 3, "group": 32, "rank": 8},
+                                   {"method": "billm", "bits": 1, "group": 64, "rank": 8},
+                                   {"method": "cloq-rtn", "bits": 4, "group": 64, "rank": 8, "options": {"grid_zero": "real"}}], {})])
+    judge(Case("bnb", "LoftQ", "loftq-b4-g64", 8), world)
+    judge(Case("gptq", "loftq-int", "loftq-int-b4-g64", 8), world, full=False)
+    judge_bytes(Case("bnb", "LoftQ, another rank", "loftq-b4-g64", 4), world)
+    judge_bytes(Case("bnb", "LoftQ, two ranks", "loftq-b4-g64", [4, "down_proj=8", "k_proj=0"]), world)
+    for name in ("eora", "caldera", "odlri", "svd"):
+        judge_bytes(Case("gptq", name, f"{name}-b4-g64", 8), world)
+    judge_bytes(Case("gptq", "qa-lora", "qa-lora-b4-g32", 4), world)
+    for split in ("cloq", "qera", "balanced"):
+        judge_bytes(Case("gptq", f"eora, split {split}", "eora-b4-g64", 8, split=split), world)
+    for name, setting, rank in (("LoftQ, 2 bits", "loftq-b2-g64", 8), ("slim-llm", "slim-llm-b3-g32", 8), ("billm", "billm-b1-g64", 8),
+                                ("real zero points", "cloq-rtn-b4-g64-grid_zero_real", 8)):
+        judge_bytes(Case("dense", name, setting, rank, "--dtype", "float32"), world)
+        judge_bytes(Case("dense", f"{name}, merged", setting, rank, "--merge", "--dtype", "float32"), world)
+    # L4Q promises weights that are quantized with the adapter in them: nothing is left to merge, and the folders without adapter are the model.
+    l4q = "l4q-b4-g64-l4q_steps_10"
+    judge_bytes(Case("gptq", "l4q, fresh adapter", l4q, 4), world)
+    case = Case("gptq", "l4q, no adapter", l4q, 0)
+    judge_bytes(case, world)
+    merged = Case("dense", "l4q, merged", l4q, 4, "--merge", "--dtype", "float32")
+    config, t, types = decode.read_base(os.path.join(judge_bytes(merged, world), "base"))
+    other = [m for m, ours in case.expected.items() if not np.array_equal(decode.dense(config, t, types, m).weight, ours.weight)]
+    report("tiny dense l4q: merged weights are the dequantized codes", other)
+
+
 def run_smollm2(model, folder):
     four, two, nf = "cloq-nomagr-b4-g64-grid_type_sym", "cloq-rtn-b2-g64", "nf4-cloq-b4-g64-nf_double_on"
     world = World("SmolLM2", model, model, folder, [
@@ -444,7 +502,7 @@ def run_smollm2(model, folder):
     judge_perplexity(exact, world, judge(exact, world))
 
 
-RUNS = {"gptq": run_gptq, "bnb": run_bnb, "compressed-tensors": run_compressed, "dense": run_dense, "smollm2": run_smollm2}
+RUNS = {"gptq": run_gptq, "bnb": run_bnb, "compressed-tensors": run_compressed, "dense": run_dense, "methods": run_methods, "smollm2": run_smollm2}
 
 if __name__ == "__main__":
     which, model, folder = sys.argv[1:]

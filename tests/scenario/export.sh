@@ -73,6 +73,33 @@ mv "$WORK/run/solutions/$setting/layer-003.h5" "$WORK/kept.h5"
 refuse 3 'expected the solution of layer 3' "${run[@]}" --setting $setting --rank 8 --to gptq
 mv "$WORK/kept.h5" "$WORK/run/solutions/$setting/layer-003.h5"
 
+# grids that a format cannot hold, and ranks that a method with codes of its own for each was not solved for
+cat >"$WORK/others.yaml" <<J
+model: $PROJECT/data/tiny
+output: $WORK/others
+calibration: { tokens: $PROJECT/data/tiny/calib.npy, windows: 4, length: 128 }
+targets: [k_proj]
+sweep:
+  - { method: [slim-llm, lasq-w], bits: 2, group: 64, rank: [4, 8] }
+  - { method: billm, bits: 1, group: 64, rank: [4, 8] }
+  - { method: eora, bits: 4, group: 64, rank: [4, 8], options: { grid_zero: real } }
+J
+on 2 run "$WORK/others.yaml" --quiet >/dev/null || fault "the run of other methods ended with $?"
+others=("$WORK/others" --out "$WORK/new")
+for form in gptq compressed-tensors; do
+  refuse 2 "$form: .*found several: dense can hold it" "${others[@]}" --setting slim-llm-b2-g64 --rank 8 --to $form
+  refuse 2 "$form: .*found a binary one: dense can hold it" "${others[@]}" --setting billm-b1-g64 --rank 8 --to $form
+  refuse 2 "$form: .*found a normal float of less than 4 bits: dense can hold it" "${others[@]}" --setting lasq-w-b2-g64 --rank 8 --to $form
+  refuse 2 "$form: .*found real ones: dense can hold it" "${others[@]}" --setting eora-b4-g64-grid_zero_real --rank 8 --to $form
+done
+refuse 2 'bnb: .*found a binary one: dense can hold it' "${others[@]}" --setting billm-b1-g64 --rank 8 --to bnb
+refuse 2 'bnb: .*found a normal float of 2 bits: dense can hold it' "${others[@]}" --setting lasq-w-b2-g64 --rank 8 --to bnb
+for setting_name in slim-llm-b2-g64 eora-b4-g64-grid_zero_real; do
+  refuse 2 'bnb: .*found a uniform one of [24] bits: dense can hold it' "${others[@]}" --setting $setting_name --rank 8 --to bnb
+done
+refuse 2 'expected one of the ranks that it was solved for, 4,8, found 6' "${others[@]}" --setting lasq-w-b2-g64 --rank 6 --to dense
+refuse 2 'expected one of the ranks that it was solved for, 4,8, found 9' "${others[@]}" --setting lasq-w-b2-g64 --rank 9 --to dense
+
 # one bit of a weight of the checkpoint has changed since; codes that are damaged
 cp -r "$PROJECT/data/tiny" "$WORK/changed"
 python3 - "$WORK/changed/model.safetensors" <<'P'
