@@ -1,6 +1,7 @@
 #include "run/report_data.h"
 
 #include <dirent.h>
+#include <fnmatch.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -424,7 +425,7 @@ static void free_setting(setting_report *s) {
   memset(s, 0, sizeof *s);
 }
 
-status report_read(const char *run_folder, const job *asked, run_report *r) {
+status report_read(const char *run_folder, const job *asked, const char *pattern, run_report *r) {
   status st = OK;
   struct dirent **names = NULL;
   int count = 0;
@@ -440,6 +441,7 @@ status report_read(const char *run_folder, const job *asked, run_report *r) {
   TRY(list_folder(solutions, is_shown, &names, &count));
   TRY(NEW(r->settings, (size_t)count + 1, "settings"));
   for (int i = 0; i < count; i++) {
+    if (pattern && fnmatch(pattern, names[i]->d_name, 0) != 0) continue;
     setting_report *s = &r->settings[r->setting_count++];
     TRY(read_setting(run_folder, solutions, names[i]->d_name, asked, &r->original, s));
     if (s->layers) continue;

@@ -13,7 +13,7 @@ status verb_run(session *c) {
   TRY(verb_calibrate(c));
   TRY(verb_solve(c));
   TRY(collect(c));
-  st = c->rank == 0 ? report_table(c->job.output, &c->job, stdout) : OK;
+  st = c->rank == 0 ? report_table(c->job.output, &c->job, NULL, stdout) : OK;
   TRY(agree(c->job_comm, st));
 done:
   return st;
@@ -21,7 +21,8 @@ done:
 
 status verb_report(session *c) {
   status st = OK;
-  if (c->rank == 0) st = c->arguments.json ? report_json(c->job.output, &c->job, stdout) : report_table(c->job.output, &c->job, stdout);
+  const char *pattern = c->arguments.settings;
+  if (c->rank == 0) st = (c->arguments.json ? report_json : report_table)(c->job.output, &c->job, pattern, stdout);
   return agree(c->job_comm, st);
 }
 
