@@ -51,7 +51,8 @@ static status round_target(void *context, const float *target, float *q) {
     if (d->rule.nested) nf_nest(d->out * d->groups, d->absmax, d->absmax_codes, d->nested_absmax, d->nested_offset);
     nf_round(d->rule.bits, d->rule.group, rows, in, target, in, d->absmax, j->codes);
   } else {
-    TRY(round_uniform(j->r, &d->rule, rows, in, target, NULL, j->refit || !j->fitted, solution_code_grid(d, 0), j->codes, &d->facts->tiny_scales));
+    TRY(round_uniform(j->r, &d->rule, rows, in, target, NULL, j->refit || !j->fitted, solution_code_grid(d, 0), j->codes,
+                      &d->facts->tiny_scales));
     j->fitted = true;
   }
   codes_pack_rule(&d->rule, rows, in, j->codes, d->codes);
@@ -75,15 +76,15 @@ static alternation_request alternation_of(const setting *s, int rank, int64_t ou
   const options *o = &s->options;
   initialization init = s->method->init;
   bool on_gram = init == INIT_CALDERA || init == INIT_ODLRI;
-  alternation_request q = {.fit = {.n = out, .m = in, .rank = rank, .tolerance = o->adapter_tolerance, .path = solver_path[o->adapter_solver]},
-                           .judge = h};
+  alternation_request q = {
+      .fit = {.n = out, .m = in, .rank = rank, .tolerance = o->adapter_tolerance, .path = solver_path[o->adapter_solver]}, .judge = h};
   q.fit.h = on_gram ? h : NULL;
   q.rounds = on_gram ? o->joint_rounds : init == INIT_LOFTQ ? o->loftq_T : 0;
   q.keep_best = on_gram;
-  q.start = init == INIT_LOFTQ      ? START_ZERO
-            : init == INIT_LASQ_W   ? START_WEIGHT
-            : init == INIT_LASQ_Q   ? START_ROUNDED
-            : init == INIT_ODLRI    ? START_OUTLIERS
+  q.start = init == INIT_LOFTQ       ? START_ZERO
+            : init == INIT_LASQ_W    ? START_WEIGHT
+            : init == INIT_LASQ_Q    ? START_ROUNDED
+            : init == INIT_ODLRI     ? START_OUTLIERS
             : o->joint_adapter_first ? START_WEIGHT
                                      : START_ZERO;
   q.base_first = init == INIT_LASQ_Q && o->lasq_base_q0;

@@ -89,8 +89,7 @@ static void plan_result(input_work *w, int p, int k) {
     const setting *other = setting_of(w, e);
     if (!w->pending[w->s->pieces[e].index] || !share_magr(w, e, p) || !same_codes(other, s, w->layer, l)) continue;
     if (plan->codes.how == PART_OWN) plan->codes = (part_source){PART_COPY, e};
-    if (plan_of(w, e, k)->fit.how == PART_OWN && same_fit(other, s, w->layer, l) &&
-        piece_rank(&w->s->pieces[e], w->layer, l) == rank) {
+    if (plan_of(w, e, k)->fit.how == PART_OWN && same_fit(other, s, w->layer, l) && piece_rank(&w->s->pieces[e], w->layer, l) == rank) {
       plan->fit = (part_source){PART_COPY, e};
       return;
     }

@@ -102,11 +102,12 @@ uint64_t round_uniform_bytes(const setting *s, const grid_rule *rule, int64_t in
 
 /* ---- costs, Local ---- */
 
-adapter_request adapter_shape(const setting *s, int rank, int64_t out, int64_t in); /* a fit as a question of cost: no numbers, but a metric */
+adapter_request adapter_shape(const setting *s, int rank, int64_t out,
+                              int64_t in); /* a fit as a question of cost: no numbers, but a metric */
 double fit_flops(const setting *s, const adapter_request *q);
 uint64_t fit_bytes(const setting *s, int rank, int64_t out, int64_t in); /* of a rank's memory, the residual included */
-int layer_start_rows(const job *j, int64_t out, int64_t in);             /* leading eigenvectors of the Gram that fits of such a linear start from */
-int piece_rank(const piece *p, int64_t layer, linear_id l);              /* of its adapter of that matrix */
+int layer_start_rows(const job *j, int64_t out, int64_t in); /* leading eigenvectors of the Gram that fits of such a linear start from */
+int piece_rank(const piece *p, int64_t layer, linear_id l);  /* of its adapter of that matrix */
 
 /* ---- codes and adapter of one result together, Local ---- */
 

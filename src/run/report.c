@@ -365,7 +365,8 @@ status report_table(const char *run_folder, const job *asked, const char *patter
   bool many = r.setting_count > BLOCKS_MOST;
   for (int i = 0; i < r.setting_count && st == OK && !many; i++) st = print_setting(out, &r, &r.settings[i]);
   if (st == OK && r.setting_count > 1) st = print_summary(out, &r, many);
-  if (many) fprintf(out, "\nBy kinds of matrices: cloqwork report %s --settings PATTERN, of at most %d settings\n", run_folder, BLOCKS_MOST);
+  if (many)
+    fprintf(out, "\nBy kinds of matrices: cloqwork report %s --settings PATTERN, of at most %d settings\n", run_folder, BLOCKS_MOST);
   if (st == OK) print_legend(out, r.original.count > 0);
   report_free(&r);
   if (st == OK && (fflush(out) != 0 || ferror(out))) st = fail(E_IO, "report: the table cannot be written: %m");

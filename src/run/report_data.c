@@ -115,8 +115,8 @@ static status read_shape(container *c, const char *path, const char *group, cons
   grid_rule rule = {.bits = (int)bits, .group = (int)columns, .real_zero = strcmp(attr_get_text(a, "zero"), "real") == 0};
   TRY(read_sides(c, path, group, &out, &in));
   if (!grid_named(attr_get_text(a, "grid"), bits, &rule.kind) || columns < 0 || (columns && in % columns)) {
-    st = fail(E_DATA, "%s: %s: expected a grid with a group that divides %lld, found %s of %lld bits, group %lld", path, group, (long long)in,
-              attr_get_text(a, "grid"), (long long)bits, (long long)columns);
+    st = fail(E_DATA, "%s: %s: expected a grid with a group that divides %lld, found %s of %lld bits, group %lld", path, group,
+              (long long)in, attr_get_text(a, "grid"), (long long)bits, (long long)columns);
     goto done;
   }
   snprintf(place, sizeof place, "%.100s/absmax_codes", group);

@@ -12,8 +12,8 @@ bool same_fit(const setting *a, const setting *b, int64_t layer, linear_id l); /
 
 /* How much work is distinct at one layer: for plan. */
 typedef struct sharing {
-  int settings, grams, factors;    /* factors: of Grams */
-  int magrs, codes, fits, joint;   /* of matrices */
+  int settings, grams, factors;             /* factors: of Grams */
+  int magrs, codes, fits, joint;            /* of matrices */
   int magrs_asked, codes_asked, fits_asked; /* by the settings, before sharing */
 } sharing;
 sharing sharing_count(const job *j, int64_t layer);
