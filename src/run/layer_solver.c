@@ -89,8 +89,7 @@ static void plan_result(input_work *w, int p, int k) {
     const setting *other = setting_of(w, e);
     if (!w->pending[w->s->pieces[e].index] || !share_magr(w, e, p) || !same_codes(other, s, w->layer, l)) continue;
     if (plan->codes.how == PART_OWN) plan->codes = (part_source){PART_COPY, e};
-    if (plan_of(w, e, k)->fit.how == PART_OWN && same_fit(other, s, w->layer, l) &&
-        piece_rank(&w->s->pieces[e], w->layer, l) == rank) {
+    if (plan_of(w, e, k)->fit.how == PART_OWN && same_fit(other, s, w->layer, l) && piece_rank(&w->s->pieces[e], w->layer, l) == rank) {
       plan->fit = (part_source){PART_COPY, e};
       return;
     }
@@ -116,6 +115,8 @@ static status solve_group(input_work *w) {
   TRY(agree(w->s->c->team.comm, st));
   w->base = w->s->w.base;
   if (needs_magr(w)) TRY(codes_magr(w, setting_of(w, w->group[0])));
+  for (int g = 0; g < w->group_count; g++) /* first those whose factor another group has left */
+    if (!handled[g] && w->factored && same_factor(w->factored, setting_of(w, w->group[g]))) TRY(codes_make(w, g, handled));
   for (int g = 0; g < w->group_count; g++)
     if (!handled[g]) TRY(codes_make(w, g, handled));
   TRY(codes_take_over(w));

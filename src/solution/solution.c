@@ -74,7 +74,9 @@ size_t solution_place(solution *s, unsigned parts, char *at) {
 double solution_size(const solution *s, int rank) {
   double weights = (double)s->out * (double)s->in, groups = (double)(s->out * s->groups), grid = 0;
   switch (s->rule.kind) {
-  case GRID_UNIFORM: grid = (16.0 + (s->rule.real_zero ? 16 : s->rule.bits)) * groups + (s->rule.mixed ? 8.0 * (double)s->groups : 0); break;
+  case GRID_UNIFORM:
+    grid = (16.0 + (s->rule.real_zero ? 16 : s->rule.bits)) * groups + (s->rule.mixed ? 8.0 * (double)s->groups : 0);
+    break;
   case GRID_NF: grid = s->rule.nested ? 8 * groups + 32 * (double)nests(s) + 32 : 32 * groups; break;
   case GRID_BINARY: grid = 4 * 16 * groups + (double)s->in; break;
   }
@@ -134,7 +136,7 @@ void solution_copy(const solution *from, unsigned parts, solution *to) {
     to->facts->trace_heldout = from->facts->trace_heldout;
     to->facts->damping_used = from->facts->damping_used;
     to->facts->tiny_scales = from->facts->tiny_scales;
-    to->facts->quantize_seconds = from->facts->quantize_seconds;
+    to->facts->codes_seconds = from->facts->codes_seconds;
     memcpy(to->facts->base_fingerprint, from->facts->base_fingerprint, HASH_HEX);
   }
   if (parts & SOLUTION_ADAPTER) {
@@ -380,8 +382,8 @@ static status load_rows(container *file, const solution *s, int stored, unsigned
     const row *r = &list[k];
     int64_t begin = r->by_output ? s->begin : 0, end = r->by_output ? s->end : r->rows,
             rows = r->part == SOLUTION_CURVES && r->data != s->rounds ? stored + 1
-                   : r->data == s->lora_a     ? stored
-                                              : r->rows;
+                   : r->data == s->lora_a                             ? stored
+                                                                      : r->rows;
     dataset_path(s, r->name, path);
     if (!(parts & r->part) || (r->data == s->loss_heldout && !container_has(file, path))) continue;
     st = r->data == s->lora_b && s->rank < stored ? load_first_columns(file, path, s, stored)
@@ -398,6 +400,8 @@ void solution_read_facts(const attributes *g, solution_facts *f) {
   f->tokens = attr_get_int(g, "tokens", 0);
   f->tiny_scales = attr_get_int(g, "scales_raised_from_zero", 0);
   f->round = (int)attr_get_int(g, "round", 0);
+  f->codes_seconds = attr_get_real(g, "seconds_codes", 0);
+  f->adapter_seconds = attr_get_real(g, "seconds", 0) - f->codes_seconds;
   snprintf(f->base_fingerprint, HASH_HEX, "%s", attr_get_text(g, "base_fingerprint"));
   snprintf(f->gram_fingerprint, HASH_HEX, "%s", attr_get_text(g, "gram_fingerprint"));
 }
