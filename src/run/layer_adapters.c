@@ -158,7 +158,7 @@ static status fit_locally(input_work *w, void *context, int p, int k) {
   adapter_request q = request_of(w, p, k, where, e);
   TRY(pooled(setting_of(w, p)) ? adapter_pooled(&q, to->rule.group, &a) : adapter_local(&q, &a));
   keep_adapter(to, &a);
-  to->facts->adapter_seconds = clock_now() - start;
+  to->facts->adapter_seconds = clock_now() - start + (q.start ? start_seconds(w) : 0);
 done:
   adapter_free(&a);
   FREE(e);
@@ -181,7 +181,7 @@ static status fit_on_grid(input_work *w, int p, int k) {
   TRY(adapter_grid(&q, &c->grid, &a));
   if (c->team.rank == 0) {
     keep_adapter(to, &a);
-    to->facts->adapter_seconds = clock_now() - start;
+    to->facts->adapter_seconds = c->team.size * (clock_now() - start) + (q.start ? start_seconds(w) : 0);
   }
   team_barrier(&c->team);
 done:

@@ -24,7 +24,7 @@
 status codes_magr(input_work *w, const setting *s) {
   session *c = w->s->c;
   status st = OK;
-  double start = clock_now();
+  double start = clock_now(), before = start;
   w->base = w->s->w.base;
   if (!(w->facts->lambda_max > 0)) return OK; /* an input that is never used: nothing to trade the maxima against */
   w->base = w->s->v.base;
@@ -46,6 +46,8 @@ status codes_magr(input_work *w, const setting *s) {
     if (end > begin) st = magr(&q, (float *)w->s->v.base + w->weight_at[k] + begin * in, NULL);
     q.rows = (int)out; /* the team's work, not mine */
     w->s->spent.flops += magr_flops(&q);
+    w->magr_seconds[k] = c->team.size * (clock_now() - before) + w->facts->lambda_seconds / w->linear_count;
+    before = clock_now();
   }
   st = agree(c->team.comm, st);
   team_barrier(&c->team);
@@ -70,20 +72,25 @@ static void order_by_diagonal(int64_t m, const float *diagonal, int32_t *order, 
   }
 }
 
-static status factor(input_work *w, const setting *s, const int32_t *order, double *ridge) {
+/* Into shared memory, unless it is there already. */
+static status factor(input_work *w, const setting *s, const int32_t *order) {
   session *c = w->s->c;
   char where[96];
   double start = clock_now();
   snprintf(where, sizeof where, "model.layers.%lld, %s", (long long)w->layer, input_name(w->input));
   status st = E_NUMERICS;
-  *ridge = s->options.damping * w->facts->mean_diag;
+  if (w->factored && same_factor(w->factored, s)) return OK;
+  w->factored = NULL;
+  w->ridge = s->options.damping * w->facts->mean_diag;
   for (int attempt = 0; attempt <= s->options.damping_escalate && st == E_NUMERICS; attempt++) {
     if (attempt) {
       status_clear();
-      *ridge *= 10;
+      w->ridge *= 10;
     }
-    st = reverse_cholesky(where, &c->team, w->m, w->s->h.base, *ridge, order, w->s->u.base);
+    st = reverse_cholesky(where, &c->team, w->m, w->s->h.base, w->ridge, order, w->s->u.base);
   }
+  if (st == OK) w->factored = s;
+  w->factor_seconds = c->team.size * (clock_now() - start);
   w->s->spent.factor += clock_now() - start;
   w->s->spent.flops += (double)w->m * (double)w->m * (double)w->m / 3;
   return st;
@@ -102,7 +109,7 @@ static status check_optq(const rounding *r, const optq_request *q, const uint8_t
   for (int64_t k = 0; k < (int64_t)q->rows * q->width; k++) e[k] = q->w[k] - e[k];
   TRY(adapter_trace(q->width, e, r->w->s->h.base, 0, q->rows, NULL, &sum));
   for (int64_t k = 0; k < (int64_t)q->rows * q->width; k++)
-    if (!r->w->dead[k % q->width]) sum += r->ridge * (double)e[k] * (double)e[k];
+    if (!r->w->dead[k % q->width]) sum += r->w->ridge * (double)e[k] * (double)e[k];
   if (!(fabs(sum - loss) <= 1e-5 * fabs(loss)))
     st = fail(E_NUMERICS, "%s: identity of OPTQ: expected %.12g, found %.12g", r->setting->name, loss, sum);
 done:
@@ -126,19 +133,33 @@ static const double COMQ_RIDGE = 0.75; /* of mean(diag H): MagR's pass after OPT
 
 static bool uses_optq(const setting *s) { return s->method->quantizer == QUANT_OPTQ || s->method->quantizer == QUANT_SLIM; }
 
+status fit_uniform(const rounding *r, const grid_rule *rule, int rows, int in, const float *x, code_grid g, int64_t *tiny) {
+  status st = OK;
+  float *weight = NULL, *diagonal = NULL;
+  int64_t replaced = 0;
+  if (r->options->grid_weight != WEIGHT_ONES) TRY(weigh_columns(r->w, r->options->grid_weight == WEIGHT_SQRT, &weight));
+  TRY(grid_fit(rule, rows, in, x, in, weight, g, &replaced));
+  *tiny += replaced;
+  if (r->setting->method->quantizer != QUANT_SLIM) goto done;
+  TRY(weigh_columns(r->w, false, &diagonal));
+  slim_scale(rule, rows, in, x, in, diagonal, g);
+done:
+  FREE(weight);
+  FREE(diagonal);
+  return st;
+}
+
 status round_uniform(const rounding *r, const grid_rule *rule, int rows, int in, const float *x, const float *original, bool refit,
                      code_grid g, uint8_t *codes, int64_t *tiny) {
   const input_work *w = r->w;
   const options *o = r->options;
-  bool dynamic = refit && o->optq_dynamic && uses_optq(r->setting), slim = r->setting->method->quantizer == QUANT_SLIM;
+  bool dynamic = refit && o->optq_dynamic && uses_optq(r->setting);
   status st = OK;
-  float *weight = NULL, *diagonal = NULL;
+  float *weight = NULL;
   int64_t replaced = 0;
   double loss;
-  if (o->grid_weight != WEIGHT_ONES) TRY(weigh_columns(w, o->grid_weight == WEIGHT_SQRT, &weight));
-  if (slim) TRY(weigh_columns(w, false, &diagonal));
-  if (refit && !dynamic) TRY(grid_fit(rule, rows, in, x, in, weight, g, &replaced));
-  if (refit && slim) slim_scale(rule, rows, in, x, in, diagonal, g);
+  if (refit && !dynamic) TRY(fit_uniform(r, rule, rows, in, x, g, tiny));
+  if (dynamic && o->grid_weight != WEIGHT_ONES) TRY(weigh_columns(w, o->grid_weight == WEIGHT_SQRT, &weight));
   if (!uses_optq(r->setting)) {
     grid_round(rule, rows, in, x, in, g, codes);
     goto done;
@@ -176,7 +197,6 @@ status round_uniform(const rounding *r, const grid_rule *rule, int rows, int in,
 done:
   *tiny += replaced;
   FREE(weight);
-  FREE(diagonal);
   return st;
 }
 
@@ -255,6 +275,11 @@ done:
 
 /* ---- the group's results that share a factor ---- */
 
+double base_seconds(const input_work *w, int p, int k) {
+  bool factor = method_quantizer(setting_of(w, p)->method)->factor;
+  return (w->base == w->s->w.base ? 0 : w->magr_seconds[k]) + (factor ? w->factor_seconds / w->linear_count : 0);
+}
+
 static bool makes_codes(const input_work *w, int p, int k) {
   return setting_nests(setting_of(w, p)) && plan_of(w, p, k)->codes.how == PART_OWN;
 }
@@ -266,8 +291,8 @@ static status quantize(input_work *w, const rounding *r, int p, int k) {
               : to->rule.kind == GRID_BINARY ? quantize_binary(w, k, to)
                                              : quantize_uniform(w, r, k, to);
   if (w->s->c->team.rank == 0) {
-    to->facts->quantize_seconds += clock_now() - start;
-    to->facts->damping_used = method_quantizer(r->setting->method)->factor ? r->ridge : 0;
+    to->facts->codes_seconds += base_seconds(w, p, k) + w->s->c->team.size * (clock_now() - start);
+    to->facts->damping_used = method_quantizer(r->setting->method)->factor ? w->ridge : 0;
   }
   w->s->spent.flops += uses_optq(r->setting) ? optq_flops(to->out, to->in) : 0;
   return st;
@@ -315,7 +340,7 @@ static status choose(input_work *w, void *context, int p, int k) {
     q.rule.widths = NULL;
     st = slim_choose(&q, to->widths, NULL);
   }
-  to->facts->quantize_seconds = clock_now() - start;
+  to->facts->codes_seconds = clock_now() - start;
   return st;
 }
 
@@ -407,7 +432,7 @@ status codes_make(input_work *w, int first, bool *handled) {
       order_by_diagonal(w->m, w->diagonal, order, order + w->m);
       r.order = order;
     }
-    TRY(factor(w, lead, order, &r.ridge));
+    TRY(factor(w, lead, order));
   }
   double start = clock_now();
   TRY(make_choices(w, &r, with, false));

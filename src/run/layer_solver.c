@@ -115,6 +115,8 @@ static status solve_group(input_work *w) {
   TRY(agree(w->s->c->team.comm, st));
   w->base = w->s->w.base;
   if (needs_magr(w)) TRY(codes_magr(w, setting_of(w, w->group[0])));
+  for (int g = 0; g < w->group_count; g++) /* first those whose factor another group has left */
+    if (!handled[g] && w->factored && same_factor(w->factored, setting_of(w, w->group[g]))) TRY(codes_make(w, g, handled));
   for (int g = 0; g < w->group_count; g++)
     if (!handled[g]) TRY(codes_make(w, g, handled));
   TRY(codes_take_over(w));
