@@ -201,10 +201,10 @@ done:
 }
 
 uint64_t round_uniform_bytes(const setting *s, const grid_rule *rule, int64_t in) {
-  uint64_t descending = s->options.cd_pass ? descent_bytes(rule, in) : 0;
-  uint64_t rounding_bytes = (uses_optq(s) ? optq_bytes(rule, in) + (s->options.optq_dynamic ? optq_dynamic_bytes(rule, in) : 0) : 0) +
-                            2 * (uint64_t)in * sizeof(float);
-  return rounding_bytes > descending ? rounding_bytes : descending;
+  uint64_t weights = (uint64_t)in * sizeof(float), bytes = weights + larger(weights, grid_bytes(rule, in));
+  if (!uses_optq(s)) return bytes;
+  bytes = larger(bytes, optq_bytes(rule, in) + (s->options.optq_dynamic ? weights + optq_dynamic_bytes(rule, in) : 0));
+  return s->options.cd_pass ? larger(bytes, descent_bytes(rule, in)) : bytes;
 }
 
 /* My rows of one (piece, linear). */

@@ -13,14 +13,8 @@
 #define CLOQWORK_RUN_LAYER_SOLVER_H
 
 #include "run/session.h"
+#include "run/sharing.h"
 #include "solution/solution.h"
-
-/* A setting, or one rank of it where ranks do not nest. */
-typedef struct piece {
-  const setting *setting;
-  int index; /* of the setting in the job */
-  int rank;  /* 0: all ranks are one solution */
-} piece;
 
 typedef struct stage_seconds {
   double load, magr, factor, quantize, joint, trace, adapter, losses;

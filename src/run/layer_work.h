@@ -14,16 +14,6 @@ typedef struct gram_facts {
   double lambda_seconds, start_seconds; /* that finding lambda_max and the adapters' start took one rank */
 } gram_facts;
 
-/* Where a part of a result comes from: another piece of this run, the file of a finished setting, or work of its own. */
-typedef struct part_source {
-  enum { PART_OWN, PART_COPY, PART_STORED } how;
-  int from; /* COPY: a piece; STORED: a setting */
-} part_source;
-
-typedef struct result_plan {
-  part_source codes, fit; /* joint: both OWN */
-} result_plan;
-
 typedef struct input_work {
   layer_solver *s;
   int64_t layer;
@@ -112,12 +102,13 @@ uint64_t round_uniform_bytes(const setting *s, const grid_rule *rule, int64_t in
 
 /* ---- costs, Local ---- */
 
+static inline uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
 adapter_request adapter_shape(const setting *s, int rank, int64_t out,
                               int64_t in); /* a fit as a question of cost: no numbers, but a metric */
 double fit_flops(const setting *s, const adapter_request *q);
 uint64_t fit_bytes(const setting *s, int rank, int64_t out, int64_t in); /* of a rank's memory, the residual included */
 int layer_start_rows(const job *j, int64_t out, int64_t in); /* leading eigenvectors of the Gram that fits of such a linear start from */
-int piece_rank(const piece *p, int64_t layer, linear_id l);  /* of its adapter of that matrix */
 
 /* ---- codes and adapter of one result together, Local ---- */
 
