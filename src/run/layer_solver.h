@@ -2,7 +2,7 @@
  *
  *   for each of the four inputs:  H (and the held-out Gram) into shared memory; facts of H           layer_gram.c
  *     weights of its linears -> MagR (once per threshold) -> reverse Cholesky of H (once per damping)
- *     -> codes, rows dealt to ranks; methods that make codes and adapter together, matrices dealt    layer_codes.c, layer_joint.c
+ *     -> codes, rows dealt to ranks; methods that make codes and adapter together, matrices dealt    layer_codes.c, layer_round.c, layer_joint.c
  *     -> residual loss, rows dealt -> low-rank optimum, matrices dealt to ranks by flops
  *     -> loss curves from the stored numbers                                                         layer_adapters.c
  *

@@ -98,6 +98,10 @@ status round_uniform(const rounding *r, const grid_rule *rule, int rows, int in,
                      code_grid g, uint8_t *codes, int64_t *tiny);
 /* The grid alone, into g. E_MEMORY. */
 status fit_uniform(const rounding *r, const grid_rule *rule, int rows, int in, const float *x, code_grid g, int64_t *tiny);
+/* My rows of a result. Collective where absmax is quantized in turn, which needs all rows. */
+status round_rows(input_work *w, const rounding *r, int k, solution *to);
+
+bool uses_optq(const setting *s);                                                  /* for rows on a uniform grid */
 uint64_t round_uniform_bytes(const setting *s, const grid_rule *rule, int64_t in); /* of its workspace */
 
 /* ---- costs, Local ---- */
