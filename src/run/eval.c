@@ -174,7 +174,8 @@ static status add_tasks(evaluation *e, int which, int stored) {
     int k = 0;
     while (k < s->rank_count && s->ranks[k] != ranks[i]) k++;
     if (k == s->rank_count)
-      return fail(E_USAGE, "--rank: %s: expected a rank that it was solved for (its codes belong to one rank), found %d", s->name, ranks[i]);
+      return fail(E_USAGE, "--rank: %s: expected a rank that it was solved for (its codes belong to one rank), found %d", s->name,
+                  ranks[i]);
   }
   TRY(NEW(all, e->task_count + count + 1, "points to evaluate"));
   if (e->task_count) memcpy(all, e->tasks, (size_t)e->task_count * sizeof *all);
@@ -385,7 +386,7 @@ static status report_batch(const batch *b, double seconds, double flops, const d
 static status run_batch(batch *b, const eval_task *tasks) {
   status st = OK;
   session *c = b->e->c;
-  char (*texts)[200] = NULL;
+  char(*texts)[200] = NULL;
   double start = clock_now(), flops = b->p->flops, before[3] = {b->p->weights_seconds, b->p->forward_seconds, b->p->head_seconds};
   st = NEW(texts, b->count, "names");
   if (st == OK) st = NEW(b->names, 1 + b->count, "names");

@@ -119,10 +119,10 @@ static adapter_request request_of(const input_work *w, int p, int k, const char 
   q.where = where;
   q.e = e;
   q.h = q.h ? w->s->h.base : NULL;
-  q.diagonal = !q.diagonal                                          ? NULL
+  q.diagonal = !q.diagonal                                         ? NULL
                : method_init(s->method)->metric == METRIC_DIAGONAL ? w->diagonal
-               : o->lqer_mean                                       ? w->squares + w->m
-                                                                    : w->squares;
+               : o->lqer_mean                                      ? w->squares + w->m
+                                                                   : w->squares;
   q.trace = plain ? to->facts->trace : NAN;
   q.start = rows ? w->s->start.base : NULL;
   q.start_rows = rows < w->start_rows ? rows : w->start_rows;
@@ -158,7 +158,7 @@ static status fit_locally(input_work *w, void *context, int p, int k) {
   adapter_request q = request_of(w, p, k, where, e);
   TRY(pooled(setting_of(w, p)) ? adapter_pooled(&q, to->rule.group, &a) : adapter_local(&q, &a));
   keep_adapter(to, &a);
-  to->facts->adapter_seconds = clock_now() - start;
+  to->facts->adapter_seconds = clock_now() - start + (q.start ? start_seconds(w) : 0);
 done:
   adapter_free(&a);
   FREE(e);
@@ -181,7 +181,7 @@ static status fit_on_grid(input_work *w, int p, int k) {
   TRY(adapter_grid(&q, &c->grid, &a));
   if (c->team.rank == 0) {
     keep_adapter(to, &a);
-    to->facts->adapter_seconds = clock_now() - start;
+    to->facts->adapter_seconds = c->team.size * (clock_now() - start) + (q.start ? start_seconds(w) : 0);
   }
   team_barrier(&c->team);
 done:
@@ -300,7 +300,8 @@ static status make_curves(input_work *w, void *context, int p, int k) {
   if (setting_of(w, p)->method->init == INIT_L4Q) to->values[to->rank] = to->facts->trace; /* nothing is left to explain it */
   TRY(adapter_losses(to->out, to->in, e, w->s->h.base, to->lora_b, to->lora_a, to->rank, to->facts->trace, to->loss));
   if (w->heldout)
-    TRY(adapter_losses(to->out, to->in, e, w->s->h_heldout.base, to->lora_b, to->lora_a, to->rank, to->facts->trace_heldout, to->loss_heldout));
+    TRY(adapter_losses(to->out, to->in, e, w->s->h_heldout.base, to->lora_b, to->lora_a, to->rank, to->facts->trace_heldout,
+                       to->loss_heldout));
   TRY(solution_fingerprint(to, to->facts->base_fingerprint));
 done:
   FREE(e);

@@ -1,4 +1,4 @@
-/* MagR, the factor of the damped Gram, and codes: rows dealt to ranks. */
+/* MagR, the factor of the damped Gram, and who makes which codes when. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -8,10 +8,7 @@
 #include "dist/agree.h"
 #include "dist/dlinalg.h"
 #include "quant/billm.h"
-#include "quant/codes.h"
-#include "quant/descent.h"
 #include "quant/magr.h"
-#include "quant/nf.h"
 #include "quant/optq.h"
 #include "quant/salience.h"
 #include "quant/slim.h"
@@ -24,7 +21,7 @@
 status codes_magr(input_work *w, const setting *s) {
   session *c = w->s->c;
   status st = OK;
-  double start = clock_now();
+  double start = clock_now(), before = start;
   w->base = w->s->w.base;
   if (!(w->facts->lambda_max > 0)) return OK; /* an input that is never used: nothing to trade the maxima against */
   w->base = w->s->v.base;
@@ -46,6 +43,8 @@ status codes_magr(input_work *w, const setting *s) {
     if (end > begin) st = magr(&q, (float *)w->s->v.base + w->weight_at[k] + begin * in, NULL);
     q.rows = (int)out; /* the team's work, not mine */
     w->s->spent.flops += magr_flops(&q);
+    w->magr_seconds[k] = c->team.size * (clock_now() - before) + w->facts->lambda_seconds / w->linear_count;
+    before = clock_now();
   }
   st = agree(c->team.comm, st);
   team_barrier(&c->team);
@@ -70,190 +69,36 @@ static void order_by_diagonal(int64_t m, const float *diagonal, int32_t *order, 
   }
 }
 
-static status factor(input_work *w, const setting *s, const int32_t *order, double *ridge) {
+/* Into shared memory, unless it is there already. */
+static status factor(input_work *w, const setting *s, const int32_t *order) {
   session *c = w->s->c;
   char where[96];
   double start = clock_now();
   snprintf(where, sizeof where, "model.layers.%lld, %s", (long long)w->layer, input_name(w->input));
   status st = E_NUMERICS;
-  *ridge = s->options.damping * w->facts->mean_diag;
+  if (w->factored && same_factor(w->factored, s)) return OK;
+  w->factored = NULL;
+  w->ridge = s->options.damping * w->facts->mean_diag;
   for (int attempt = 0; attempt <= s->options.damping_escalate && st == E_NUMERICS; attempt++) {
     if (attempt) {
       status_clear();
-      *ridge *= 10;
+      w->ridge *= 10;
     }
-    st = reverse_cholesky(where, &c->team, w->m, w->s->h.base, *ridge, order, w->s->u.base);
+    st = reverse_cholesky(where, &c->team, w->m, w->s->h.base, w->ridge, order, w->s->u.base);
   }
+  if (st == OK) w->factored = s;
+  w->factor_seconds = c->team.size * (clock_now() - start);
   w->s->spent.factor += clock_now() - start;
   w->s->spent.flops += (double)w->m * (double)w->m * (double)w->m / 3;
   return st;
 }
 
-/* ---- rows on a uniform grid ---- */
-
-#ifdef CLOQWORK_DEBUG_CHECKS
-/* The identity of OPTQ on these rows: tr(E Hd E^T) = sum (v - q)^2 U_jj^2, E against what was quantized. Dead columns count nowhere in the sum. */
-static status check_optq(const rounding *r, const optq_request *q, const uint8_t *codes, double loss) {
-  status st = OK;
-  float *e = NULL;
-  double sum;
-  TRY(NEW(e, (int64_t)q->rows * q->width, "residual of the identity"));
-  codes_bytes_values(&q->rule, q->rows, q->width, codes, q->grid, e);
-  for (int64_t k = 0; k < (int64_t)q->rows * q->width; k++) e[k] = q->w[k] - e[k];
-  TRY(adapter_trace(q->width, e, r->w->s->h.base, 0, q->rows, NULL, &sum));
-  for (int64_t k = 0; k < (int64_t)q->rows * q->width; k++)
-    if (!r->w->dead[k % q->width]) sum += r->ridge * (double)e[k] * (double)e[k];
-  if (!(fabs(sum - loss) <= 1e-5 * fabs(loss)))
-    st = fail(E_NUMERICS, "%s: identity of OPTQ: expected %.12g, found %.12g", r->setting->name, loss, sum);
-done:
-  FREE(e);
-  return st;
-}
-#endif
-
-/* The diagonal of H or its root as weights of squared errors; never 0. */
-static status weigh_columns(const input_work *w, bool root, float **weight) {
-  status st = NEW(*weight, w->m, "weights of a search");
-  float least = (float)(1e-12 * w->facts->mean_diag);
-  for (int64_t k = 0; k < w->m && st == OK; k++) {
-    float x = w->diagonal[k] > least ? w->diagonal[k] : least > 0 ? least : 1;
-    (*weight)[k] = root ? sqrtf(x) : x;
-  }
-  return st;
-}
-
-static const double COMQ_RIDGE = 0.75; /* of mean(diag H): MagR's pass after OPTQ, spec methods section 5 */
-
-static bool uses_optq(const setting *s) { return s->method->quantizer == QUANT_OPTQ || s->method->quantizer == QUANT_SLIM; }
-
-status round_uniform(const rounding *r, const grid_rule *rule, int rows, int in, const float *x, const float *original, bool refit,
-                     code_grid g, uint8_t *codes, int64_t *tiny) {
-  const input_work *w = r->w;
-  const options *o = r->options;
-  bool dynamic = refit && o->optq_dynamic && uses_optq(r->setting), slim = r->setting->method->quantizer == QUANT_SLIM;
-  status st = OK;
-  float *weight = NULL, *diagonal = NULL;
-  int64_t replaced = 0;
-  double loss;
-  if (o->grid_weight != WEIGHT_ONES) TRY(weigh_columns(w, o->grid_weight == WEIGHT_SQRT, &weight));
-  if (slim) TRY(weigh_columns(w, false, &diagonal));
-  if (refit && !dynamic) TRY(grid_fit(rule, rows, in, x, in, weight, g, &replaced));
-  if (refit && slim) slim_scale(rule, rows, in, x, in, diagonal, g);
-  if (!uses_optq(r->setting)) {
-    grid_round(rule, rows, in, x, in, g, codes);
-    goto done;
-  }
-  optq_request q = {.rule = *rule,
-                    .rows = rows,
-                    .width = in,
-                    .w = x,
-                    .ldw = in,
-                    .u = w->s->u.base,
-                    .order = r->order,
-                    .dead = w->any_dead ? w->dead : NULL,
-                    .dead_rtn = o->optq_dead_rtn,
-                    .grid = g,
-                    .dynamic = dynamic,
-                    .weight = weight,
-                    .replaced = &replaced};
-  TRY(optq(&q, codes, &loss));
-#ifdef CLOQWORK_DEBUG_CHECKS
-  TRY(check_optq(r, &q, codes, loss));
-#endif
-  if (o->cd_pass && original) {
-    descent_request d = {.rule = *rule,
-                         .rows = rows,
-                         .width = in,
-                         .w = original,
-                         .ldw = in,
-                         .h = w->s->h.base,
-                         .ridge = COMQ_RIDGE * w->facts->mean_diag,
-                         .dead = q.dead,
-                         .grid = g,
-                         .passes = o->cd_rounds};
-    TRY(descent(&d, codes, NULL));
-  }
-done:
-  *tiny += replaced;
-  FREE(weight);
-  FREE(diagonal);
-  return st;
-}
-
-uint64_t round_uniform_bytes(const setting *s, const grid_rule *rule, int64_t in) {
-  uint64_t descending = s->options.cd_pass ? descent_bytes(rule, in) : 0;
-  uint64_t rounding_bytes = (uses_optq(s) ? optq_bytes(rule, in) + (s->options.optq_dynamic ? optq_dynamic_bytes(rule, in) : 0) : 0) +
-         2 * (uint64_t)in * sizeof(float);
-  return rounding_bytes > descending ? rounding_bytes : descending;
-}
-
-/* My rows of one (piece, linear). */
-static status quantize_uniform(input_work *w, const rounding *r, int k, solution *to) {
-  status st = OK;
-  uint8_t *codes = NULL;
-  int64_t begin, end, tiny = 0;
-  my_rows(w->s->c, to->out, to->in, &begin, &end);
-  int rows = (int)(end - begin), in = (int)to->in;
-  if (rows == 0) return OK;
-  TRY(NEW(codes, (size_t)rows * (size_t)in, "codes of my rows"));
-  TRY(round_uniform(r, &to->rule, rows, in, w->base + w->weight_at[k] + begin * in, weights_of(w, k) + begin * in, true,
-                    solution_code_grid(to, begin), codes, &tiny));
-  __atomic_add_fetch(&to->facts->tiny_scales, tiny, __ATOMIC_RELAXED);
-  codes_pack_rule(&to->rule, rows, in, codes, to->codes + begin * to->words);
-done:
-  FREE(codes);
-  return st;
-}
-
-static status quantize_binary(input_work *w, int k, solution *to) {
-  status st = OK;
-  uint8_t *codes = NULL;
-  int64_t begin, end;
-  my_rows(w->s->c, to->out, to->in, &begin, &end);
-  int rows = (int)(end - begin), in = (int)to->in;
-  if (rows == 0) return OK;
-  TRY(NEW(codes, (size_t)rows * (size_t)in, "codes of my rows"));
-  billm_request q = {.rule = to->rule,
-                     .rows = rows,
-                     .width = in,
-                     .w = w->base + w->weight_at[k] + begin * in,
-                     .ldw = in,
-                     .u = w->s->u.base,
-                     .dead = w->any_dead ? w->dead : NULL,
-                     .salient = to->salient};
-  TRY(billm(&q, codes, to->magnitudes + begin * to->groups * BILLM_MAGNITUDES, NULL));
-  codes_pack(grid_code_bits(&to->rule), rows, in, codes, to->codes + begin * to->words);
-done:
-  FREE(codes);
-  return st;
-}
-
-/* Normal floats. Collective: double quantization needs absmax of all rows, and the codes come after it. */
-static status quantize_nf(input_work *w, int k, solution *to) {
-  session *c = w->s->c;
-  status st = OK;
-  uint8_t *codes = NULL;
-  int64_t begin, end;
-  my_rows(c, to->out, to->in, &begin, &end);
-  int rows = (int)(end - begin), in = (int)to->in, group = to->rule.group;
-  const float *x = w->base + w->weight_at[k] + begin * in;
-  float *absmax = to->absmax + begin * to->groups;
-  st = NEW(codes, (size_t)rows * (size_t)in, "codes of my rows");
-  if (st == OK) st = nf_absmax(group, rows, in, x, in, absmax);
-  TRY(agree(c->team.comm, st));
-  if (to->rule.nested) {
-    team_barrier(&c->team);
-    if (c->team.rank == 0) nf_nest(to->out * to->groups, to->absmax, to->absmax_codes, to->nested_absmax, to->nested_offset);
-    team_barrier(&c->team);
-  }
-  nf_round(to->rule.bits, group, rows, in, x, in, absmax, codes);
-  codes_pack(to->rule.bits, rows, in, codes, to->codes + begin * to->words);
-done:
-  FREE(codes);
-  return st;
-}
-
 /* ---- the group's results that share a factor ---- */
+
+double base_seconds(const input_work *w, int p, int k) {
+  bool factor = method_quantizer(setting_of(w, p)->method)->factor;
+  return (w->base == w->s->w.base ? 0 : w->magr_seconds[k]) + (factor ? w->factor_seconds / w->linear_count : 0);
+}
 
 static bool makes_codes(const input_work *w, int p, int k) {
   return setting_nests(setting_of(w, p)) && plan_of(w, p, k)->codes.how == PART_OWN;
@@ -262,12 +107,10 @@ static bool makes_codes(const input_work *w, int p, int k) {
 static status quantize(input_work *w, const rounding *r, int p, int k) {
   solution *to = result_of(w, p, k);
   double start = clock_now();
-  status st = to->rule.kind == GRID_NF       ? quantize_nf(w, k, to)
-              : to->rule.kind == GRID_BINARY ? quantize_binary(w, k, to)
-                                             : quantize_uniform(w, r, k, to);
+  status st = round_rows(w, r, k, to);
   if (w->s->c->team.rank == 0) {
-    to->facts->quantize_seconds += clock_now() - start;
-    to->facts->damping_used = method_quantizer(r->setting->method)->factor ? r->ridge : 0;
+    to->facts->codes_seconds += base_seconds(w, p, k) + w->s->c->team.size * (clock_now() - start);
+    to->facts->damping_used = method_quantizer(r->setting->method)->factor ? w->ridge : 0;
   }
   w->s->spent.flops += uses_optq(r->setting) ? optq_flops(to->out, to->in) : 0;
   return st;
@@ -315,7 +158,7 @@ static status choose(input_work *w, void *context, int p, int k) {
     q.rule.widths = NULL;
     st = slim_choose(&q, to->widths, NULL);
   }
-  to->facts->quantize_seconds = clock_now() - start;
+  to->facts->codes_seconds = clock_now() - start;
   return st;
 }
 
@@ -407,7 +250,7 @@ status codes_make(input_work *w, int first, bool *handled) {
       order_by_diagonal(w->m, w->diagonal, order, order + w->m);
       r.order = order;
     }
-    TRY(factor(w, lead, order, &r.ridge));
+    TRY(factor(w, lead, order));
   }
   double start = clock_now();
   TRY(make_choices(w, &r, with, false));

@@ -93,8 +93,16 @@ static status gather_facts(input_work *w, bool wants_lambda) {
   }
   if (c->team.rank == 0) w->facts->mean_diag = sum / (double)w->m;
   if (c->team.rank == turn++ % c->team.size) st = count_rank(w);
-  if (wants_lambda && c->team.rank == turn++ % c->team.size && st == OK) st = magr_lambda_max((int)w->m, h, &w->facts->lambda_max);
-  if (w->start_rows && c->team.rank == turn++ % c->team.size && st == OK) st = find_start(w);
+  double start = clock_now();
+  if (wants_lambda && c->team.rank == turn++ % c->team.size && st == OK) {
+    st = magr_lambda_max((int)w->m, h, &w->facts->lambda_max);
+    w->facts->lambda_seconds = clock_now() - start;
+  }
+  start = clock_now();
+  if (w->start_rows && c->team.rank == turn++ % c->team.size && st == OK) {
+    st = find_start(w);
+    w->facts->start_seconds = clock_now() - start;
+  }
   st = agree(c->team.comm, st);
   team_barrier(&c->team);
   return st;

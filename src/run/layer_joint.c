@@ -16,7 +16,8 @@
 typedef struct joint_codes {
   const rounding *r;
   solution *to;   /* the result */
-  solution draft; /* arrays of the base, in private memory */
+  solution draft; /* arrays of the base, in private memory, with facts of its own */
+  solution_facts facts;
   char *memory;
   uint8_t *codes; /* (out, in) one byte each */
   bool refit;     /* the grid is fitted to every target; else to W, once */
@@ -28,6 +29,7 @@ static status joint_codes_new(const rounding *r, solution *to, bool refit, joint
   *j = (joint_codes){.r = r, .to = to, .refit = refit};
   j->draft = *to;
   j->draft.memory = NULL;
+  j->draft.facts = &j->facts;
   solution measured = j->draft;
   TRY(NEW(j->memory, solution_place(&measured, SOLUTION_BASE, NULL), "codes of a round"));
   solution_place(&j->draft, SOLUTION_BASE, j->memory);
@@ -51,7 +53,9 @@ static status round_target(void *context, const float *target, float *q) {
     if (d->rule.nested) nf_nest(d->out * d->groups, d->absmax, d->absmax_codes, d->nested_absmax, d->nested_offset);
     nf_round(d->rule.bits, d->rule.group, rows, in, target, in, d->absmax, j->codes);
   } else {
-    TRY(round_uniform(j->r, &d->rule, rows, in, target, NULL, j->refit || !j->fitted, solution_code_grid(d, 0), j->codes, &d->facts->tiny_scales));
+    if (j->refit) d->facts->tiny_scales = 0;
+    TRY(round_uniform(j->r, &d->rule, rows, in, target, NULL, j->refit || !j->fitted, solution_code_grid(d, 0), j->codes,
+                      &d->facts->tiny_scales));
     j->fitted = true;
   }
   codes_pack_rule(&d->rule, rows, in, j->codes, d->codes);
@@ -75,15 +79,15 @@ static alternation_request alternation_of(const setting *s, int rank, int64_t ou
   const options *o = &s->options;
   initialization init = s->method->init;
   bool on_gram = init == INIT_CALDERA || init == INIT_ODLRI;
-  alternation_request q = {.fit = {.n = out, .m = in, .rank = rank, .tolerance = o->adapter_tolerance, .path = solver_path[o->adapter_solver]},
-                           .judge = h};
+  alternation_request q = {
+      .fit = {.n = out, .m = in, .rank = rank, .tolerance = o->adapter_tolerance, .path = solver_path[o->adapter_solver]}, .judge = h};
   q.fit.h = on_gram ? h : NULL;
   q.rounds = on_gram ? o->joint_rounds : init == INIT_LOFTQ ? o->loftq_T : 0;
   q.keep_best = on_gram;
-  q.start = init == INIT_LOFTQ      ? START_ZERO
-            : init == INIT_LASQ_W   ? START_WEIGHT
-            : init == INIT_LASQ_Q   ? START_ROUNDED
-            : init == INIT_ODLRI    ? START_OUTLIERS
+  q.start = init == INIT_LOFTQ       ? START_ZERO
+            : init == INIT_LASQ_W    ? START_WEIGHT
+            : init == INIT_LASQ_Q    ? START_ROUNDED
+            : init == INIT_ODLRI     ? START_OUTLIERS
             : o->joint_adapter_first ? START_WEIGHT
                                      : START_ZERO;
   q.base_first = init == INIT_LASQ_Q && o->lasq_base_q0;
@@ -113,7 +117,8 @@ static status solve_alternation(input_work *w, const rounding *r, int p, int k, 
   bool refit = s->method->init != INIT_CALDERA && s->method->init != INIT_ODLRI ? true : s->options.joint_refit;
   TRY(joint_codes_new(r, to, refit, &codes));
   if (!refit) { /* the grid is W's, whatever is rounded first */
-    TRY(grid_fit(&to->rule, (int)to->out, (int)to->in, weights_of(w, k), to->in, NULL, solution_code_grid(&codes.draft, 0), NULL));
+    TRY(fit_uniform(r, &to->rule, (int)to->out, (int)to->in, weights_of(w, k), solution_code_grid(&codes.draft, 0),
+                    &codes.facts.tiny_scales));
     codes.fitted = true;
   }
   int rows = q.fit.h ? adapter_start_rows(to->out, to->in, to->rank) : 0;
@@ -205,8 +210,9 @@ status joint_solve(input_work *w, const rounding *r, int p, int k) {
   solution *to = result_of(w, p, k);
   name_result(w, p, k, where);
   status st = is_l4q(r->setting) ? solve_l4q(w, r, p, k, where) : solve_alternation(w, r, p, k, where);
-  to->facts->quantize_seconds = clock_now() - start;
-  to->facts->damping_used = method_quantizer(r->setting->method)->factor ? r->ridge : 0;
+  to->facts->codes_seconds = base_seconds(w, p, k) + clock_now() - start;
+  to->facts->adapter_seconds = method_init(r->setting->method)->metric == METRIC_GRAM ? start_seconds(w) : 0;
+  to->facts->damping_used = method_quantizer(r->setting->method)->factor ? w->ridge : 0;
   return st;
 }
 

@@ -1,14 +1,11 @@
 /* What a layer takes, from the job and the model's shapes alone: for plan, and for the solver's own memory. Local. */
-#include "quant/codes.h"
+#include "quant/billm.h"
 #include "quant/magr.h"
-#include "quant/optq.h"
+#include "quant/salience.h"
+#include "quant/slim.h"
 #include "run/layer_sizes.h"
 #include "run/layer_work.h"
 #include "run/sharing.h"
-
-int piece_rank(const piece *p, int64_t layer, linear_id l) {
-  return p->rank && p->setting->rank_count > 1 ? p->rank : setting_rank(p->setting, layer, l);
-}
 
 int layer_start_rows(const job *j, int64_t out, int64_t in) {
   int most = 0;
@@ -19,19 +16,6 @@ int layer_start_rows(const job *j, int64_t out, int64_t in) {
     if (rows > most) most = rows;
   }
   return most;
-}
-
-int layer_pieces(const job *j, piece *pieces) {
-  int count = 0;
-  for (int k = 0; k < j->setting_count; k++) {
-    const setting *s = &j->settings[k];
-    int variants = setting_nests(s) ? 1 : s->rank_count;
-    for (int v = 0; v < variants; v++) {
-      if (pieces) pieces[count] = (piece){s, k, setting_nests(s) ? 0 : s->ranks[v]};
-      count++;
-    }
-  }
-  return count;
 }
 
 solution layer_solution(const arch *a, const piece *p, int64_t layer, linear_id l) {
@@ -66,20 +50,28 @@ uint64_t layer_solver_file_bytes(const job *j, const arch *a, int index) {
   return all / (uint64_t)a->layers;
 }
 
+/* What is chosen for a whole matrix, and a slab of rows with their codes, of `rows` rows. */
+static size_t rounding_private(const setting *s, const grid_rule *rule, int64_t rows, int64_t in) {
+  size_t codes = (size_t)(rows * in);
+  quantizer q = s->method->quantizer;
+  size_t salience = q == QUANT_SLIM || q == QUANT_BILLM ? (size_t)in * sizeof(double) : 0;
+  size_t choice = q == QUANT_SLIM ? slim_bytes(rule, in) : q == QUANT_BILLM ? billm_choose_bytes(rule, in) : 0;
+  if (salience) choice = salience + larger(choice, s->options.slim_chol ? 0 : salience_bytes(in));
+  return larger(choice, codes + (q == QUANT_BILLM ? billm_bytes(rule, in) : round_uniform_bytes(s, rule, in)));
+}
+
 /* The largest moments of one rank at a linear: an adapter with its residual, codes and adapter together, a slab of OPTQ or MagR with its codes. */
 static size_t rank_private(const job *j, int64_t out, int64_t in, int ranks) {
-  size_t most = 0, codes = (size_t)((out + ranks - 1) / ranks) * (size_t)in;
+  size_t most = 0;
   for (int k = 0; k < j->setting_count; k++) {
     const setting *s = &j->settings[k];
     bool nests = setting_nests(s);
     size_t fit = nests ? (size_t)fit_bytes(s, s->rank_max, out, in) : (size_t)joint_bytes(s, s->rank_max, out, in);
-    if (fit > most) most = fit;
+    most = larger(most, fit);
     for (int v = -1; v < s->other_count; v++) { /* the usual bits and group, and others of some matrices */
       const grid_rule *rule = v < 0 ? &s->rule : &s->others[v].rule;
-      size_t rows = nests ? codes + (size_t)round_uniform_bytes(s, rule, in) : 0,
-             shrink = s->method->magr ? (size_t)magr_bytes((int)in, rule->group) : 0;
-      if (rows > most) most = rows;
-      if (shrink > most) most = shrink;
+      if (nests) most = larger(most, rounding_private(s, rule, (out + ranks - 1) / ranks, in));
+      if (s->method->magr) most = larger(most, magr_bytes((int)in, rule->group));
     }
   }
   return most;

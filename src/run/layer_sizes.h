@@ -11,8 +11,6 @@ typedef struct layer_sizes {
 } layer_sizes;
 layer_sizes layer_measure(const job *j, const arch *a, int ranks);
 
-int layer_pieces(const job *j, piece *pieces); /* fills in pieces (NULL: none) and returns how many */
-
 /* The result of a piece at a matrix: shape, grid, rank and variant, without arrays. */
 solution layer_solution(const arch *a, const piece *p, int64_t layer, linear_id l);
 

@@ -16,7 +16,7 @@ status layer_solver_new(session *c, layer_solver *s) {
   status st = OK;
   const team *t = &c->team;
   layer_sizes z = layer_measure(&c->job, &c->model.arch, t->size);
-  *s = (layer_solver){.c = c, .piece_count = layer_pieces(&c->job, NULL)};
+  *s = (layer_solver){.c = c, .piece_count = job_pieces(&c->job, NULL)};
   TRY(shared_new(t, z.h * sizeof(float), "a Gram", &s->h));
   if (c->sets[SET_HELDOUT]) TRY(shared_new(t, z.h * sizeof(float), "a held-out Gram", &s->h_heldout));
   if (z.factor) TRY(shared_new(t, z.h * sizeof(double), "the factor of a Gram", &s->u));
@@ -31,7 +31,7 @@ status layer_solver_new(session *c, layer_solver *s) {
   if (st == OK) st = NEW(s->pieces, s->piece_count, "settings");
   if (st == OK) st = NEW(s->results, s->piece_count * LIN_COUNT, "results");
   TRY(agree(t->comm, st));
-  layer_pieces(&c->job, s->pieces);
+  job_pieces(&c->job, s->pieces);
 done:
   if (st != OK) layer_solver_free(s);
   return st;
@@ -60,50 +60,10 @@ static void place_results(layer_solver *s, int64_t layer) {
     }
 }
 
-/* ---- what is taken over from where ---- */
-
-/* Whether two pieces quantize the same weights, of every linear of this input. */
-static bool share_magr(const input_work *w, int a, int b) {
-  for (int k = 0; k < w->linear_count; k++)
-    if (!same_magr(setting_of(w, a), setting_of(w, b), w->layer, w->linears[k])) return false;
-  return true;
-}
-
-static void plan_result(input_work *w, int p, int k) {
-  const job *j = &w->s->c->job;
-  const setting *s = setting_of(w, p);
-  linear_id l = w->linears[k];
-  result_plan *plan = plan_of(w, p, k);
-  int rank = piece_rank(&w->s->pieces[p], w->layer, l);
-  *plan = (result_plan){0};
-  for (int e = 0; e < j->setting_count; e++) { /* finished earlier: codes, and perhaps the fit at a rank that holds ours */
-    const setting *other = &j->settings[e];
-    if (w->pending[e] || !same_codes(other, s, w->layer, l)) continue;
-    bool fit = same_fit(other, s, w->layer, l) && setting_rank(other, w->layer, l) >= rank;
-    if (plan->codes.how == PART_OWN || fit) plan->codes = (part_source){PART_STORED, e};
-    if (!fit) continue;
-    plan->fit = (part_source){PART_STORED, e};
-    return;
-  }
-  for (int e = 0; e < p; e++) { /* made here by a piece before this one, of the same group: others may have their turn later */
-    const setting *other = setting_of(w, e);
-    if (!w->pending[w->s->pieces[e].index] || !share_magr(w, e, p) || !same_codes(other, s, w->layer, l)) continue;
-    if (plan->codes.how == PART_OWN) plan->codes = (part_source){PART_COPY, e};
-    if (plan_of(w, e, k)->fit.how == PART_OWN && same_fit(other, s, w->layer, l) &&
-        piece_rank(&w->s->pieces[e], w->layer, l) == rank) {
-      plan->fit = (part_source){PART_COPY, e};
-      return;
-    }
-  }
-}
-
-static bool needs_magr(const input_work *w) {
+static bool group_needs_magr(const input_work *w) {
   for (int g = 0; g < w->group_count; g++)
-    for (int k = 0; k < w->linear_count; k++) {
-      const result_plan *plan = plan_of(w, w->group[g], k);
-      const setting *s = setting_of(w, w->group[g]);
-      if (plan->codes.how == PART_OWN || (s->options.residual_magr && plan->fit.how == PART_OWN)) return s->method->magr;
-    }
+    for (int k = 0; k < w->linear_count; k++)
+      if (needs_magr(setting_of(w, w->group[g]), plan_of(w, w->group[g], k))) return true;
   return false;
 }
 
@@ -115,7 +75,9 @@ static status solve_group(input_work *w) {
   st = NEW(handled, w->group_count, "settings done");
   TRY(agree(w->s->c->team.comm, st));
   w->base = w->s->w.base;
-  if (needs_magr(w)) TRY(codes_magr(w, setting_of(w, w->group[0])));
+  if (group_needs_magr(w)) TRY(codes_magr(w, setting_of(w, w->group[0])));
+  for (int g = 0; g < w->group_count; g++) /* first those whose factor another group has left */
+    if (!handled[g] && w->factored && same_factor(w->factored, setting_of(w, w->group[g]))) TRY(codes_make(w, g, handled));
   for (int g = 0; g < w->group_count; g++)
     if (!handled[g]) TRY(codes_make(w, g, handled));
   TRY(codes_take_over(w));
@@ -148,15 +110,14 @@ static status solve_input(input_work *w) {
   TRY(agree(s->c->team.comm, st));
   TRY(gram_open(w));
   TRY(find_references(w));
-  for (int p = 0; p < s->piece_count; p++) {
-    left[p] = w->pending[s->pieces[p].index];
-    for (int k = 0; k < w->linear_count && left[p]; k++) plan_result(w, p, k);
-  }
+  for (int k = 0; k < w->linear_count; k++)
+    plan_results(&s->c->job, s->pieces, s->piece_count, w->layer, w->linears[k], w->pending, w->plan + k, LINEARS_MOST);
+  for (int p = 0; p < s->piece_count; p++) left[p] = w->pending[s->pieces[p].index];
   for (int p = 0; p < s->piece_count; p++) {
     if (!left[p]) continue;
     w->group_count = 0;
     for (int e = p; e < s->piece_count; e++)
-      if (left[e] && share_magr(w, p, e)) {
+      if (left[e] && share_magr(&s->c->job, s->pieces[p].setting, s->pieces[e].setting, w->layer, w->input)) {
         w->group[w->group_count++] = e;
         left[e] = false;
       }

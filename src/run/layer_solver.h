@@ -2,7 +2,7 @@
  *
  *   for each of the four inputs:  H (and the held-out Gram) into shared memory; facts of H           layer_gram.c
  *     weights of its linears -> MagR (once per threshold) -> reverse Cholesky of H (once per damping)
- *     -> codes, rows dealt to ranks; methods that make codes and adapter together, matrices dealt    layer_codes.c, layer_joint.c
+ *     -> codes, rows dealt to ranks; methods that make codes and adapter together, matrices dealt    layer_codes.c, layer_round.c, layer_joint.c
  *     -> residual loss, rows dealt -> low-rank optimum, matrices dealt to ranks by flops
  *     -> loss curves from the stored numbers                                                         layer_adapters.c
  *
@@ -13,14 +13,8 @@
 #define CLOQWORK_RUN_LAYER_SOLVER_H
 
 #include "run/session.h"
+#include "run/sharing.h"
 #include "solution/solution.h"
-
-/* A setting, or one rank of it where ranks do not nest. */
-typedef struct piece {
-  const setting *setting;
-  int index; /* of the setting in the job */
-  int rank;  /* 0: all ranks are one solution */
-} piece;
 
 typedef struct stage_seconds {
   double load, magr, factor, quantize, joint, trace, adapter, losses;
@@ -41,8 +35,8 @@ typedef struct solver_bytes {
   uint64_t shared, private_most;
 } solver_bytes;
 solver_bytes layer_solver_memory(const job *j, const arch *a, int ranks, bool heldout); /* Local: for plan */
-double layer_solver_flops(const job *j, const arch *a);                                 /* Local: one layer, all settings, what is shared once */
-uint64_t layer_solver_file_bytes(const job *j, const arch *a, int index);               /* Local: of one layer's file of a setting */
+double layer_solver_flops(const job *j, const arch *a);                   /* Local: one layer, all settings, what is shared once */
+uint64_t layer_solver_file_bytes(const job *j, const arch *a, int index); /* Local: of one layer's file of a setting */
 
 status layer_solver_new(session *c, layer_solver *s);
 void layer_solver_free(layer_solver *s);
@@ -50,6 +44,8 @@ void layer_solver_free(layer_solver *s);
 /* Solves the settings with pending[i]; progress as in calibrate/pass.h. E_NUMERICS, E_DATA, E_IO, E_MEMORY. */
 status layer_solve(layer_solver *s, int64_t layer, const bool *pending, pass_progress progress, void *context);
 
-static inline solution *layer_result(const layer_solver *s, int piece_index, linear_id l) { return &s->results[piece_index * LIN_COUNT + l]; }
+static inline solution *layer_result(const layer_solver *s, int piece_index, linear_id l) {
+  return &s->results[piece_index * LIN_COUNT + l];
+}
 
 #endif

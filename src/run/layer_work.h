@@ -11,17 +11,8 @@ enum { SLAB_ROWS = 256, LINEARS_MOST = 3, RANK_BY_PIVOTS_MOST = 8192 };
 typedef struct gram_facts {
   double mean_diag, lambda_max;
   int64_t numerical_rank, tokens, tokens_heldout;
+  double lambda_seconds, start_seconds; /* that finding lambda_max and the adapters' start took one rank */
 } gram_facts;
-
-/* Where a part of a result comes from: another piece of this run, the file of a finished setting, or work of its own. */
-typedef struct part_source {
-  enum { PART_OWN, PART_COPY, PART_STORED } how;
-  int from; /* COPY: a piece; STORED: a setting */
-} part_source;
-
-typedef struct result_plan {
-  part_source codes, fit; /* joint: both OWN */
-} result_plan;
 
 typedef struct input_work {
   layer_solver *s;
@@ -43,7 +34,10 @@ typedef struct input_work {
   result_plan *plan; /* [pieces][LINEARS_MOST] */
   int *group;        /* pieces that share one MagR, indices; group_count of them */
   int group_count;
-  const float *base; /* what is quantized: MagR's weights or the original */
+  const float *base;                 /* what is quantized: MagR's weights or the original */
+  double magr_seconds[LINEARS_MOST]; /* work of one rank for it; 0: none */
+  const setting *factored;           /* whose factor stands in shared memory; NULL: none */
+  double ridge, factor_seconds;      /* it was made with, it took */
 } input_work;
 
 /* ---- one matrix of one piece ---- */
@@ -63,6 +57,11 @@ void my_rows(const session *c, int64_t out, int64_t in, int64_t *begin, int64_t 
 
 /* Local. "model.layers.3.mlp.down_proj, cloq-b2-g64" */
 void name_result(const input_work *w, int p, int k, char where[256]);
+
+/* Local. What a result's codes took before they were chosen: MagR, and its share of the factor. */
+double base_seconds(const input_work *w, int p, int k);
+/* Local. A linear's share of the leading eigenvectors that its fits on the Gram start from. */
+static inline double start_seconds(const input_work *w) { return w->start_rows ? w->facts->start_seconds / w->linear_count : 0; }
 
 /* Calls work, Local, for my share of the tasks, dealt by their cost. */
 typedef status (*matrix_work)(input_work *w, void *context, int p, int k);
@@ -89,7 +88,6 @@ typedef struct rounding {
   const setting *setting;
   const options *options; /* of the setting at this matrix */
   const int32_t *order;   /* of the factor; NULL natural */
-  double ridge;           /* that it was made with */
   const double *salience; /* [m] (quant/salience.h), where the quantizer looks at it */
 } rounding;
 
@@ -98,15 +96,23 @@ typedef struct rounding {
  * were replaced to *tiny. E_MEMORY, E_NUMERICS. */
 status round_uniform(const rounding *r, const grid_rule *rule, int rows, int in, const float *x, const float *original, bool refit,
                      code_grid g, uint8_t *codes, int64_t *tiny);
+/* The grid alone, into g. E_MEMORY. */
+status fit_uniform(const rounding *r, const grid_rule *rule, int rows, int in, const float *x, code_grid g, int64_t *tiny);
+/* My rows of a result. Collective where absmax is quantized in turn, which needs all rows. */
+status round_rows(input_work *w, const rounding *r, int k, solution *to);
+
+bool uses_optq(const setting *s);                                                  /* for rows on a uniform grid */
 uint64_t round_uniform_bytes(const setting *s, const grid_rule *rule, int64_t in); /* of its workspace */
 
 /* ---- costs, Local ---- */
 
-adapter_request adapter_shape(const setting *s, int rank, int64_t out, int64_t in); /* a fit as a question of cost: no numbers, but a metric */
+static inline uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
+adapter_request adapter_shape(const setting *s, int rank, int64_t out,
+                              int64_t in); /* a fit as a question of cost: no numbers, but a metric */
 double fit_flops(const setting *s, const adapter_request *q);
 uint64_t fit_bytes(const setting *s, int rank, int64_t out, int64_t in); /* of a rank's memory, the residual included */
-int layer_start_rows(const job *j, int64_t out, int64_t in);             /* leading eigenvectors of the Gram that fits of such a linear start from */
-int piece_rank(const piece *p, int64_t layer, linear_id l);              /* of its adapter of that matrix */
+int layer_start_rows(const job *j, int64_t out, int64_t in); /* leading eigenvectors of the Gram that fits of such a linear start from */
 
 /* ---- codes and adapter of one result together, Local ---- */
 

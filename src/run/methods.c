@@ -14,8 +14,10 @@ const quantizer_row quantizers[QUANT_COUNT] = {
     [QUANT_OPTQ] = {"optq", GRID_UNIFORM, true, 1, 8, NEEDS_GRAM, "OPTQ (GPTQ) on a uniform grid"},
     [QUANT_NF4] = {"nf4", GRID_NF, false, 4, 4, 0, "normal float of 4 bits, as bitsandbytes stores it"},
     [QUANT_NF] = {"nf", GRID_NF, false, 2, 4, 0, "normal float of 2, 3 or 4 bits; bitsandbytes loads those of 4"},
-    [QUANT_SLIM] = {"slim", GRID_UNIFORM, true, 2, 7, NEEDS_GRAM, "b - 1, b or b + 1 bits a group of columns by salience, b on average, then OPTQ"},
-    [QUANT_BILLM] = {"billm", GRID_BINARY, true, 1, 1, NEEDS_GRAM, "signs with two magnitudes a group, salient columns twice, OPTQ between blocks"},
+    [QUANT_SLIM] = {"slim", GRID_UNIFORM, true, 2, 7, NEEDS_GRAM,
+                    "b - 1, b or b + 1 bits a group of columns by salience, b on average, then OPTQ"},
+    [QUANT_BILLM] = {"billm", GRID_BINARY, true, 1, 1, NEEDS_GRAM,
+                     "signs with two magnitudes a group, salient columns twice, OPTQ between blocks"},
 };
 
 const initialization_row initializations[INIT_COUNT] = {
@@ -35,7 +37,8 @@ const initialization_row initializations[INIT_COUNT] = {
     [INIT_LASQ_E] = {"lasq-e", SCHEME_FIT, METRIC_IDENTITY, SPLIT_BALANCED, 0, "BA = largest components of W - q(W): loftq with one step"},
     [INIT_CALDERA] = {"caldera", SCHEME_JOINT, METRIC_GRAM, SPLIT_CLOQ, NEEDS_GRAM,
                       "Q = q(W - BA) and BA = best product on the Gram in turn, best round kept"},
-    [INIT_ODLRI] = {"odlri", SCHEME_JOINT, METRIC_GRAM, SPLIT_CLOQ, NEEDS_GRAM, "caldera that starts from a product for the outlier inputs"},
+    [INIT_ODLRI] = {"odlri", SCHEME_JOINT, METRIC_GRAM, SPLIT_CLOQ, NEEDS_GRAM,
+                    "caldera that starts from a product for the outlier inputs"},
     [INIT_L4Q] = {"l4q", SCHEME_JOINT, METRIC_GRAM, SPLIT_CLOQ, NEEDS_GRAM,
                   "A, B, scales and zero points descend together, then all is merged into the codes: no adapter is left"},
 };
@@ -66,28 +69,33 @@ const method methods[] = {
     {"l4q", false, QUANT_RTN, INIT_L4Q, 1, NULL, "L4Q, arXiv 2402.04902; the layer-local descent is ours",
      "adapter, scales and zero points descend together and merge into codes: Q alone is the model"},
     {"lqer", false, QUANT_RTN, INIT_LQER, 1, NULL, "LQER (L2QER), arXiv 2402.02446", "round to nearest, SVD scaled by mean |x|"},
-    {"qera-approx", false, QUANT_RTN, INIT_QERA_APPROX, 1, NULL, "QERA, arXiv 2410.06040", "round to nearest, best product on the Gram's diagonal"},
+    {"qera-approx", false, QUANT_RTN, INIT_QERA_APPROX, 1, NULL, "QERA, arXiv 2410.06040",
+     "round to nearest, best product on the Gram's diagonal"},
     {"qera-exact", false, QUANT_RTN, INIT_QERA_EXACT, 1, NULL, "QERA, arXiv 2410.06040",
      "round to nearest, best product on the Gram: cloq-rtn's product, split as in its paper"},
-    {"eora", false, QUANT_OPTQ, INIT_EORA, 1, NULL, "EoRA, arXiv 2410.21271; OPTQ, 2210.17323", "OPTQ codes, cloq-nomagr's product, split as in its paper"},
+    {"eora", false, QUANT_OPTQ, INIT_EORA, 1, NULL, "EoRA, arXiv 2410.21271; OPTQ, 2210.17323",
+     "OPTQ codes, cloq-nomagr's product, split as in its paper"},
     {"caldera", false, QUANT_OPTQ, INIT_CALDERA, 1, NULL, "CALDERA, arXiv 2405.18886, its alternation on a uniform grid",
      "OPTQ and the best product on the Gram in turn, joint_rounds times (2), best round kept"},
     {"odlri", false, QUANT_OPTQ, INIT_ODLRI, 1, NULL, "ODLRI, arXiv 2506.02077 (abstract), on a uniform grid",
      "caldera whose first product serves the inputs with the largest activations"},
     {"qa-lora", false, QUANT_OPTQ, INIT_QA_LORA, 1, NULL, "QA-LoRA, arXiv 2309.14717; its closed-form start is ours",
-     "OPTQ codes, adapter on sums of input groups, which would merge into real zero points"},
+     "OPTQ codes, adapter on sums of input groups, constant on each group: it can merge into real zero points"},
     {"slim-llm", false, QUANT_SLIM, INIT_CLOQ, 1, NULL, "SliM-LLM, arXiv 2405.14917; adapter: CLoQ, arXiv 2501.18475",
      "group-wise mixed precision at the same average bits; at rank 0 it is the published method"},
     {"billm", false, QUANT_BILLM, INIT_CLOQ, 1, NULL, "BiLLM, arXiv 2402.04291; adapter: CLoQ, arXiv 2501.18475",
      "one bit with salient residual; at rank 0 it is the published method"},
-    {"apiq", false, 0, 0, 1, "it trains adapters and clipping by gradients through a block's activations, which are not kept here: take cloq, which "
-                             "minimises its layer-wise objective without clipping in closed form",
+    {"apiq", false, 0, 0, 1,
+     "it trains adapters and clipping by gradients through a block's activations, which are not kept here: take cloq, which "
+     "minimises its layer-wise objective without clipping in closed form",
      "ApiQ, arXiv 2402.05147", "needs gradients through blocks of layers"},
-    {"rilq", false, 0, 0, 1, "it trains adapters on the model's last hidden states and language loss by gradients through the whole model: export a start "
-                             "from here and train it there",
+    {"rilq", false, 0, 0, 1,
+     "it trains adapters on the model's last hidden states and language loss by gradients through the whole model: export a start "
+     "from here and train it there",
      "RILQ, arXiv 2412.01129", "needs gradients through the whole model"},
-    {"roste", false, 0, 0, 1, "it fine-tunes with quantized weights, activations and cache in the loop and rotates inside the model, which needs gradients "
-                              "and another model graph",
+    {"roste", false, 0, 0, 1,
+     "it fine-tunes with quantized weights, activations and cache in the loop and rotates inside the model, which needs gradients "
+     "and another model graph",
      "RoSTE, arXiv 2502.09003", "needs gradients and a rotated model"},
     {"qwha", false, 0, 0, 1, "its adapter is a sparse matrix times a Walsh-Hadamard transform, which no LoRA file or loader can hold",
      "QWHA, arXiv 2509.17428", "needs another form of adapter than B A"},
@@ -113,7 +121,8 @@ static const char *conflict(bool magr, quantizer q, initialization init) {
   if (magr && joint) return "MagR changes W before it is quantized once, this initialization quantizes W - BA again and again";
   if (magr && q == QUANT_BILLM) return "MagR shrinks the maxima of a grid with many steps, billm has none";
   if (init == INIT_L4Q && q != QUANT_RTN) return "l4q descends on codes of its own: expected the quantizer rtn";
-  if (joint && (q == QUANT_SLIM || q == QUANT_BILLM)) return "it chooses groups or columns by salience once: expected an initialization that fits its residual";
+  if (joint && (q == QUANT_SLIM || q == QUANT_BILLM))
+    return "it chooses groups or columns by salience once: expected an initialization that fits its residual";
   return NULL;
 }
 
@@ -132,15 +141,10 @@ const method *method_combine(bool magr, quantizer q, initialization init, const 
   return &made[magr][q][init];
 }
 
-unsigned method_needs(const method *m) {
-  return (m->magr ? NEEDS_GRAM : 0) | method_quantizer(m)->needs | method_init(m)->needs;
-}
+unsigned method_needs(const method *m) { return (m->magr ? NEEDS_GRAM : 0) | method_quantizer(m)->needs | method_init(m)->needs; }
 
 static const char *needs_text(unsigned needs) {
-  return needs & NEEDS_GRAM       ? "Gram"
-         : needs & NEEDS_DIAGONAL ? "diagonal"
-         : needs & NEEDS_MEAN_ABS ? "mean |x|"
-                                  : "weights";
+  return needs & NEEDS_GRAM ? "Gram" : needs & NEEDS_DIAGONAL ? "diagonal" : needs & NEEDS_MEAN_ABS ? "mean |x|" : "weights";
 }
 
 void methods_print(FILE *out) {
@@ -151,12 +155,21 @@ void methods_print(FILE *out) {
   }
   fprintf(out, "\nNot offered; a job that names one is refused with the reason:\n");
   for (int i = 0; i < method_count; i++)
-    if (methods[i].refused) fprintf(out, "%-12s %-9s %s (%s): %s\n", methods[i].name, "-", methods[i].line, methods[i].source, methods[i].refused);
-  fprintf(out, "\nParts go together freely, as in `method: {quantizer: optq, init: lqer}`, with MagR before them by `magr: true`:\n\n%-12s %-9s %s\n", "quantizer",
-          "bits", "");
-  for (int q = 0; q < QUANT_COUNT; q++)
-    fprintf(out, "%-12s %d%s%d%*s %s\n", quantizers[q].name, quantizers[q].bits_least, " to ", quantizers[q].bits_most, 3, "", quantizers[q].line);
+    if (methods[i].refused)
+      fprintf(out, "%-12s %-9s %s\n%23s(%s)\n%23s%s\n", methods[i].name, "-", methods[i].line, "", methods[i].source, "",
+              methods[i].refused);
+  fprintf(out,
+          "\nParts go together freely, as in `method: {quantizer: optq, init: lqer}`, with MagR before them by `magr: true`:\n\n%-12s %-9s "
+          "%s\n",
+          "quantizer", "bits", "");
+  for (int q = 0; q < QUANT_COUNT; q++) {
+    const quantizer_row *row = &quantizers[q];
+    char bits[16];
+    snprintf(bits, sizeof bits, row->bits_least == row->bits_most ? "%d" : "%d to %d", row->bits_least, row->bits_most);
+    fprintf(out, "%-12s %-9s %s\n", row->name, bits, row->line);
+  }
   fprintf(out, "\n%-12s %-9s %s\n", "init", "ranks", "");
   for (int i = 0; i < INIT_COUNT; i++)
-    fprintf(out, "%-12s %-9s %s\n", initializations[i].name, initializations[i].scheme == SCHEME_JOINT ? "one each" : "nested", initializations[i].line);
+    fprintf(out, "%-12s %-9s %s\n", initializations[i].name, initializations[i].scheme == SCHEME_JOINT ? "one each" : "nested",
+            initializations[i].line);
 }

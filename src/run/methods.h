@@ -53,7 +53,7 @@ typedef struct quantizer_row {
 typedef struct initialization_row {
   const char *name;
   scheme scheme;
-  metric metric; /* of the (last) fit */
+  metric metric;      /* of the (last) fit */
   export_split split; /* of the exported factors, unless something else is asked for */
   unsigned needs;
   const char *line;

@@ -30,7 +30,9 @@ static bool with_descent(const method *m) { return m->quantizer == QUANT_OPTQ &&
 static bool with_uniform(const method *m) { return method_quantizer(m)->grid == GRID_UNIFORM; }
 static bool with_nf(const method *m) { return method_quantizer(m)->grid == GRID_NF; }
 static bool with_slim(const method *m) { return m->quantizer == QUANT_SLIM; }
-static bool with_fit(const method *m) { return method_init(m)->scheme == SCHEME_FIT || (method_init(m)->scheme == SCHEME_JOINT && m->init != INIT_L4Q); }
+static bool with_fit(const method *m) {
+  return method_init(m)->scheme == SCHEME_FIT || (method_init(m)->scheme == SCHEME_JOINT && m->init != INIT_L4Q);
+}
 static bool with_gram_fit(const method *m) { return method_init(m)->scheme == SCHEME_FIT && method_init(m)->metric == METRIC_GRAM; }
 static bool with_lqer(const method *m) { return m->init == INIT_LQER; }
 static bool with_eora(const method *m) { return m->init == INIT_EORA; }
@@ -161,7 +163,8 @@ bool option_concerns(int i, const method *m) { return rows[i].reach(m); }
 bool options_equal(option_stage stage, const method *m, const options *a, const options *b) {
   for (int i = 0; i < ROWS; i++) {
     const option_row *r = &rows[i];
-    if (r->stage == stage && r->kind != OPT_FIXED && r->reach(m) && memcmp((const char *)a + r->offset, (const char *)b + r->offset, r->size))
+    if (r->stage == stage && r->kind != OPT_FIXED && r->reach(m) &&
+        memcmp((const char *)a + r->offset, (const char *)b + r->offset, r->size))
       return false;
   }
   return true;

@@ -9,6 +9,7 @@
 #include "dist/agree.h"
 #include "run/gram_take.h"
 #include "run/layer_solver.h"
+#include "run/sharing.h"
 #include "run/unit.h"
 #include "run/verbs.h"
 
@@ -21,6 +22,7 @@ typedef struct plan {
   uint64_t tiles; /* shared buffer of a layer's tiles */
   uint64_t rank_calibrate, rank_solve, rank_peak, node_peak, node_memory;
   uint64_t gram_file, solution_files, disk_missing, disk_free;
+  sharing sharing;  /* of what is missing */
   double gemm_rate; /* flops/s of all ranks, measured now */
   double calibrate_seconds, solve_seconds;
 } plan;
@@ -46,12 +48,15 @@ status gemm_rate(session *c, double *rate) {
   return OK;
 }
 
-static void count_units(const session *c, plan *p) {
+static status count_units(const session *c, plan *p) {
+  status st = OK;
+  bool *pending = NULL;
   char path[PATH_MOST];
   int sets = c->sets[SET_HELDOUT] ? 2 : 1;
   p->layers = c->layer_end - c->layer_begin;
   p->gram_units = p->layers * sets;
   p->solution_units = p->layers * c->job.setting_count;
+  TRY(NEW(pending, c->job.setting_count, "settings of a layer"));
   for (int64_t layer = c->layer_begin; layer < c->layer_end; layer++) {
     for (int set = 0; set < SET_COUNT; set++) {
       unit_gram_path(c, set, layer, path);
@@ -59,9 +64,14 @@ static void count_units(const session *c, plan *p) {
     }
     for (int k = 0; k < c->job.setting_count; k++) {
       unit_solution_path(c, &c->job.settings[k], layer, path);
-      p->solution_missing += !file_exists(path);
+      pending[k] = !file_exists(path);
+      p->solution_missing += pending[k];
     }
+    TRY(sharing_count(&c->job, layer, pending, &p->sharing));
   }
+done:
+  FREE(pending);
+  return st;
 }
 
 static void count_bytes(const session *c, plan *p) {
@@ -108,9 +118,9 @@ static status free_space(const char *output, uint64_t *bytes) {
 static status make_plan(session *c, plan *p) {
   status st = OK;
   *p = (plan){.base = mem_resident_now().private_bytes + LIBRARY_BUFFERS};
-  count_units(c, p);
+  st = count_units(c, p);
   count_bytes(c, p);
-  st = free_space(c->job.output, &p->disk_free);
+  if (st == OK) st = free_space(c->job.output, &p->disk_free);
   TRY(agree(c->job_comm, st));
   TRY(gemm_rate(c, &p->gemm_rate));
   double layers_missing = (double)p->gram_missing / (c->sets[SET_HELDOUT] ? 2 : 1);
@@ -133,6 +143,23 @@ static void print_tokens(const windows *w, const char *what, FILE *out) {
     fprintf(out, "%lld %s", (long long)w->count, what);
 }
 
+static void print_step(const char *name, const step_count *n, FILE *out) {
+  if (n->asked)
+    fprintf(out, "%-26s %12lld %12lld %12lld %16lld\n", name, (long long)n->asked, (long long)n->computed,
+            (long long)(n->asked - n->computed - n->finished), (long long)n->finished);
+}
+
+/* What the settings have in common, step by step. */
+static void print_sharing(const sharing *n, FILE *out) {
+  fprintf(out, "%-26s %12s %12s %12s %16s\n", "work of solve", "asked for", "computed", "shared", "already finished");
+  print_step("MagR of matrices", &n->magr, out);
+  print_step("Cholesky factors of Grams", &n->factors, out);
+  print_step("codes of matrices", &n->codes, out);
+  print_step("adapters, all ranks at once", &n->fits, out);
+  print_step("codes and adapter, one rank", &n->joint, out);
+  fprintf(out, "\n");
+}
+
 static void print_table(const session *c, const plan *p, FILE *out) {
   const arch *a = &c->model.arch;
   char one[32], two[32];
@@ -151,21 +178,33 @@ static void print_table(const session *c, const plan *p, FILE *out) {
           1e-12 * p->calibrate_flops, gib(p->rank_calibrate), one);
   fprintf(out, "%-12s %12lld %12lld %14.3f %18.3f %14s\n\n", "solve", (long long)p->solution_units, (long long)p->solution_missing,
           1e-12 * p->solve_flops, gib(p->rank_solve), two);
+  print_sharing(&p->sharing, out);
   fprintf(out, "memory      %.3f GiB a rank, %.3f GiB a team of %d; a node has %.1f GiB\n", gib(p->rank_peak), gib(p->node_peak),
           c->team.size, gib(p->node_memory));
   fprintf(out, "disk        %.3f GiB to write, %.1f GiB free\n", gib(p->disk_missing), gib(p->disk_free));
   fprintf(out, "rate        %.0f GFLOP/s of %d ranks in a short single-precision product\n", 1e-9 * p->gemm_rate, c->size);
 }
 
+static json_t *step_json(const step_count *n) {
+  return json_pack("{s:I, s:I, s:I}", "asked", (json_int_t)n->asked, "computed", (json_int_t)n->computed, "finished",
+                   (json_int_t)n->finished);
+}
+
+static json_t *sharing_json(const sharing *n) {
+  return json_pack("{s:o, s:o, s:o, s:o, s:o}", "magr", step_json(&n->magr), "factors", step_json(&n->factors), "codes",
+                   step_json(&n->codes), "adapters", step_json(&n->fits), "joint", step_json(&n->joint));
+}
+
 static void print_json(const session *c, const plan *p, FILE *out) {
-  json_t *o = json_pack(
-      "{s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:i}", "model", c->job.model, "layers",
-      (json_int_t)p->layers, "gram_units", (json_int_t)p->gram_units, "gram_units_to_do", (json_int_t)p->gram_missing, "solution_units",
-      (json_int_t)p->solution_units, "solution_units_to_do", (json_int_t)p->solution_missing, "calibrate_flops", p->calibrate_flops,
-      "solve_flops", p->solve_flops, "calibrate_seconds", p->calibrate_seconds, "solve_seconds", p->solve_seconds, "rank_bytes",
-      (json_int_t)p->rank_peak, "rank_bytes_calibrate", (json_int_t)p->rank_calibrate, "rank_bytes_solve", (json_int_t)p->rank_solve,
-      "node_bytes", (json_int_t)p->node_peak, "node_memory", (json_int_t)p->node_memory, "disk_bytes", (json_int_t)p->disk_missing,
-      "disk_free", (json_int_t)p->disk_free, "gemm_flops_per_second", p->gemm_rate, "ranks", c->size);
+  json_t *o =
+      json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:i, s:o}", "model",
+                c->job.model, "layers", (json_int_t)p->layers, "gram_units", (json_int_t)p->gram_units, "gram_units_to_do",
+                (json_int_t)p->gram_missing, "solution_units", (json_int_t)p->solution_units, "solution_units_to_do",
+                (json_int_t)p->solution_missing, "calibrate_flops", p->calibrate_flops, "solve_flops", p->solve_flops, "calibrate_seconds",
+                p->calibrate_seconds, "solve_seconds", p->solve_seconds, "rank_bytes", (json_int_t)p->rank_peak, "rank_bytes_calibrate",
+                (json_int_t)p->rank_calibrate, "rank_bytes_solve", (json_int_t)p->rank_solve, "node_bytes", (json_int_t)p->node_peak,
+                "node_memory", (json_int_t)p->node_memory, "disk_bytes", (json_int_t)p->disk_missing, "disk_free", (json_int_t)p->disk_free,
+                "gemm_flops_per_second", p->gemm_rate, "ranks", c->size, "sharing", sharing_json(&p->sharing));
   if (o) json_dumpf(o, out, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
   fprintf(out, "\n");
   json_decref(o);

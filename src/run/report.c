@@ -9,7 +9,8 @@
 #include "base/memory.h"
 #include "run/report_data.h"
 
-enum { WIDTH = 120, CELL = 16, GAP = 2, BETWEEN = 3, LABEL = 64 };
+enum { WIDTH = 120, WIDE = 400, CELL = 16, GAP = 2, BETWEEN = 3, LABEL = 64 };
+enum { BLOCKS_MOST = 12 }; /* settings that are shown one by one; of more, the common table says all */
 
 /* ---- a table: labelled rows, and panels of right-aligned columns that stand side by side as long as the line has room ---- */
 
@@ -52,12 +53,12 @@ static int panel_width(const panel *p) {
   return columns > title ? columns : title;
 }
 
-static void print_panels(FILE *out, int rows, char (*label)[LABEL], int label_width, const panel *panels, int count) {
+static void print_panels(FILE *out, int most, int rows, char (*label)[LABEL], int label_width, const panel *panels, int count) {
   for (int first = 0, end; first < count; first = end) {
     int width = label_width;
     for (end = first; end < count; end++) {
       int wider = width + (end > first ? BETWEEN : 0) + panel_width(&panels[end]);
-      if (end > first && wider > WIDTH) break;
+      if (end > first && wider > most) break;
       width = wider;
     }
     for (int row = -2; row < rows; row++) { /* -2: titles, -1: heads */
@@ -170,7 +171,7 @@ static status print_bits(FILE *out, const setting_report *s, const int *types, i
   }
   panel_fit(&p, rows);
   if (p.width < column_width) p.width = column_width;
-  print_panels(out, rows, label, label_width, &p, 1);
+  print_panels(out, WIDTH, rows, label, label_width, &p, 1);
 done:
   panel_free(&p);
   FREE(label);
@@ -212,7 +213,7 @@ static status print_eval(FILE *out, const run_report *r, const setting_report *s
   }
   panel_fit(&p, EVAL_ROWS);
   if (p.width < column_width) p.width = column_width;
-  print_panels(out, EVAL_ROWS, label, label_width, &p, 1);
+  print_panels(out, WIDTH, EVAL_ROWS, label, label_width, &p, 1);
 done:
   panel_free(&p);
   return st;
@@ -246,7 +247,7 @@ static status print_setting(FILE *out, const run_report *r, const setting_report
   for (int gram = 0; gram < GRAM_KINDS; gram++)
     if (gram == ON_CALIBRATION || has_values(s, gram)) TRY(losses_panel(s, gram, types, rows, &panels[count++]));
   TRY(seconds_panel(s, types, rows, &panels[count++]));
-  print_panels(out, rows, label, LABEL_WIDTH, panels, count);
+  print_panels(out, WIDTH, rows, label, LABEL_WIDTH, panels, count);
   TRY(print_bits(out, s, types, rows, LABEL_WIDTH, panels[0].width));
   if (s->eval.count) TRY(print_eval(out, r, s, LABEL_WIDTH, panels[0].width));
 done:
@@ -283,37 +284,55 @@ static int find_point(const setting_report *s, int rank) {
   return -1;
 }
 
-static status print_summary(FILE *out, const run_report *r) {
+/* One panel of the common table: its numbers are filled in by column and setting. */
+enum { SUMMARY_MOST = 4 + EVAL_ROWS };
+
+static void fill_summary(const run_report *r, const int *points, int count, int gram, bool many, int evals, panel *panels) {
+  for (int i = 0; i < r->setting_count; i++) {
+    const setting_report *s = &r->settings[i];
+    const matrix_report *m = &s->matrix[MATRIX_ALL];
+    for (int k = 0; k < count; k++) {
+      int p = find_point(s, points[k]), at = 0;
+      if (many && gram == ON_HELDOUT) three_digits(p < 0 ? NAN : m->loss[ON_CALIBRATION][p], panel_cell(&panels[at++], i, k));
+      three_digits(p < 0 ? NAN : m->loss[gram][p], panel_cell(&panels[at++], i, k));
+      bits_text(p < 0 ? NAN : m->bits[p], panel_cell(&panels[at++], i, k));
+      for (int j = 0; j < evals; j++) eval_cell(eval_result_find(&s->eval, points[k]), j, panel_cell(&panels[at++], i, k));
+      if (many && k == 0) snprintf(panel_cell(&panels[at], i, 0), CELL, "%.2f", m->seconds);
+    }
+  }
+}
+
+/* many: the settings have no blocks of their own, so all that these would say of their matrices together. */
+static status print_summary(FILE *out, const run_report *r, bool many) {
   status st = OK;
-  panel panels[2 + EVAL_ROWS] = {{0}};
+  panel panels[SUMMARY_MOST] = {{0}};
   char(*label)[LABEL] = NULL;
-  int *points = NULL, count = 0, gram = ON_HELDOUT, width = 0, panel_count = 2;
+  int *points = NULL, count = 0, gram = ON_HELDOUT, width = 0, panel_count = 0, evals = 0;
   for (int i = 0; i < r->setting_count; i++) {
     if (!has_values(&r->settings[i], ON_HELDOUT)) gram = ON_CALIBRATION;
-    if (r->settings[i].eval.count) panel_count = 2 + EVAL_ROWS;
+    if (r->settings[i].eval.count) evals = EVAL_ROWS;
   }
   TRY(all_points(r, &points, &count));
   TRY(NEW(label, r->setting_count, "table"));
-  TRY(panel_new(loss_titles[gram], r->setting_count, count, &panels[0]));
-  TRY(panel_new("bits per weight", r->setting_count, count, &panels[1]));
-  for (int i = 2; i < panel_count; i++) TRY(panel_new(eval_names[i - 2], r->setting_count, count, &panels[i]));
+  if (many && gram == ON_HELDOUT) TRY(panel_new(loss_titles[ON_CALIBRATION], r->setting_count, count, &panels[panel_count++]));
+  TRY(panel_new(loss_titles[gram], r->setting_count, count, &panels[panel_count++]));
+  TRY(panel_new("bits per weight", r->setting_count, count, &panels[panel_count++]));
+  for (int i = 0; i < evals; i++) TRY(panel_new(eval_names[i], r->setting_count, count, &panels[panel_count++]));
   for (int k = 0; k < count; k++)
     for (int i = 0; i < panel_count; i++) rank_head(points[k], panels[i].head[k]);
-  for (int i = 0; i < r->setting_count; i++) {
-    const setting_report *s = &r->settings[i];
-    int length = snprintf(label[i], LABEL, "  %s", s->name);
-    if (length >= LABEL) length = LABEL - 1; /* a long name is cut; the blocks above have it whole */
-    if (length > width) width = length;
-    for (int k = 0; k < count; k++) {
-      int p = find_point(s, points[k]);
-      three_digits(p < 0 ? NAN : s->matrix[MATRIX_ALL].loss[gram][p], panel_cell(&panels[0], i, k));
-      bits_text(p < 0 ? NAN : s->matrix[MATRIX_ALL].bits[p], panel_cell(&panels[1], i, k));
-      for (int j = 2; j < panel_count; j++) eval_cell(eval_result_find(&s->eval, points[k]), j - 2, panel_cell(&panels[j], i, k));
-    }
+  if (many) {
+    TRY(panel_new("time", r->setting_count, 1, &panels[panel_count++]));
+    snprintf(panels[panel_count - 1].head[0], CELL, "s");
   }
+  for (int i = 0; i < r->setting_count; i++) {
+    int length = snprintf(label[i], LABEL, "  %s", r->settings[i].name);
+    if (length >= LABEL) length = LABEL - 1; /* a long name is cut; --json has it whole */
+    if (length > width) width = length;
+  }
+  fill_summary(r, points, count, gram, many, evals, panels);
   for (int i = 0; i < panel_count; i++) panel_fit(&panels[i], r->setting_count);
   fprintf(out, "\nAll settings, all matrices\n");
-  print_panels(out, r->setting_count, label, width, panels, panel_count);
+  print_panels(out, many ? WIDE : WIDTH, r->setting_count, label, width, panels, panel_count);
 done:
   for (int i = 0; i < panel_count; i++) panel_free(&panels[i]);
   FREE(label);
@@ -322,29 +341,35 @@ done:
 }
 
 static void print_legend(FILE *out, bool evaluated) {
-  fprintf(out, "\n"
-               "relative loss   tr((W-Q-BA) H (W-Q-BA)') / tr(W H W'), from the stored numbers; geometric mean over layers\n"
-               "base, r=8       without adapter; with the adapter's first 8 columns\n"
-               "bits per weight codes and grid as exported (fp16 scales, b-bit zeros; NF4: absmax), at r=8 with the adapter in fp16\n"
-               "time            seconds of quantizing and of the adapter at the largest rank, summed over layers\n");
+  fprintf(
+      out,
+      "\n"
+      "relative loss   tr((W-Q-BA) H (W-Q-BA)') / tr(W H W'), from the stored numbers; geometric mean over layers\n"
+      "base, r=8       without adapter; with the adapter's first 8 columns\n"
+      "bits per weight codes and grid as exported (fp16 scales, b-bit zeros; NF4: absmax), at r=8 with the adapter in fp16\n"
+      "time            seconds of one rank for MagR, factor, codes and the adapter at the largest rank, as if the setting were\n"
+      "                alone; summed over layers, without losses\n");
   if (evaluated)
     fprintf(
         out,
         "KL to original  mean KL(original || this) of the next token's distribution, in nats; top-1: both find the same one likeliest\n");
 }
 
-status report_table(const char *run_folder, const job *asked, FILE *out) {
+status report_table(const char *run_folder, const job *asked, const char *pattern, FILE *out) {
   status st = OK;
   run_report r;
-  TRY(report_read(run_folder, asked, &r));
+  TRY(report_read(run_folder, asked, pattern, &r));
   fprintf(out, "%s", run_folder);
   if (*r.model) fprintf(out, "   model %s", r.model);
   if (r.layers) fprintf(out, ", %lld layers", (long long)r.layers);
   if (r.tokens) fprintf(out, ", %lld calibration tokens", (long long)r.tokens);
   if (r.heldout_tokens) fprintf(out, ", %lld held out", (long long)r.heldout_tokens);
   fprintf(out, "\n");
-  for (int i = 0; i < r.setting_count && st == OK; i++) st = print_setting(out, &r, &r.settings[i]);
-  if (st == OK && r.setting_count > 1) st = print_summary(out, &r);
+  bool many = r.setting_count > BLOCKS_MOST;
+  for (int i = 0; i < r.setting_count && st == OK && !many; i++) st = print_setting(out, &r, &r.settings[i]);
+  if (st == OK && r.setting_count > 1) st = print_summary(out, &r, many);
+  if (many)
+    fprintf(out, "\nBy kinds of matrices: cloqwork report %s --settings PATTERN, of at most %d settings\n", run_folder, BLOCKS_MOST);
   if (st == OK) print_legend(out, r.original.count > 0);
   report_free(&r);
   if (st == OK && (fflush(out) != 0 || ferror(out))) st = fail(E_IO, "report: the table cannot be written: %m");
@@ -385,10 +410,10 @@ static json_t *setting_json(const setting_report *s) {
                    eval_json(&s->eval));
 }
 
-status report_json(const char *run_folder, const job *asked, FILE *out) {
+status report_json(const char *run_folder, const job *asked, const char *pattern, FILE *out) {
   status st = OK;
   run_report r;
-  TRY(report_read(run_folder, asked, &r));
+  TRY(report_read(run_folder, asked, pattern, &r));
   json_t *settings = json_array();
   for (int i = 0; i < r.setting_count; i++) json_array_append_new(settings, setting_json(&r.settings[i]));
   json_t *tree = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:o, s:o}", "run", run_folder, "model", r.model, "model_fingerprint",

@@ -10,9 +10,11 @@
 #include "base/status.h"
 #include "run/job.h"
 
-/* asked (NULL: none): the job as it is now; smaller ranks that it lists are shown beside those the files were made for.
- * E_DATA: no solutions yet, or a damaged file; E_IO. The table is at most 120 columns wide for up to 11 ranks. */
-status report_table(const char *run_folder, const job *asked, FILE *out);
-status report_json(const char *run_folder, const job *asked, FILE *out);
+/* asked (NULL: none): the job as it is now; smaller ranks that it lists are shown beside those the files were made for. pattern: of the settings to show
+ * (a shell pattern; NULL: all).
+ * E_DATA: no solutions yet, or a damaged file; E_IO. The table is at most 120 columns wide for up to 11 ranks and
+ * 12 settings; of more settings there is one wide table alone. */
+status report_table(const char *run_folder, const job *asked, const char *pattern, FILE *out);
+status report_json(const char *run_folder, const job *asked, const char *pattern, FILE *out);
 
 #endif

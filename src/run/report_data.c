@@ -1,6 +1,7 @@
 #include "run/report_data.h"
 
 #include <dirent.h>
+#include <fnmatch.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -114,8 +115,8 @@ static status read_shape(container *c, const char *path, const char *group, cons
   grid_rule rule = {.bits = (int)bits, .group = (int)columns, .real_zero = strcmp(attr_get_text(a, "zero"), "real") == 0};
   TRY(read_sides(c, path, group, &out, &in));
   if (!grid_named(attr_get_text(a, "grid"), bits, &rule.kind) || columns < 0 || (columns && in % columns)) {
-    st = fail(E_DATA, "%s: %s: expected a grid with a group that divides %lld, found %s of %lld bits, group %lld", path, group, (long long)in,
-              attr_get_text(a, "grid"), (long long)bits, (long long)columns);
+    st = fail(E_DATA, "%s: %s: expected a grid with a group that divides %lld, found %s of %lld bits, group %lld", path, group,
+              (long long)in, attr_get_text(a, "grid"), (long long)bits, (long long)columns);
     goto done;
   }
   snprintf(place, sizeof place, "%.100s/absmax_codes", group);
@@ -424,7 +425,7 @@ static void free_setting(setting_report *s) {
   memset(s, 0, sizeof *s);
 }
 
-status report_read(const char *run_folder, const job *asked, run_report *r) {
+status report_read(const char *run_folder, const job *asked, const char *pattern, run_report *r) {
   status st = OK;
   struct dirent **names = NULL;
   int count = 0;
@@ -440,6 +441,7 @@ status report_read(const char *run_folder, const job *asked, run_report *r) {
   TRY(list_folder(solutions, is_shown, &names, &count));
   TRY(NEW(r->settings, (size_t)count + 1, "settings"));
   for (int i = 0; i < count; i++) {
+    if (pattern && fnmatch(pattern, names[i]->d_name, 0) != 0) continue;
     setting_report *s = &r->settings[r->setting_count++];
     TRY(read_setting(run_folder, solutions, names[i]->d_name, asked, &r->original, s));
     if (s->layers) continue;

@@ -37,8 +37,8 @@ typedef struct run_report {
   int setting_count;
 } run_report;
 
-/* E_DATA: no folder, no solutions, a damaged file. E_IO, E_MEMORY. */
-status report_read(const char *run_folder, const job *asked, run_report *r);
+/* pattern: of the settings to read, a shell pattern; NULL: all. E_DATA: no folder, no solutions, a damaged file. E_IO, E_MEMORY. */
+status report_read(const char *run_folder, const job *asked, const char *pattern, run_report *r);
 void report_free(run_report *r);
 
 #endif

@@ -25,7 +25,7 @@ typedef struct arguments {
   const char **rank_choices;    /* --rank [PATTERN=]R or R,R; likewise */
   int setting_choice_count, rank_choice_count;
   const char *to, *out, *run, *split, *dtype, *adapter_dtype; /* of export and verify; NULL: not given */
-  const char *budget, *method, *group, *weights, *name; /* of allocate; NULL: not given */
+  const char *budget, *method, *group, *weights, *name;       /* of allocate; NULL: not given */
   bool merge;                                                 /* export --merge */
   const char **from;                                          /* --from of merge and grams, in order; owned array of borrowed texts */
   int from_count;

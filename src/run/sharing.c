@@ -1,6 +1,26 @@
 #include "run/sharing.h"
 
+#include "base/memory.h"
 #include "run/options.h"
+
+int job_pieces(const job *j, piece *pieces) {
+  int count = 0;
+  for (int k = 0; k < j->setting_count; k++) {
+    const setting *s = &j->settings[k];
+    int variants = setting_nests(s) ? 1 : s->rank_count;
+    for (int v = 0; v < variants; v++) {
+      if (pieces) pieces[count] = (piece){s, k, setting_nests(s) ? 0 : s->ranks[v]};
+      count++;
+    }
+  }
+  return count;
+}
+
+int piece_rank(const piece *p, int64_t layer, linear_id l) {
+  return p->rank && p->setting->rank_count > 1 ? p->rank : setting_rank(p->setting, layer, l);
+}
+
+/* ---- what is equal ---- */
 
 static bool same_options(option_stage stage, const setting *a, const setting *b, int64_t layer, linear_id l) {
   return options_equal(stage, a->method, setting_options(a, layer, l), setting_options(b, layer, l));
@@ -35,41 +55,145 @@ bool same_fit(const setting *a, const setting *b, int64_t layer, linear_id l) {
          method_init(a->method)->metric == method_init(b->method)->metric && same_options(STAGE_ADAPTER, a, b, layer, l);
 }
 
-typedef bool (*alike_at)(const setting *, const setting *, int64_t, linear_id);
-
-/* Whether setting k is the first of the job's that is so at this matrix. */
-static bool first_alike(const job *j, int k, int64_t layer, linear_id l, alike_at alike) {
-  for (int e = 0; e < k; e++)
-    if (alike(&j->settings[e], &j->settings[k], layer, l)) return false;
+bool share_magr(const job *j, const setting *a, const setting *b, int64_t layer, input_id input) {
+  for (int l = 0; l < LIN_COUNT; l++)
+    if (j->target[l] && linear_input((linear_id)l) == input && !same_magr(a, b, layer, (linear_id)l)) return false;
   return true;
 }
 
-static bool first_factor(const job *j, int k) {
-  for (int e = 0; e < k; e++)
-    if (same_factor(&j->settings[e], &j->settings[k])) return false;
-  return true;
+/* ---- what is taken over from where ---- */
+
+/* From settings that were finished earlier: codes, and perhaps the fit at a rank that holds this one. Whether all is found. */
+static bool find_finished(const job *j, const piece *p, int64_t layer, linear_id l, const bool *pending, result_plan *plan) {
+  for (int e = 0; e < j->setting_count; e++) {
+    const setting *other = &j->settings[e];
+    if (pending[e] || !same_codes(other, p->setting, layer, l)) continue;
+    bool fit = same_fit(other, p->setting, layer, l) && setting_rank(other, layer, l) >= piece_rank(p, layer, l);
+    if (plan->codes.how == PART_OWN || fit) plan->codes = (part_source){PART_STORED, e};
+    if (!fit) continue;
+    plan->fit = (part_source){PART_STORED, e};
+    return true;
+  }
+  return false;
 }
 
-sharing sharing_count(const job *j, int64_t layer) {
-  sharing n = {.settings = j->setting_count};
-  for (int i = 0; i < IN_COUNT; i++) n.grams += job_uses_input(j, (input_id)i);
-  for (int k = 0; k < j->setting_count; k++) {
-    const setting *s = &j->settings[k];
-    if (method_quantizer(s->method)->factor && first_factor(j, k)) n.factors += n.grams;
-    for (int l = 0; l < LIN_COUNT; l++) {
-      if (!j->target[l]) continue;
-      if (!setting_nests(s)) {
-        n.joint += s->rank_count;
-        continue;
-      }
-      n.magrs_asked += s->method->magr;
-      n.magrs += s->method->magr && first_alike(j, k, layer, (linear_id)l, same_magr);
-      n.codes_asked++;
-      n.codes += first_alike(j, k, layer, (linear_id)l, same_codes);
-      if (setting_scheme(s) != SCHEME_FIT) continue;
-      n.fits_asked++;
-      n.fits += first_alike(j, k, layer, (linear_id)l, same_fit);
+void plan_results(const job *j, const piece *pieces, int count, int64_t layer, linear_id l, const bool *pending, result_plan *plan,
+                  int stride) {
+  for (int p = 0; p < count; p++) {
+    const setting *s = pieces[p].setting;
+    result_plan *to = &plan[p * stride];
+    *to = (result_plan){0};
+    if (!pending[pieces[p].index] || find_finished(j, &pieces[p], layer, l, pending, to)) continue;
+    for (int e = 0; e < p; e++) { /* made here by a piece before this one, of the same group: others may have their turn later */
+      const setting *other = pieces[e].setting;
+      if (!pending[pieces[e].index] || !share_magr(j, other, s, layer, linear_input(l)) || !same_codes(other, s, layer, l)) continue;
+      if (to->codes.how == PART_OWN) to->codes = (part_source){PART_COPY, e};
+      if (plan[e * stride].fit.how != PART_OWN || !same_fit(other, s, layer, l)) continue;
+      if (piece_rank(&pieces[e], layer, l) != piece_rank(&pieces[p], layer, l)) continue;
+      to->fit = (part_source){PART_COPY, e};
+      break;
     }
   }
-  return n;
+}
+
+bool needs_magr(const setting *s, const result_plan *plan) {
+  return s->method->magr && (plan->codes.how == PART_OWN || (s->options.residual_magr && plan->fit.how == PART_OWN));
+}
+
+/* ---- how much is distinct ---- */
+
+static void count_part(part_source from, step_count *n) {
+  n->asked++;
+  n->computed += from.how == PART_OWN;
+  n->finished += from.how == PART_STORED;
+}
+
+/* What the count walks through: one input of a layer, the plans of the linears that read it. */
+typedef struct walk {
+  const job *j;
+  int64_t layer;
+  const piece *pieces;
+  int count, linears;
+  const bool *pending;
+  result_plan *plan; /* [LIN_COUNT][pieces], the input's linears first */
+  const setting *factored;
+} walk;
+
+static bool any_own_codes(const walk *w, int p) {
+  for (int k = 0; k < w->linears; k++)
+    if (w->plan[k * w->count + p].codes.how == PART_OWN) return true;
+  return false;
+}
+
+/* The group of piece `first`: MagR once for all its linears, and each factor once, but for the one that stands there. */
+static void count_group(walk *w, const bool *member, int first, sharing *n) {
+  bool magr = false;
+  const setting *last = NULL;
+  for (int p = first; p < w->count; p++) {
+    const setting *s = w->pieces[p].setting;
+    bool seen = w->factored && same_factor(w->factored, s);
+    if (!member[p]) continue;
+    for (int k = 0; k < w->linears; k++) {
+      n->magr.asked += s->method->magr;
+      n->magr.finished += s->method->magr && w->plan[k * w->count + p].codes.how == PART_STORED;
+      magr |= needs_magr(s, &w->plan[k * w->count + p]);
+    }
+    if (!method_quantizer(s->method)->factor) continue;
+    n->factors.asked++;
+    for (int e = first; e < p && !seen; e++) seen = member[e] && any_own_codes(w, e) && same_factor(w->pieces[e].setting, s);
+    if (seen || !any_own_codes(w, p)) continue;
+    n->factors.computed++;
+    last = s;
+  }
+  n->magr.computed += magr ? w->linears : 0;
+  if (last) w->factored = last;
+}
+
+static void count_input(walk *w, input_id input, bool *left, bool *member, sharing *n) {
+  w->linears = 0;
+  w->factored = NULL;
+  for (int l = 0; l < LIN_COUNT; l++)
+    if (w->j->target[l] && linear_input((linear_id)l) == input)
+      plan_results(w->j, w->pieces, w->count, w->layer, (linear_id)l, w->pending, w->plan + w->linears++ * w->count, 1);
+  for (int p = 0; p < w->count; p++) {
+    left[p] = w->pending[w->pieces[p].index];
+    for (int k = 0; k < w->linears && left[p]; k++) {
+      const result_plan *plan = &w->plan[k * w->count + p];
+      if (setting_nests(w->pieces[p].setting))
+        count_part(plan->codes, &n->codes);
+      else
+        count_part(plan->codes, &n->joint);
+      if (setting_scheme(w->pieces[p].setting) == SCHEME_FIT) count_part(plan->fit, &n->fits);
+    }
+  }
+  for (int p = 0; p < w->count; p++) {
+    if (!left[p]) continue;
+    for (int e = 0; e < w->count; e++) {
+      member[e] = left[e] && share_magr(w->j, w->pieces[p].setting, w->pieces[e].setting, w->layer, input);
+      left[e] = left[e] && !member[e];
+    }
+    count_group(w, member, p, n);
+  }
+}
+
+status sharing_count(const job *j, int64_t layer, const bool *pending, sharing *n) {
+  status st = OK;
+  piece *pieces = NULL;
+  result_plan *plan = NULL;
+  bool *left = NULL, *member = NULL;
+  int count = job_pieces(j, NULL);
+  TRY(NEW(pieces, count, "settings"));
+  TRY(NEW(plan, count * LIN_COUNT, "settings"));
+  TRY(NEW(left, count, "settings"));
+  TRY(NEW(member, count, "settings"));
+  job_pieces(j, pieces);
+  walk w = {.j = j, .layer = layer, .pieces = pieces, .count = count, .pending = pending, .plan = plan};
+  for (int i = 0; i < IN_COUNT; i++)
+    if (job_uses_input(j, (input_id)i)) count_input(&w, (input_id)i, left, member, n);
+done:
+  FREE(pieces);
+  FREE(plan);
+  FREE(left);
+  FREE(member);
+  return st;
 }

@@ -1,21 +1,52 @@
-/* What settings have in common: the steps of the work at one matrix whose results one setting takes over from another. Local.
+/* What settings have in common: where each part of a result comes from, and how much of the work at a layer is distinct. Local.
  * Settings agree in a step when everything that changes its result is equal; codes and fits are those of settings whose ranks nest. */
 #ifndef CLOQWORK_RUN_SHARING_H
 #define CLOQWORK_RUN_SHARING_H
 
 #include "run/job.h"
 
+/* A setting, or one rank of it where ranks do not nest. */
+typedef struct piece {
+  const setting *setting;
+  int index; /* of the setting in the job */
+  int rank;  /* 0: all ranks are one solution */
+} piece;
+
+int job_pieces(const job *j, piece *pieces);                /* fills in pieces (NULL: none) and returns how many */
+int piece_rank(const piece *p, int64_t layer, linear_id l); /* of its adapter of that matrix */
+
+/* Where a part of a result comes from: another piece of this run, the file of a finished setting, or work of its own. */
+typedef struct part_source {
+  enum { PART_OWN, PART_COPY, PART_STORED } how;
+  int from; /* COPY: a piece; STORED: a setting */
+} part_source;
+
+typedef struct result_plan {
+  part_source codes, fit; /* joint: both OWN */
+} result_plan;
+
 bool same_factor(const setting *a, const setting *b);                           /* of the damped Gram */
 bool same_magr(const setting *a, const setting *b, int64_t layer, linear_id l); /* both without, or with the same weights out of it */
 bool same_codes(const setting *a, const setting *b, int64_t layer, linear_id l);
 bool same_fit(const setting *a, const setting *b, int64_t layer, linear_id l); /* up to the rank: the smaller one is a part of the larger */
 
-/* How much work is distinct at one layer: for plan. */
+/* Whether two settings quantize the same weights, of every target that reads the input: such pieces are worked at together. */
+bool share_magr(const job *j, const setting *a, const setting *b, int64_t layer, input_id input);
+
+/* plan[p * stride] of all pieces whose setting is pending, for one matrix. */
+void plan_results(const job *j, const piece *pieces, int count, int64_t layer, linear_id l, const bool *pending, result_plan *plan,
+                  int stride);
+bool needs_magr(const setting *s, const result_plan *plan); /* for this matrix */
+
+/* How much the pending settings ask for and how much of it is computed: of matrices, factors of Grams. */
+typedef struct step_count {
+  int64_t asked, computed, finished; /* finished: taken from settings that are */
+} step_count;
 typedef struct sharing {
-  int settings, grams, factors;    /* factors: of Grams */
-  int magrs, codes, fits, joint;   /* of matrices */
-  int magrs_asked, codes_asked, fits_asked; /* by the settings, before sharing */
+  step_count magr, factors, codes, fits, joint; /* joint: codes and adapter of one rank together */
 } sharing;
-sharing sharing_count(const job *j, int64_t layer);
+
+/* Adds those of a layer. E_MEMORY. */
+status sharing_count(const job *j, int64_t layer, const bool *pending, sharing *n);
 
 #endif

@@ -48,7 +48,8 @@ static status describe_result(const session *c, const setting *which, int64_t la
   TRY(attr_int(a, "tokens", f->tokens));
   TRY(attr_int(a, "scales_raised_from_zero", f->tiny_scales));
   if (r->round_count) TRY(attr_int(a, "round", f->round));
-  TRY(attr_real(a, "seconds", f->quantize_seconds + f->adapter_seconds));
+  TRY(attr_real(a, "seconds", f->codes_seconds + f->adapter_seconds));
+  TRY(attr_real(a, "seconds_codes", f->codes_seconds));
   TRY(attr_real(a, "reference", f->reference));
   if (c->sets[SET_HELDOUT]) TRY(attr_real(a, "reference_heldout", f->reference_heldout));
   TRY(attr_text(a, "base_fingerprint", f->base_fingerprint));
@@ -178,6 +179,18 @@ static void relative_losses(const layer_solver *s, int index, double *without, d
   *with = count ? exp(sum1 / count) : 0;
 }
 
+/* What the setting would take one rank if it stood alone: all its pieces. */
+static double seconds_alone(const layer_solver *s, int index) {
+  double sum = 0;
+  for (int p = 0; p < s->piece_count; p++)
+    for (int l = 0; l < LIN_COUNT && s->pieces[p].index == index; l++) {
+      if (!s->c->job.target[l]) continue;
+      const solution_facts *f = layer_result(s, p, (linear_id)l)->facts;
+      sum += f->codes_seconds + f->adapter_seconds;
+    }
+  return sum;
+}
+
 static status report_unit(const layer_solver *s, int index, int64_t layer, int solved, double write_seconds) {
   const session *c = s->c;
   const stage_seconds *t = &s->spent;
@@ -186,12 +199,13 @@ static status report_unit(const layer_solver *s, int index, int64_t layer, int s
   relative_losses(s, index, &without, &with);
   snprintf(unit, sizeof unit, "solutions/%s/layer-%03lld", c->job.settings[index].name, (long long)layer);
   double total = t->load + t->magr + t->factor + t->quantize + t->joint + t->trace + t->adapter + t->losses;
-  json_t *o = json_pack("{s:s, s:s, s:I, s:{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}, s:f, s:f, s:f, s:I, s:I}", "unit", unit, "setting",
-                        c->job.settings[index].name, "layer", (json_int_t)layer, "seconds", "load", share * t->load, "magr",
-                        share * t->magr, "factor", share * t->factor, "quantize", share * t->quantize, "joint", share * t->joint, "trace", share * t->trace, "adapter",
-                        share * t->adapter, "losses", share * t->losses, "write", write_seconds, "gflops", 1e-9 * t->flops / total,
-                        "relative_loss_without_adapter", without, "relative_loss", with, "private_bytes_peak",
-                        (json_int_t)memory_watch_private(), "shared_bytes_peak", (json_int_t)memory_watch_shared());
+  json_t *o =
+      json_pack("{s:s, s:s, s:I, s:{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}, s:f, s:f, s:f, s:f, s:I, s:I}", "unit", unit, "setting",
+                c->job.settings[index].name, "layer", (json_int_t)layer, "seconds", "load", share * t->load, "magr", share * t->magr,
+                "factor", share * t->factor, "quantize", share * t->quantize, "joint", share * t->joint, "trace", share * t->trace,
+                "adapter", share * t->adapter, "losses", share * t->losses, "write", write_seconds, "rank_seconds_alone",
+                seconds_alone(s, index), "gflops", 1e-9 * t->flops / total, "relative_loss_without_adapter", without, "relative_loss", with,
+                "private_bytes_peak", (json_int_t)memory_watch_private(), "shared_bytes_peak", (json_int_t)memory_watch_shared());
   return o ? unit_metrics(c, o) : fail(E_MEMORY, "metrics.jsonl: no memory for a line");
 }
 

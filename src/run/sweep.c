@@ -214,6 +214,36 @@ static status name_setting(const combination *c, const bool *off, setting *s) {
               used - room + 1, c->label ? "a shorter label" : "a label: beside bits and rank");
 }
 
+/* An option that another one leaves without effect would be a name for what it is not. */
+static status check_together(const combination *c, const bool *off, const setting *s) {
+  const options *o = &s->options;
+  initialization init = s->method->init;
+  bool ranged = o->grid_search == SEARCH_NONE, frozen = (init == INIT_CALDERA || init == INIT_ODLRI) && !o->joint_refit;
+  const struct {
+    const char *name;
+    bool wrong;
+    const char *expected;
+  } rules[] = {
+      {"grid_zero", o->grid_real_zero && o->grid_symmetric, "int with grid_type: sym (its zero point is the middle code)"},
+      {"grid_search", o->grid_search == SEARCH_ASYMM && o->grid_symmetric, "another one with grid_type: sym (its zero point is the middle code)"},
+      {"grid_beta", !ranged && o->grid_beta != 1, "auto or 1 with a grid_search (it finds the range itself)"},
+      {"grid_beta_anchor", !ranged || o->grid_symmetric, "low with a grid_search or grid_type: sym (no end of the range is cut alone)"},
+      {"grid_weight", o->grid_search != SEARCH_SCAN, "ones unless grid_search is scan (no other weighs)"},
+      {"optq_groups", o->optq_dynamic && o->optq_order_act, "static with optq_order: act (a group's columns do not follow one another)"},
+      {"optq_groups", o->optq_dynamic && s->method->quantizer == QUANT_SLIM, "static with slim (it searches scales before OPTQ)"},
+      {"optq_groups", o->optq_dynamic && frozen, "static with joint_grid: frozen (its grid is fitted to W)"},
+      {"cd_rounds", !o->cd_pass, "auto unless cd_pass is comq"},
+  };
+  for (size_t k = 0; k < sizeof rules / sizeof *rules; k++)
+    for (int i = 0; i < option_count && rules[k].wrong; i++) {
+      char found[OPTION_TEXT];
+      if (!off[i] || strcmp(option_name(i), rules[k].name) != 0) continue;
+      option_text(i, o, found);
+      return fail(E_USAGE, "%s: %s: options.%s: expected %s, found %s", c->where, s->name, rules[k].name, rules[k].expected, found);
+    }
+  return OK;
+}
+
 /* name, rule and resolved options. On failure s is empty. */
 static status make_setting(const combination *c, const json_t *option_lists, const size_t *choice, const job *j, setting *s) {
   status st = OK;
@@ -226,9 +256,7 @@ static status make_setting(const combination *c, const json_t *option_lists, con
   if (c->rank) TRY(numbers_copy(c->rank, &s->rank));
   TRY(each_pair(c, j, add_values, &state));
   TRY(name_setting(c, off, s));
-  if (s->options.grid_real_zero && s->options.grid_symmetric)
-    st = fail(E_USAGE, "%s: %s: options.grid_zero: expected int with grid_type: sym (its zero point is the middle code), found real",
-              c->where, s->name);
+  TRY(check_together(c, off, s));
 done:
   if (st != OK) setting_free(s);
   return st;
@@ -311,6 +339,8 @@ static status check_quantizer(void *context, int bits, int group) {
     return fail(E_USAGE, "%sbits: expected %s with %s (a list of sweeps gives every method its own bits), found %d", prefix, range, name,
                 bits);
   }
+  if (c->method->quantizer == QUANT_SLIM && group == 0)
+    return fail(E_USAGE, "%sgroup: expected a count of columns with %s (groups differ in bits), found 0", prefix, name);
   if (q->grid != GRID_NF) return OK;
   if (group == 0)
     return fail(E_USAGE, "%sgroup: expected a power of two from %d to %d with %s (NF4 knows no block of a whole row), found 0", prefix,

@@ -13,7 +13,7 @@ status verb_run(session *c) {
   TRY(verb_calibrate(c));
   TRY(verb_solve(c));
   TRY(collect(c));
-  st = c->rank == 0 ? report_table(c->job.output, &c->job, stdout) : OK;
+  st = c->rank == 0 ? report_table(c->job.output, &c->job, NULL, stdout) : OK;
   TRY(agree(c->job_comm, st));
 done:
   return st;
@@ -21,7 +21,8 @@ done:
 
 status verb_report(session *c) {
   status st = OK;
-  if (c->rank == 0) st = c->arguments.json ? report_json(c->job.output, &c->job, stdout) : report_table(c->job.output, &c->job, stdout);
+  const char *pattern = c->arguments.settings;
+  if (c->rank == 0) st = (c->arguments.json ? report_json : report_table)(c->job.output, &c->job, pattern, stdout);
   return agree(c->job_comm, st);
 }
 
@@ -46,7 +47,8 @@ const verb verbs[] = {
      "usage: mpirun -n N cloqwork solve JOB.yaml [--layers 0-9] [--settings PATTERN] [--max-hours H]\n\n"
      "Quantizes the targets of every layer with every setting of the sweep and computes the adapter at the largest rank, which serves all "
      "smaller\n"
-     "ranks, into RUN/solutions/SETTING/layer-NNN.h5. Needs the Grams; never touches tokens or the forward pass."},
+     "ranks (one for each rank where codes depend on it; what settings have in common is made once), into "
+     "RUN/solutions/SETTING/layer-NNN.h5. Needs the Grams; never touches tokens or the forward pass."},
     {"run", verb_run, true, NEEDS_TOKENS, NULL, "plan, calibrate, solve, collect: the main job; run again to resume",
      "usage: mpirun -n N cloqwork run JOB.yaml [--set key=value]... [--layers 0-9] [--settings PATTERN] [--max-hours H] [--quiet]\n\n"
      "Does plan, calibrate, solve and the master file RUN/run.h5, then prints the table of results. What is done is not done again; "

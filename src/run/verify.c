@@ -69,7 +69,8 @@ static status check_tail(verifier *v, const char *where, const solution *r, cons
     double off = fabs(loss[k] - fmax(tail, 0)); /* the rounding of a singular Gram can leave a tail below 0; a loss is not */
     if (tail > 1e-9 * trace && off / tail > v->worst_tail) v->worst_tail = off / tail;
     if (!(off <= 1e-5 * fmax(tail, 0) + slack * trace))
-      return fail(E_DATA, "%s: certificate at rank %d: expected a loss of %.12g (tail of the spectrum), found %.12g", where, k, tail, loss[k]);
+      return fail(E_DATA, "%s: certificate at rank %d: expected a loss of %.12g (tail of the spectrum), found %.12g", where, k, tail,
+                  loss[k]);
   }
   return OK;
 }
@@ -78,8 +79,7 @@ static status check_tail(verifier *v, const char *where, const solution *r, cons
 static status check_rounds(const char *where, const solution *r) {
   int kept = r->facts->round;
   if (r->round_count == 0) return OK;
-  if (kept < 1 || kept > r->round_count)
-    return fail(E_DATA, "%s: round: expected 1 to %d, found %d", where, r->round_count, kept);
+  if (kept < 1 || kept > r->round_count) return fail(E_DATA, "%s: round: expected 1 to %d, found %d", where, r->round_count, kept);
   if (!(fabs(r->rounds[kept - 1] - r->loss[r->rank]) <= 1e-5 * r->loss[0]))
     return fail(E_DATA, "%s: rounds: expected the kept one's loss, %.12g, found %.12g", where, r->loss[r->rank], r->rounds[kept - 1]);
   return OK;

@@ -136,7 +136,7 @@ void solution_copy(const solution *from, unsigned parts, solution *to) {
     to->facts->trace_heldout = from->facts->trace_heldout;
     to->facts->damping_used = from->facts->damping_used;
     to->facts->tiny_scales = from->facts->tiny_scales;
-    to->facts->quantize_seconds = from->facts->quantize_seconds;
+    to->facts->codes_seconds = from->facts->codes_seconds;
     memcpy(to->facts->base_fingerprint, from->facts->base_fingerprint, HASH_HEX);
   }
   if (parts & SOLUTION_ADAPTER) {
@@ -400,6 +400,8 @@ void solution_read_facts(const attributes *g, solution_facts *f) {
   f->tokens = attr_get_int(g, "tokens", 0);
   f->tiny_scales = attr_get_int(g, "scales_raised_from_zero", 0);
   f->round = (int)attr_get_int(g, "round", 0);
+  f->codes_seconds = attr_get_real(g, "seconds_codes", 0);
+  f->adapter_seconds = attr_get_real(g, "seconds", 0) - f->codes_seconds;
   snprintf(f->base_fingerprint, HASH_HEX, "%s", attr_get_text(g, "base_fingerprint"));
   snprintf(f->gram_fingerprint, HASH_HEX, "%s", attr_get_text(g, "gram_fingerprint"));
 }

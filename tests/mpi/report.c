@@ -80,11 +80,11 @@ static double number(const json_t *of, const char *matrix, const char *list, siz
 
 static bool near(double found, double expected) { return fabs(found - expected) <= 1e-10 * fabs(expected); }
 
-static char *printed(status (*print)(const char *, const job *, FILE *)) {
+static char *printed(status (*print)(const char *, const job *, const char *, FILE *)) {
   char *text = NULL;
   size_t bytes;
   FILE *f = open_memstream(&text, &bytes);
-  CHECK_OK(print(folder, NULL, f));
+  CHECK_OK(print(folder, NULL, NULL, f));
   fclose(f);
   return text;
 }
@@ -157,8 +157,8 @@ int main(int argc, char **argv) {
   MPI_Bcast(folder, sizeof folder, MPI_CHAR, 0, MPI_COMM_WORLD);
   CHECK_OK(team_new(MPI_COMM_WORLD, 0, &t));
   if (rank == 0) { /* nothing there yet */
-    CHECK_FAILS(report_table("/nonexistent/run", NULL, stdout), E_DATA);
-    CHECK_FAILS(report_json(folder, NULL, stdout), E_DATA);
+    CHECK_FAILS(report_table("/nonexistent/run", NULL, NULL, stdout), E_DATA);
+    CHECK_FAILS(report_json(folder, NULL, NULL, stdout), E_DATA);
   }
   write_layer(&t, "cloq-b3-g8", 0, 3, 8, "2", true, 4, "uniform", false);
   write_layer(&t, "cloq-b3-g8", 1, 3, 8, "2,4", true, 8, "uniform", false);
@@ -177,7 +177,7 @@ int main(int argc, char **argv) {
     check_table();
     snprintf(path, sizeof path, "%s/solutions/cloq-b2-g0/layer-001.h5", folder);
     CHECK_OK(file_write_atomic(path, "x", 1));
-    CHECK_FAILS(report_json(folder, NULL, stdout), E_DATA);
+    CHECK_FAILS(report_json(folder, NULL, NULL, stdout), E_DATA);
     if (argc > 1) fputs(printed(report_table), stdout); /* for the eye */
     snprintf(command, sizeof command, "rm -r '%s'", folder);
     CHECK(system(command) == 0, "%s", command);

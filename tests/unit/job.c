@@ -471,6 +471,36 @@ static void test_refusals(void **state) {
       {"*options: {grid_zero: real, grid_type: sym}",
        "sweep: cloq-b4-g64-grid_type_sym-grid_zero_real: options.grid_zero: expected int with grid_type: sym (its zero point is the middle "
        "code), found real"},
+      {"*options: {grid_search: asymm, grid_type: sym}",
+       "sweep: cloq-b4-g64-grid_type_sym-grid_search_asymm: options.grid_search: expected another one with grid_type: sym (its zero point "
+       "is the middle code), found asymm"},
+      {"*options: {grid_search: mse, grid_beta: [auto, 0.9]}",
+       "sweep: cloq-b4-g64-grid_beta_0.9-grid_search_mse: options.grid_beta: expected auto or 1 with a grid_search (it finds the range "
+       "itself), found 0.9"},
+      {"*options: {grid_search: lsq, grid_beta_anchor: zero}",
+       "sweep: cloq-b4-g64-grid_beta_anchor_zero-grid_search_lsq: options.grid_beta_anchor: expected low with a grid_search or grid_type: "
+       "sym (no end of the range is cut alone), found zero"},
+      {"*options: {grid_type: sym, grid_beta_anchor: zero}",
+       "sweep: cloq-b4-g64-grid_type_sym-grid_beta_anchor_zero: options.grid_beta_anchor: expected low with a grid_search or grid_type: "
+       "sym (no end of the range is cut alone), found zero"},
+      {"*options: {grid_weight: diag}",
+       "sweep: cloq-b4-g64-grid_weight_diag: options.grid_weight: expected ones unless grid_search is scan (no other weighs), found diag"},
+      {"*options: {optq_order: act, optq_groups: dynamic}",
+       "sweep: cloq-b4-g64-optq_order_act-optq_groups_dynamic: options.optq_groups: expected static with optq_order: act (a group's "
+       "columns do not follow one another), found dynamic"},
+      {"+sweep: {method: slim-llm, bits: 2, rank: 8}\noptions: {optq_groups: dynamic}",
+       "sweep: slim-llm-b2-g64-optq_groups_dynamic: options.optq_groups: expected static with slim (it searches scales before OPTQ), found "
+       "dynamic"},
+      {"+sweep: {method: caldera, bits: 2, rank: 8}\noptions: {optq_groups: dynamic}",
+       "sweep: caldera-b2-g64-optq_groups_dynamic: options.optq_groups: expected static with joint_grid: frozen (its grid is fitted to W), "
+       "found dynamic"},
+      {"*options: {cd_rounds: 3}", "sweep: cloq-b4-g64-cd_rounds_3: options.cd_rounds: expected auto unless cd_pass is comq, found 3"},
+      {"+sweep: {method: slim-llm, bits: 2, group: 0, rank: 8}",
+       "sweep.group: expected a count of columns with slim-llm (groups differ in bits), found 0"},
+      {"+sweep: {method: slim-llm, bits: 1, rank: 8}",
+       "sweep.bits: expected 2 to 7 with slim-llm (a list of sweeps gives every method its own bits), found 1"},
+      {"+sweep: {method: billm, bits: 1, rank: 8}\noptions: {optq_order: act}",
+       "options.optq_order: no method of this sweep uses this option"},
       {"+sweep: {method: apiq, bits: 4, rank: 8}",
        "sweep.method: apiq is not offered: it trains adapters and clipping by gradients through a block's activations, which are not kept "
        "here: take cloq, which minimises its layer-wise objective without clipping in closed form"},
@@ -525,6 +555,26 @@ static void test_refusals(void **state) {
   write_job("a: [\n");
   assert_refused(job_read("job.yaml", NULL, 0, NULL, NULL, &j), E_USAGE,
                  "job.yaml: line 2, column 1: not valid YAML: flow sequence without a closing bracket");
+}
+
+/* Neighbours of what is refused. */
+static void test_options_that_go_together(void **state) {
+  (void)state;
+  static const char *const good[] = {
+      "sweep: {bits: 2, group: 0, rank: 8}\noptions: {grid_search: mse}", /* auto is 0.8 here, and a search does not look at it */
+      "sweep: {bits: 2, group: 0, rank: 8}\noptions: {grid_search: mse, grid_beta: 1}",
+      "sweep: {bits: 2, rank: 8}\noptions: {grid_search: asymm, grid_zero: [int, real]}",
+      "sweep: {bits: 2, rank: 8}\noptions: {grid_search: scan, grid_weight: [sqrt, diag]}",
+      "sweep: {method: caldera, bits: 2, rank: 8}\noptions: {joint_grid: refit, optq_groups: dynamic}",
+      "sweep: {bits: 2, rank: 8}\noptions: {cd_pass: comq, cd_rounds: 3}",
+  };
+  for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+    char text[512];
+    job j;
+    snprintf(text, sizeof text, "%s%s\n", HEAD, good[i]);
+    assert_done(read_job(text, &j));
+    job_free(&j);
+  }
 }
 
 static void test_model(void **state) {
@@ -641,7 +691,7 @@ int main(void) {
       cmocka_unit_test(test_overrides),    cmocka_unit_test(test_resolved_tree), cmocka_unit_test(test_pattern),
       cmocka_unit_test(test_gram_sources), cmocka_unit_test(test_refusals),      cmocka_unit_test(test_model),
       cmocka_unit_test(test_describe),     cmocka_unit_test(test_project_jobs),  cmocka_unit_test(test_methods),
-      cmocka_unit_test(test_eval),
+      cmocka_unit_test(test_eval),         cmocka_unit_test(test_options_that_go_together),
   };
   return cmocka_run_group_tests(tests, enter_folder, leave_folder);
 }
