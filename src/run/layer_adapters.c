@@ -103,10 +103,10 @@ double fit_flops(const setting *s, const adapter_request *q) {
   return pooled(s) ? adapter_pooled_flops(q, s->rule.group) : adapter_flops(q);
 }
 
-/* What it asks of a rank's memory, its residual included. */
 uint64_t fit_bytes(const setting *s, int rank, int64_t out, int64_t in) {
   adapter_request q = adapter_shape(s, rank, out, in);
-  return (pooled(s) ? adapter_pooled_bytes(&q, s->rule.group) : adapter_bytes(&q)) + (uint64_t)(out * in) * sizeof(float);
+  uint64_t fit = setting_scheme(s) != SCHEME_FIT ? 0 : pooled(s) ? adapter_pooled_bytes(&q, s->rule.group) : adapter_bytes(&q);
+  return larger(fit, adapter_losses_bytes(out, in, rank)) + (uint64_t)(out * in) * sizeof(float);
 }
 
 static adapter_request request_of(const input_work *w, int p, int k, const char *where, const float *e) {

@@ -108,7 +108,7 @@ adapter_request adapter_shape(const setting *s, int rank, int64_t out,
                               int64_t in);         /* a fit as a question of cost: no numbers, but a metric */
 void keep_adapter(solution *to, const adapter *a); /* factors and values to their place */
 double fit_flops(const setting *s, const adapter_request *q);
-uint64_t fit_bytes(const setting *s, int rank, int64_t out, int64_t in); /* of a rank's memory, the residual included */
+uint64_t fit_bytes(const setting *s, int rank, int64_t out, int64_t in); /* of a rank: a fit or the curve, the residual included */
 int layer_start_rows(const job *j, int64_t out, int64_t in); /* leading eigenvectors of the Gram that fits of such a linear start from */
 
 /* ---- codes and adapter of one result together, Local ---- */
