@@ -267,23 +267,73 @@ def modules_of(config):
     return [f"model.layers.{i}.{part}.{name}" for i in range(config["num_hidden_layers"]) for part, names in LINEARS.items() for name in names]
 
 
-def read_container(run, setting, module):
-    """One linear of a solution: codes, grid, weight as the formats hold it, and the whole adapter."""
+def unpack_widths(words, widths, size):
+    """The same for groups of `size` columns with bits of their own, one behind another in a row's stream."""
+    stream = np.unpackbits(np.ascontiguousarray(words).view(np.uint8), axis=-1, bitorder="little")
+    at, parts = 0, []
+    for bits in widths.astype(int):
+        cells = stream[:, at : at + size * bits].reshape(len(words), size, bits)
+        parts.append(cells @ (1 << np.arange(bits)).astype(np.uint8))
+        at += size * bits
+    return np.concatenate(parts, axis=1).astype(np.uint8)
+
+
+def real_zeros(codes, scales, zeros, group_of):
+    """float32 weight with zero points that are numbers: difference and product are exact in double, then rounded once."""
+    difference = codes.astype(np.float64) - zeros.astype(np.float64)[:, group_of]
+    weight = (scales.astype(np.float64)[:, group_of] * difference).astype(np.float32)
+    return Linear(codes=codes, scales=scales, zeros=zeros, weight=weight)
+
+
+def binary(codes, magnitudes, salient, group_of):
+    """Signs and four magnitudes: an ordinary column takes one of the first two, a salient one both of the others."""
+    m = magnitudes.astype(np.float64).reshape(len(codes), -1, 4)[:, group_of]
+    first, second = np.where(codes & 1, 1.0, -1.0), np.where(codes & 2, 1.0, -1.0)
+    ordinary = first * np.where(codes & 2, m[..., 1], m[..., 0])
+    weight = np.where(salient == 1, first * m[..., 2] + second * m[..., 3], ordinary).astype(np.float32)
+    return Linear(codes=codes, magnitudes=magnitudes, salient=salient, weight=weight)
+
+
+def read_container(run, setting, module, rank=0):
+    """One linear of a solution: codes, grid, weight as the formats hold it, and the whole adapter; rank: of a variant, if it has any."""
     layer, name = re.fullmatch(r"model\.layers\.(\d+)\.(.*)", module).groups()
     with h5py.File(os.path.join(run, "solutions", setting, f"layer-{int(layer):03d}.h5"), "r") as f:
         g = f[name]
-        bits, a, b = int(g.attrs["bits"]), g["lora_A"][...], g["lora_B"][...]
-        codes = unpack(g["codes"][...], bits, a.shape[1])
-        groups = (g["absmax"] if "absmax" in g else g["scales"]).shape[1]
+        g = g[f"rank-{rank}"] if "ranks" in g.attrs else g
+        grid, bits, a, b = g.attrs["grid"], int(g.attrs["bits"]), g["lora_A"][...], g["lora_B"][...]
         size = int(g.attrs["group"]) or a.shape[1]
         group_of = np.arange(a.shape[1]) // size
-        rule(groups == -(-a.shape[1] // size), f"{setting}: {module}: {groups} groups")
-        if g.attrs["grid"] in NF:
+        groups = -(-a.shape[1] // size)
+        widths = g["widths"][...] if "widths" in g else None
+        rule(widths is None or len(widths) == groups, f"{setting}: {module}: widths")
+        words = g["codes"][...]
+        codes = unpack(words, 2 if grid == "binary" else bits, a.shape[1]) if widths is None else unpack_widths(words, widths, size)
+        stored = (g["absmax"] if grid in NF else g["magnitudes"] if grid == "binary" else g["scales"]).shape[1]
+        rule(stored == groups * (4 if grid == "binary" else 1), f"{setting}: {module}: {stored} columns of the grid")
+        if grid in NF:
             absmax = g["absmax"][...]
-            product = NF[g.attrs["grid"]][codes] * absmax[:, group_of]
+            product = NF[grid][codes] * absmax[:, group_of]
             linear = Linear(codes=codes, absmax=absmax, product=product, weight=ROUND[g.attrs["values"]](product))
+        elif grid == "binary":
+            linear = binary(codes, g["magnitudes"][...], g["salient"][...], group_of)
         else:
-            linear = uniform(codes, g["scales"][...], g["zeros"][...], group_of)
+            make = {"int": uniform, "real": real_zeros}[g.attrs["zero"]]
+            linear = make(codes, g["scales"][...], g["zeros"][...], group_of)
             linear.symmetric = bool(g.attrs["symmetric"])
-    linear.A, linear.B, linear.bits = a, b, bits
+        linear.A, linear.B, linear.bits, linear.group, linear.widths, linear.attrs = a, b, bits, size, widths, dict(g.attrs)
+        curves = ("loss", "loss_heldout", "eigenvalues", "rounds")
+        linear.loss, linear.heldout, linear.eigenvalues, linear.rounds = (g[k][...] if k in g else None for k in curves)
     return linear
+
+
+def full_gram(group):
+    """One input's Gram, float32, from the tiles of its lower triangle."""
+    tiles, n = group["tiles"][...], group["tiles"].attrs["n"]
+    t, side = tiles.shape[1], -(-n // tiles.shape[1])
+    h = np.zeros((side * t, side * t), np.float32)
+    for i in range(side):
+        for j in range(i + 1):
+            tile = tiles[i * (i + 1) // 2 + j]
+            h[i * t:(i + 1) * t, j * t:(j + 1) * t] = tile
+            h[j * t:(j + 1) * t, i * t:(i + 1) * t] = tile.T
+    return h[:n, :n]

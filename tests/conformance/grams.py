@@ -6,21 +6,11 @@ import h5py
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from decode import full_gram
+
 folder = sys.argv[1]
 INPUTS = ("attn_in", "attn_out", "mlp_in", "mlp_out")
 LAYERS = 6
-
-
-def full(group):
-    tiles, n = group["tiles"][...], group["tiles"].attrs["n"]
-    t, side = tiles.shape[1], -(-n // tiles.shape[1])
-    h = np.zeros((side * t, side * t), np.float32)
-    for i in range(side):
-        for j in range(i + 1):
-            tile = tiles[i * (i + 1) // 2 + j]
-            h[i * t:(i + 1) * t, j * t:(j + 1) * t] = tile
-            h[j * t:(j + 1) * t, i * t:(i + 1) * t] = tile.T
-    return h[:n, :n]
 
 
 def made(layer, name, n):
@@ -38,7 +28,7 @@ def check_written():
                 for name in INPUTS:
                     h = np.load(f"{folder}/npy/{where}layer-{layer:03}.{name}.npy")
                     assert h.dtype == np.float32 and h.flags.c_contiguous and (h == h.T).all()
-                    assert (h == full(f[name])).all() and (tensors[name] == h).all(), (layer, name)
+                    assert (h == full_gram(f[name])).all() and (tensors[name] == h).all(), (layer, name)
                     for which in ("mean_abs", "max_mean_abs"):
                         v = np.load(f"{folder}/npy/{where}layer-{layer:03}.{name}.{which}.npy")
                         assert v.dtype == np.float64 and (v == f[name][which][...]).all() and (tensors[f"{name}.{which}"] == v).all()
