@@ -65,6 +65,7 @@ void adapter_scale(int64_t rows, int64_t m, const float *x, const float *diagona
  * B^T E H A^T: loss[0] = trace, 2 m^2 rank + 2 n m rank flops. loss has rank + 1 entries. */
 status adapter_losses(int64_t n, int64_t m, const float *e, const float *h, const float *b, const float *a, int rank, double trace,
                       double *loss);
+uint64_t adapter_losses_bytes(int64_t n, int64_t m, int rank); /* its workspace */
 
 /* Leading eigenvectors of H scaled by the root of their values, rows of *start (rows, m), owned: the good start for every matrix on this Gram.
  * Two block products of H, 4 rows m^2 flops: they save each matrix one or two of its ten applications (measured), and more precise vectors

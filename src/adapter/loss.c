@@ -114,3 +114,8 @@ done:
   FREE(s);
   return st;
 }
+
+uint64_t adapter_losses_bytes(int64_t n, int64_t m, int rank) {
+  uint64_t r = (uint64_t)rank;
+  return 16 * r * ((uint64_t)(n + m) + r);
+}

@@ -103,10 +103,10 @@ double fit_flops(const setting *s, const adapter_request *q) {
   return pooled(s) ? adapter_pooled_flops(q, s->rule.group) : adapter_flops(q);
 }
 
-/* What it asks of a rank's memory, its residual included. */
 uint64_t fit_bytes(const setting *s, int rank, int64_t out, int64_t in) {
   adapter_request q = adapter_shape(s, rank, out, in);
-  return (pooled(s) ? adapter_pooled_bytes(&q, s->rule.group) : adapter_bytes(&q)) + (uint64_t)(out * in) * sizeof(float);
+  uint64_t fit = setting_scheme(s) != SCHEME_FIT ? 0 : pooled(s) ? adapter_pooled_bytes(&q, s->rule.group) : adapter_bytes(&q);
+  return larger(fit, adapter_losses_bytes(out, in, rank)) + (uint64_t)(out * in) * sizeof(float);
 }
 
 static adapter_request request_of(const input_work *w, int p, int k, const char *where, const float *e) {
@@ -130,7 +130,7 @@ static adapter_request request_of(const input_work *w, int p, int k, const char 
 }
 
 /* Factors and values to their place; the last value is what all eigenvalues beyond the rank sum to, so that the tail at r is the sum from r on. */
-static void keep_adapter(solution *to, const adapter *a) {
+void keep_adapter(solution *to, const adapter *a) {
   size_t rank = (size_t)a->rank;
   memcpy(to->lora_a, a->a, rank * (size_t)to->in * sizeof(float));
   memcpy(to->lora_b, a->b, rank * (size_t)to->out * sizeof(float));
@@ -213,47 +213,28 @@ static bool fits_itself(const input_work *w, int p, int k) {
   return setting_scheme(setting_of(w, p)) == SCHEME_FIT && plan_of(w, p, k)->fit.how == PART_OWN;
 }
 
-/* Tasks of the group: those that `chosen` picks, with their cost. */
-typedef double (*task_choice)(const input_work *w, double ridge, int p, int k); /* flops; < 0: not chosen */
-
-static status deal_chosen(input_work *w, task_choice choice, double ridge, matrix_work work) {
-  status st = OK;
-  matrix_task *tasks = NULL;
-  int count = 0;
-  st = NEW(tasks, w->group_count * w->linear_count + 1, "dealing of matrices");
-  TRY(agree(w->s->c->team.comm, st));
-  for (int g = 0; g < w->group_count; g++)
-    for (int k = 0; k < w->linear_count; k++) {
-      double cost = choice(w, ridge, w->group[g], k);
-      if (cost >= 0) tasks[count++] = (matrix_task){w->group[g], k, cost};
-    }
-  if (count) TRY(deal_matrices(w, tasks, count, work, NULL));
-done:
-  FREE(tasks);
-  return st;
-}
-
-static double local_fit(const input_work *w, double ridge, int p, int k) {
+static double local_fit(const input_work *w, const void *context, int p, int k) {
   const setting *s = setting_of(w, p);
+  double ridge = *(const double *)context;
   if (!fits_itself(w, p, k) || s->options.adapter_solver == SOLVER_GRID || s->options.adapter_damping != ridge) return -1;
   adapter_request q = request_of(w, p, k, "", NULL);
   return fit_flops(s, &q);
 }
 
-static double own_zero(const input_work *w, double ridge, int p, int k) {
-  (void)ridge;
+static double own_zero(const input_work *w, const void *context, int p, int k) {
+  (void)context;
   const solution *to = result_of(w, p, k);
   return setting_scheme(setting_of(w, p)) == SCHEME_ZERO ? (double)to->rank * (double)to->in : -1;
 }
 
-static double own_curves(const input_work *w, double ridge, int p, int k) {
-  (void)ridge;
+static double own_curves(const input_work *w, const void *context, int p, int k) {
+  (void)context;
   const solution *to = result_of(w, p, k);
   return plan_of(w, p, k)->fit.how == PART_OWN ? 2.0 * (double)to->rank * (double)to->in * (double)(to->in + to->out) : -1;
 }
 
-static double taken_over(const input_work *w, double ridge, int p, int k) {
-  (void)ridge;
+static double taken_over(const input_work *w, const void *context, int p, int k) {
+  (void)context;
   const solution *to = result_of(w, p, k);
   return plan_of(w, p, k)->fit.how == PART_COPY ? (double)to->rank * (double)(to->in + to->out) : -1;
 }
@@ -275,7 +256,7 @@ static status all_fits(input_work *w) {
     for (int e = 0; e < g; e++) seen |= setting_of(w, w->group[e])->options.adapter_damping == ridge;
     if (seen) continue;
     if (ridge > 0) put_diagonal(w, ridge);
-    TRY(deal_chosen(w, local_fit, ridge, fit_locally));
+    TRY(deal_matrices(w, local_fit, fit_locally, &ridge));
     for (int e = g; e < w->group_count; e++) {
       const setting *s = setting_of(w, w->group[e]);
       if (s->options.adapter_solver != SOLVER_GRID || s->options.adapter_damping != ridge) continue;
@@ -319,11 +300,11 @@ status adapters_make(input_work *w) {
   TRY(all_traces(w));
   double start = clock_now();
   TRY(all_fits(w));
-  TRY(deal_chosen(w, own_zero, 0, zero_adapter));
+  TRY(deal_matrices(w, own_zero, zero_adapter, NULL));
   w->s->spent.adapter += clock_now() - start;
   start = clock_now();
-  TRY(deal_chosen(w, own_curves, 0, make_curves));
-  TRY(deal_chosen(w, taken_over, 0, copy_fit));
+  TRY(deal_matrices(w, own_curves, make_curves, NULL));
+  TRY(deal_matrices(w, taken_over, copy_fit, NULL));
   w->s->spent.losses += clock_now() - start;
 done:
   return st;

@@ -137,8 +137,23 @@ done:
   return st;
 }
 
+/* Whole matrices of the pieces that `with` marks [pieces]. */
+typedef struct whole_matrices {
+  rounding *r;
+  const bool *with;
+  bool chol; /* which salience */
+} whole_matrices;
+
+static double chosen_by_salience(const input_work *w, const void *context, int p, int k) {
+  const whole_matrices *m = context;
+  const setting *s = setting_of(w, p);
+  const solution *to = result_of(w, p, k);
+  bool mine = m->with[p] && chooses(s) && s->options.slim_chol == m->chol && makes_codes(w, p, k);
+  return mine ? slim_flops(to->out, to->in) : -1;
+}
+
 static status choose(input_work *w, void *context, int p, int k) {
-  const rounding *r = context;
+  const rounding *r = ((const whole_matrices *)context)->r;
   solution *to = result_of(w, p, k);
   const float *x = w->base + w->weight_at[k];
   const uint8_t *dead = w->any_dead ? w->dead : NULL;
@@ -158,67 +173,49 @@ static status choose(input_work *w, void *context, int p, int k) {
     q.rule.widths = NULL;
     st = slim_choose(&q, to->widths, NULL);
   }
-  to->facts->codes_seconds = clock_now() - start;
+  to->facts->codes_seconds = clock_now() - start + r->salience_seconds / w->linear_count;
   return st;
 }
 
-/* For the pieces that `with` marks. chol: which salience. */
 static status make_choices(input_work *w, rounding *r, const bool *with, bool chol) {
   status st = OK;
-  matrix_task *tasks = NULL;
-  double *d = NULL;
-  int count = 0;
-  st = NEW(tasks, w->group_count * w->linear_count + 1, "dealing of matrices");
-  if (st == OK) st = NEW(d, w->m, "salience of columns");
+  double *d = NULL, start = clock_now();
+  whole_matrices these = {r, with, chol};
+  if (!any_chosen(w, chosen_by_salience, &these)) return OK;
+  st = NEW(d, w->m, "salience of columns");
   TRY(agree(w->s->c->team.comm, st));
-  for (int g = 0; g < w->group_count; g++)
-    for (int k = 0; k < w->linear_count; k++) {
-      int p = w->group[g];
-      const solution *to = result_of(w, p, k);
-      if (with[g] && chooses(setting_of(w, p)) && setting_of(w, p)->options.slim_chol == chol && makes_codes(w, p, k))
-        tasks[count++] = (matrix_task){p, k, slim_flops(to->out, to->in)};
-    }
-  if (count == 0) goto done;
   TRY(agree(w->s->c->team.comm, find_salience(w, r, chol, d)));
   r->salience = d;
-  TRY(deal_matrices(w, tasks, count, choose, r));
+  r->salience_seconds = w->s->c->team.size * (clock_now() - start);
+  TRY(deal_matrices(w, chosen_by_salience, choose, &these));
 done:
   r->salience = NULL;
-  FREE(tasks);
   FREE(d);
   return st;
 }
 
 /* ---- codes and adapter together ---- */
 
+static double joint_cost(const input_work *w, const void *context, int p, int k) {
+  const whole_matrices *m = context;
+  const solution *to = result_of(w, p, k);
+  return m->with[p] && !setting_nests(setting_of(w, p)) ? joint_flops(setting_of(w, p), to->rank, to->out, to->in) : -1;
+}
+
 static status solve_joint(input_work *w, void *context, int p, int k) {
-  rounding r = *(const rounding *)context;
+  rounding r = *((const whole_matrices *)context)->r;
   r.setting = setting_of(w, p);
   r.options = setting_options(r.setting, w->layer, w->linears[k]);
   return joint_solve(w, &r, p, k);
 }
 
-/* Joint results of the pieces that `with` marks; whole matrices, dealt. */
 static status make_joint(input_work *w, rounding *r, const bool *with) {
-  status st = OK;
-  matrix_task *tasks = NULL;
-  int count = 0;
+  whole_matrices these = {r, with, false};
   double start = clock_now();
-  st = NEW(tasks, w->group_count * w->linear_count + 1, "dealing of matrices");
-  TRY(agree(w->s->c->team.comm, st));
-  for (int g = 0; g < w->group_count; g++) {
-    int p = w->group[g];
-    if (!with[g] || setting_nests(setting_of(w, p))) continue;
-    for (int k = 0; k < w->linear_count; k++) {
-      const solution *to = result_of(w, p, k);
-      tasks[count] = (matrix_task){p, k, joint_flops(setting_of(w, p), to->rank, to->out, to->in)};
-      w->s->spent.flops += tasks[count++].cost;
-    }
-  }
-  if (count) TRY(deal_matrices(w, tasks, count, solve_joint, r));
+  for (int g = 0; g < w->group_count; g++)
+    for (int k = 0; k < w->linear_count; k++) w->s->spent.flops += fmax(0, joint_cost(w, &these, w->group[g], k));
+  status st = deal_matrices(w, joint_cost, solve_joint, &these);
   w->s->spent.joint += clock_now() - start;
-done:
-  FREE(tasks);
   return st;
 }
 
@@ -236,12 +233,13 @@ status codes_make(input_work *w, int first, bool *handled) {
   int32_t *order = NULL;
   bool *with = NULL, any = false;
   rounding r = {.w = w, .setting = lead};
-  st = NEW(with, w->group_count, "settings of a factor");
+  st = NEW(with, w->s->piece_count, "settings of a factor");
   TRY(agree(c->team.comm, st));
   for (int g = first; g < w->group_count; g++) {
-    with[g] = !handled[g] && (g == first || same_factor(lead, setting_of(w, w->group[g])));
-    handled[g] |= with[g];
-    any |= with[g] && needs_factor(w, w->group[g]);
+    int p = w->group[g];
+    with[p] = !handled[g] && (g == first || same_factor(lead, setting_of(w, p)));
+    handled[g] |= with[p];
+    any |= with[p] && needs_factor(w, p);
   }
   if (any) {
     if (lead->options.optq_order_act) {
@@ -256,7 +254,7 @@ status codes_make(input_work *w, int first, bool *handled) {
   TRY(make_choices(w, &r, with, false));
   TRY(make_choices(w, &r, with, true));
   for (int g = first; g < w->group_count && st == OK; g++)
-    for (int k = 0; k < w->linear_count && st == OK && with[g]; k++) {
+    for (int k = 0; k < w->linear_count && st == OK && with[w->group[g]]; k++) {
       r.setting = setting_of(w, w->group[g]);
       r.options = setting_options(r.setting, w->layer, w->linears[k]);
       if (makes_codes(w, w->group[g], k)) st = quantize(w, &r, w->group[g], k);
@@ -302,29 +300,17 @@ static status copy_codes(input_work *w, void *context, int p, int k) {
   return OK;
 }
 
-static status take_over(input_work *w, int how, matrix_work work) {
-  status st = OK;
-  matrix_task *tasks = NULL;
-  int count = 0;
-  st = NEW(tasks, w->group_count * w->linear_count + 1, "dealing of matrices");
-  TRY(agree(w->s->c->team.comm, st));
-  for (int g = 0; g < w->group_count; g++)
-    for (int k = 0; k < w->linear_count; k++) {
-      int p = w->group[g];
-      const solution *to = result_of(w, p, k);
-      if ((int)plan_of(w, p, k)->codes.how == how) tasks[count++] = (matrix_task){p, k, (double)(to->out * to->in)};
-    }
-  if (count) TRY(deal_matrices(w, tasks, count, work, NULL));
-done:
-  FREE(tasks);
-  return st;
+static double taken_over(const input_work *w, const void *context, int p, int k) {
+  const solution *to = result_of(w, p, k);
+  return (int)plan_of(w, p, k)->codes.how == *(const int *)context ? (double)(to->out * to->in) : -1;
 }
 
 status codes_take_over(input_work *w) {
   status st = OK;
   double start = clock_now();
-  TRY(take_over(w, PART_STORED, read_stored));
-  TRY(take_over(w, PART_COPY, copy_codes));
+  int stored = PART_STORED, copied = PART_COPY;
+  TRY(deal_matrices(w, taken_over, read_stored, &stored));
+  TRY(deal_matrices(w, taken_over, copy_codes, &copied));
 done:
   w->s->spent.load += clock_now() - start;
   return st;

@@ -23,21 +23,38 @@ void name_result(const input_work *w, int p, int k, char where[256]) {
   snprintf(where, 256, "model.layers.%lld.%s, %s", (long long)w->layer, linear_path(w->linears[k]), setting_of(w, p)->name);
 }
 
-status deal_matrices(input_work *w, const matrix_task *tasks, int count, matrix_work work, void *context) {
+bool any_chosen(const input_work *w, task_choice choice, const void *context) {
+  for (int g = 0; g < w->group_count; g++)
+    for (int k = 0; k < w->linear_count; k++)
+      if (choice(w, context, w->group[g], k) >= 0) return true;
+  return false;
+}
+
+status deal_matrices(input_work *w, task_choice choice, matrix_work work, void *context) {
   session *c = w->s->c;
   status st = OK;
-  int *owner = NULL;
+  int *owner = NULL, count = 0, most = w->group_count * w->linear_count;
   double *cost = NULL;
-  st = NEW(owner, count + 1, "dealing of matrices");
-  if (st == OK) st = NEW(cost, count + 1, "dealing of matrices");
+  struct task {
+    int piece, k;
+  } *tasks = NULL;
+  if (!any_chosen(w, choice, context)) return OK;
+  st = NEW(owner, most, "dealing of matrices");
+  if (st == OK) st = NEW(cost, most, "dealing of matrices");
+  if (st == OK) st = NEW(tasks, most, "dealing of matrices");
   TRY(agree(c->team.comm, st));
-  for (int i = 0; i < count; i++) cost[i] = tasks[i].cost;
+  for (int g = 0; g < w->group_count; g++)
+    for (int k = 0; k < w->linear_count; k++) {
+      cost[count] = choice(w, context, w->group[g], k);
+      if (cost[count] >= 0) tasks[count++] = (struct task){w->group[g], k};
+    }
   st = deal_tasks(cost, count, c->team.size, owner);
   for (int i = 0; i < count && st == OK; i++)
     if (owner[i] == c->team.rank) st = work(w, context, tasks[i].piece, tasks[i].k);
   st = agree(c->team.comm, st);
   team_barrier(&c->team);
 done:
+  FREE(tasks);
   FREE(cost);
   FREE(owner);
   return st;

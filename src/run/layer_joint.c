@@ -71,16 +71,12 @@ static void keep_codes(void *context) {
 
 /* ---- alternations ---- */
 
-static const adapter_path solver_path[] = {
-    [SOLVER_AUTO] = ADAPTER_AUTO, [SOLVER_DENSE] = ADAPTER_DENSE, [SOLVER_KRYLOV] = ADAPTER_KRYLOV, [SOLVER_GRID] = ADAPTER_DENSE};
-
 /* The loop of a setting as a question; h: present or not decides costs too. */
 static alternation_request alternation_of(const setting *s, int rank, int64_t out, int64_t in, const float *h) {
   const options *o = &s->options;
   initialization init = s->method->init;
   bool on_gram = init == INIT_CALDERA || init == INIT_ODLRI;
-  alternation_request q = {
-      .fit = {.n = out, .m = in, .rank = rank, .tolerance = o->adapter_tolerance, .path = solver_path[o->adapter_solver]}, .judge = h};
+  alternation_request q = {.fit = adapter_shape(s, rank, out, in), .judge = h};
   q.fit.h = on_gram ? h : NULL;
   q.rounds = on_gram ? o->joint_rounds : init == INIT_LOFTQ ? o->loftq_T : 0;
   q.keep_best = on_gram;
@@ -95,14 +91,9 @@ static alternation_request alternation_of(const setting *s, int rank, int64_t ou
 }
 
 static void keep_factors(const setting *s, const alternation *a, solution *to) {
-  const adapter *f = &a->factors;
-  size_t rank = (size_t)to->rank;
-  float scale = s->options.loftq_parity_scale ? 16.0f / (float)to->rank : 1;
-  memcpy(to->lora_a, f->a, rank * (size_t)to->in * sizeof *f->a);
-  for (size_t k = 0; k < rank * (size_t)to->out; k++) to->lora_b[k] = scale * f->b[k];
-  double rest = f->trace;
-  for (size_t k = 0; k < rank; k++) rest -= to->values[k] = f->values[k];
-  to->values[rank] = rest;
+  keep_adapter(to, &a->factors);
+  if (s->options.loftq_parity_scale)
+    for (int64_t k = 0; k < to->rank * to->out; k++) to->lora_b[k] *= 16.0f / (float)to->rank;
   for (int k = 0; k < to->round_count; k++) to->rounds[k] = a->losses[k];
   to->facts->round = a->kept + 1;
 }
@@ -154,11 +145,9 @@ static l4q_request l4q_of(const setting *s, int rank, int64_t out, int64_t in) {
 static status leave_zero(const char *where, const char *name, const setting *s, solution *to) {
   status st = OK;
   adapter a = {0};
-  adapter_request q = {.where = where, .n = to->out, .m = to->in, .rank = to->rank};
+  adapter_request q = {.where = where, .n = to->out, .m = to->in, .rank = to->rank, .trace = 0};
   TRY(adapter_zero(&q, name, (uint64_t)s->options.seed, &a));
-  memcpy(to->lora_a, a.a, (size_t)to->rank * (size_t)to->in * sizeof(float));
-  memset(to->lora_b, 0, (size_t)to->rank * (size_t)to->out * sizeof(float));
-  memset(to->values, 0, (size_t)to->rank * sizeof *to->values); /* the last one is the whole loss: layer_adapters.c */
+  keep_adapter(to, &a); /* the last value is the whole loss: layer_adapters.c */
 done:
   adapter_free(&a);
   return st;

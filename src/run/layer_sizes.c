@@ -66,8 +66,8 @@ static size_t rank_private(const job *j, int64_t out, int64_t in, int ranks) {
   for (int k = 0; k < j->setting_count; k++) {
     const setting *s = &j->settings[k];
     bool nests = setting_nests(s);
-    size_t fit = nests ? (size_t)fit_bytes(s, s->rank_max, out, in) : (size_t)joint_bytes(s, s->rank_max, out, in);
-    most = larger(most, fit);
+    most = larger(most, fit_bytes(s, s->rank_max, out, in));
+    if (!nests) most = larger(most, joint_bytes(s, s->rank_max, out, in));
     for (int v = -1; v < s->other_count; v++) { /* the usual bits and group, and others of some matrices */
       const grid_rule *rule = v < 0 ? &s->rule : &s->others[v].rule;
       if (nests) most = larger(most, rounding_private(s, rule, (out + ranks - 1) / ranks, in));

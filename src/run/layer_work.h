@@ -42,11 +42,6 @@ typedef struct input_work {
 
 /* ---- one matrix of one piece ---- */
 
-typedef struct matrix_task {
-  int piece, k; /* k: which of the input's linears */
-  double cost;  /* flops */
-} matrix_task;
-
 static inline const setting *setting_of(const input_work *w, int p) { return w->s->pieces[p].setting; }
 static inline solution *result_of(const input_work *w, int p, int k) { return layer_result(w->s, p, w->linears[k]); }
 static inline result_plan *plan_of(const input_work *w, int p, int k) { return &w->plan[p * LINEARS_MOST + k]; }
@@ -63,9 +58,13 @@ double base_seconds(const input_work *w, int p, int k);
 /* Local. A linear's share of the leading eigenvectors that its fits on the Gram start from. */
 static inline double start_seconds(const input_work *w) { return w->start_rows ? w->facts->start_seconds / w->linear_count : 0; }
 
-/* Calls work, Local, for my share of the tasks, dealt by their cost. */
+/* Flops of a piece's matrix k that is chosen; < 0: it is not. Local. */
+typedef double (*task_choice)(const input_work *w, const void *context, int p, int k);
+bool any_chosen(const input_work *w, task_choice choice, const void *context); /* Local. Of the group's matrices */
+
+/* Calls work, Local, for my share of the group's chosen matrices, dealt by their flops. */
 typedef status (*matrix_work)(input_work *w, void *context, int p, int k);
-status deal_matrices(input_work *w, const matrix_task *tasks, int count, matrix_work work, void *context);
+status deal_matrices(input_work *w, task_choice choice, matrix_work work, void *context);
 
 /* ---- stages ---- */
 
@@ -86,9 +85,10 @@ status adapters_make(input_work *w); /* traces, fits and curves of the whole gro
 typedef struct rounding {
   const input_work *w;
   const setting *setting;
-  const options *options; /* of the setting at this matrix */
-  const int32_t *order;   /* of the factor; NULL natural */
-  const double *salience; /* [m] (quant/salience.h), where the quantizer looks at it */
+  const options *options;  /* of the setting at this matrix */
+  const int32_t *order;    /* of the factor; NULL natural */
+  const double *salience;  /* [m] (quant/salience.h), where the quantizer looks at it */
+  double salience_seconds; /* that finding it took one rank */
 } rounding;
 
 /* Rows of a uniform matrix: codes (rows, in), one byte each, of x (rows, in), row stride in. original (NULL: no descent): what the setting's
@@ -109,9 +109,10 @@ uint64_t round_uniform_bytes(const setting *s, const grid_rule *rule, int64_t in
 static inline uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
 adapter_request adapter_shape(const setting *s, int rank, int64_t out,
-                              int64_t in); /* a fit as a question of cost: no numbers, but a metric */
+                              int64_t in);         /* a fit as a question of cost: no numbers, but a metric */
+void keep_adapter(solution *to, const adapter *a); /* factors and values to their place */
 double fit_flops(const setting *s, const adapter_request *q);
-uint64_t fit_bytes(const setting *s, int rank, int64_t out, int64_t in); /* of a rank's memory, the residual included */
+uint64_t fit_bytes(const setting *s, int rank, int64_t out, int64_t in); /* of a rank: a fit or the curve, the residual included */
 int layer_start_rows(const job *j, int64_t out, int64_t in); /* leading eigenvectors of the Gram that fits of such a linear start from */
 
 /* ---- codes and adapter of one result together, Local ---- */

@@ -4,6 +4,7 @@
 #   ./tests/bench/run.sh              all of them (about a quarter of an hour on two quiet cores)
 #   ./tests/bench/run.sh NAME...      the named ones: fwd_gram_smollm2_of_peak fwd_gram_7b_of_peak fwd_gram_70b_of_peak
 #                                     adapter_4096_vs_root_svd rank_sweep_cost peak_memory_vs_plan eval_smollm2_of_peak eval_7b_of_peak
+#                                     export_of_write sweep_cost (and with it sweep_fourth_method)
 #   RANKS=2 (default), WINDOWS=8 windows of 2048 tokens (70b: 2), BENCH_DIR=folder for the made-up checkpoints (404 MB for 7b, 1.7 GB for 70b)
 #
 # fwd_gram_70b is run only when it is named.
@@ -18,7 +19,7 @@ dir=${BENCH_DIR:-${TMPDIR:-/tmp}/cloqwork-bench}
 mkdir -p "$dir"
 yield_if_oversubscribed "$ranks"
 names=("$@")
-[ $# -gt 0 ] || names=(fwd_gram_smollm2_of_peak fwd_gram_7b_of_peak eval_smollm2_of_peak eval_7b_of_peak adapter_4096_vs_root_svd peak_memory_vs_plan export_of_write)
+[ $# -gt 0 ] || names=(fwd_gram_smollm2_of_peak fwd_gram_7b_of_peak eval_smollm2_of_peak eval_7b_of_peak adapter_4096_vs_root_svd peak_memory_vs_plan export_of_write sweep_cost)
 
 evaluate() { mpirun -n "$ranks" build/tests/bench_eval "$dir" "$1" "${WINDOWS:-$2}"; }
 fwd_gram() { mpirun -n "$ranks" build/tests/bench_fwd_gram "$dir" "$1" "${WINDOWS:-$2}"; }
@@ -66,6 +67,40 @@ export_of_write() {
     rm -rf "$out"
 }
 
+# Seconds of solving METHODS BITS RANKS, all stages, in a run that has its Grams and nothing else.
+solve_seconds() {
+    rm -rf "$dir/sweep/solutions" "$dir/sweep/metrics.jsonl"
+    mpirun -n "$ranks" build/cloqwork solve "$dir/sweep.yaml" --layers "$layers" --set "sweep={method: [$1], bits: [$2], rank: [$3]}" --quiet
+    awk 'match($0, /"seconds": ?[{][^}]*/) { n = split(substr($0, RSTART + 10, RLENGTH - 10), x, /[:,]/); for (i = 2; i <= n; i += 2) s += x[i] } END { print s }' \
+        "$dir/sweep/metrics.jsonl"
+}
+
+# A sweep of 3 methods x 3 bits x 4 ranks over the sum of its 9 quantizations, each alone at one rank; and the sweep with a fourth method,
+# whose codes one of the three has, over the sweep without. Best of three each, taken in turns. On two layers of SmolLM2, or the tiny model.
+sweep_cost() {
+    local model=models/smollm2 layers=0-1 method bits
+    [ -e $model/config.json ] || { model=data/tiny layers=0-5; }
+    printf 'model: %s\noutput: %s\ncalibration: {tokens: %s/calib.npy, windows: 16, length: 256}\n' $model "$dir/sweep" $model >"$dir/sweep.yaml"
+    printf 'sweep: {bits: 4, rank: 8}\n' >>"$dir/sweep.yaml"
+    rm -rf "$dir/sweep"
+    mpirun -n "$ranks" build/cloqwork calibrate "$dir/sweep.yaml" --layers $layers --quiet
+    for _ in 1 2 3; do
+        echo sweep "$(solve_seconds "cloq, cloq-nomagr, cloq-rtn" "2, 3, 4" "8, 16, 32, 64")"
+        echo fourth "$(solve_seconds "cloq, cloq-nomagr, cloq-rtn, eora" "2, 3, 4" "8, 16, 32, 64")"
+        for method in cloq cloq-nomagr cloq-rtn; do
+            for bits in 2 3 4; do echo $method-$bits "$(solve_seconds $method $bits 64)"; done
+        done
+    done | awk '
+        !($1 in best) || $2 < best[$1] { best[$1] = $2 }
+        END {
+            for (name in best) if (name != "sweep" && name != "fourth") alone += best[name]
+            printf "36 settings and ranks: %.2f s; their 9 quantizations alone: %.2f s; with eora: %.2f s\n", best["sweep"], alone, best["fourth"]
+            printf "BENCH sweep_cost %.3f\nBENCH sweep_fourth_method %.3f\n", best["sweep"] / alone, best["fourth"] / best["sweep"]
+        }
+    '
+    rm -rf "$dir/sweep"
+}
+
 for name in "${names[@]}"; do
     case $name in
     fwd_gram_smollm2_of_peak) fwd_gram smollm2 8 ;;
@@ -84,6 +119,7 @@ for name in "${names[@]}"; do
         fi
         ;;
     export_of_write) export_of_write ;;
+    sweep_cost) sweep_cost ;;
     *) die "bench: $name: unknown figure; see the head of tests/bench/run.sh" ;;
     esac
 done

@@ -686,12 +686,23 @@ static void test_methods(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_defaults),     cmocka_unit_test(test_given),         cmocka_unit_test(test_sweep),
-      cmocka_unit_test(test_parts),        cmocka_unit_test(test_ranks_merge),   cmocka_unit_test(test_automatic),
-      cmocka_unit_test(test_overrides),    cmocka_unit_test(test_resolved_tree), cmocka_unit_test(test_pattern),
-      cmocka_unit_test(test_gram_sources), cmocka_unit_test(test_refusals),      cmocka_unit_test(test_model),
-      cmocka_unit_test(test_describe),     cmocka_unit_test(test_project_jobs),  cmocka_unit_test(test_methods),
-      cmocka_unit_test(test_eval),         cmocka_unit_test(test_options_that_go_together),
+      cmocka_unit_test(test_defaults),
+      cmocka_unit_test(test_given),
+      cmocka_unit_test(test_sweep),
+      cmocka_unit_test(test_parts),
+      cmocka_unit_test(test_ranks_merge),
+      cmocka_unit_test(test_automatic),
+      cmocka_unit_test(test_overrides),
+      cmocka_unit_test(test_resolved_tree),
+      cmocka_unit_test(test_pattern),
+      cmocka_unit_test(test_gram_sources),
+      cmocka_unit_test(test_refusals),
+      cmocka_unit_test(test_model),
+      cmocka_unit_test(test_describe),
+      cmocka_unit_test(test_project_jobs),
+      cmocka_unit_test(test_methods),
+      cmocka_unit_test(test_eval),
+      cmocka_unit_test(test_options_that_go_together),
   };
   return cmocka_run_group_tests(tests, enter_folder, leave_folder);
 }

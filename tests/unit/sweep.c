@@ -10,6 +10,7 @@
 #include "base/memory.h"
 #include "base/settings.h"
 #include "run/job.h"
+#include "run/sharing.h"
 
 static char folder[] = "/tmp/cloqwork-sweep-XXXXXX";
 
@@ -344,12 +345,58 @@ static void test_model(void **state) {
   }
 }
 
+static void assert_step(step_count n, int64_t asked, int64_t computed, int64_t finished) {
+  assert_int_equal(n.asked, asked);
+  assert_int_equal(n.computed, computed);
+  assert_int_equal(n.finished, finished);
+}
+
+/* Seven matrices, four inputs: what two bit widths of four methods ask for, and what is left of it. */
+static void test_sharing(void **state) {
+  (void)state;
+  job j;
+  sharing n = {0}, late = {0}, joint = {0};
+  bool pending[8], only_eora[8];
+  assert_done(read_job("sweep: {method: [cloq, cloq-nomagr, cloq-rtn, eora], bits: [2, 3], group: 32, rank: [4, 8]}", &j));
+  assert_int_equal(j.setting_count, 8);
+  for (int k = 0; k < 8; k++) {
+    pending[k] = true;
+    only_eora[k] = strcmp(j.settings[k].method->name, "eora") == 0;
+  }
+  assert_done(sharing_count(&j, 0, pending, &n));
+  assert_step(n.magr, 14, 7, 0);
+  assert_step(n.factors, 24, 4, 0); /* the group without MagR takes the one with MagR's */
+  assert_step(n.codes, 56, 42, 0);  /* eora has cloq-nomagr's */
+  assert_step(n.fits, 56, 42, 0);
+  assert_step(n.joint, 0, 0, 0);
+  assert_done(sharing_count(&j, 0, only_eora, &late)); /* a setting that comes later computes nothing twice */
+  assert_step(late.magr, 0, 0, 0);
+  assert_step(late.factors, 8, 0, 0);
+  assert_step(late.codes, 14, 0, 14);
+  assert_step(late.fits, 14, 0, 14);
+  job_free(&j);
+  assert_done(read_job("sweep: {method: [caldera, eora], bits: 2, group: 32, rank: [4, 8]}\noptions: {damping: [0.01, 0.1]}", &j));
+  assert_done(sharing_count(&j, 0, pending, &joint));
+  assert_step(joint.joint, 28, 28, 0); /* one for each rank */
+  assert_step(joint.factors, 24, 8, 0);
+  assert_step(joint.codes, 14, 14, 0);
+  job_free(&j);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_which_value_holds), cmocka_unit_test(test_names),       cmocka_unit_test(test_ranks),
-      cmocka_unit_test(test_automatic),         cmocka_unit_test(test_describe),    cmocka_unit_test(test_options_of_a_map),
-      cmocka_unit_test(test_maps_in_files),     cmocka_unit_test(test_allocations), cmocka_unit_test(test_resolved_tree),
-      cmocka_unit_test(test_refusals),          cmocka_unit_test(test_model),
+      cmocka_unit_test(test_which_value_holds),
+      cmocka_unit_test(test_sharing),
+      cmocka_unit_test(test_names),
+      cmocka_unit_test(test_ranks),
+      cmocka_unit_test(test_automatic),
+      cmocka_unit_test(test_describe),
+      cmocka_unit_test(test_options_of_a_map),
+      cmocka_unit_test(test_maps_in_files),
+      cmocka_unit_test(test_allocations),
+      cmocka_unit_test(test_resolved_tree),
+      cmocka_unit_test(test_refusals),
+      cmocka_unit_test(test_model),
   };
   return cmocka_run_group_tests(tests, enter_folder, leave_folder);
 }
