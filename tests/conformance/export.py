@@ -369,7 +369,6 @@ class World:
         self.windows = torch.from_numpy(np.load(self.heldout)[: shape[0] * shape[1]].astype(np.int64).reshape(shape))
         self.original = self.reference.logits(self.windows)
 
-
     def largest_rank(self, setting):
         with h5py.File(os.path.join(self.run, "solutions", setting, "layer-000.h5"), "r") as f:
             return max(int(r) for r in f.attrs["ranks"].split(","))
@@ -457,14 +456,14 @@ def run_dense(model, folder):
 def run_methods(model, folder):
     """The other methods: variants of a rank, splits of their own, grids that only dense weights can hold."""
     world = tiny(model, folder, [([{"method": "loftq", "bits": [2, 4], "group": 64, "rank": [4, 8]},
-                                   {"method": ["loftq-int", "caldera", "odlri"], "bits": 4, "group": 64, "rank": [4, 8]},
+                                   {"method": ["loftq-int", "caldera", "odlri"], "bits": 4, "group": 64, "rank": 8},
                                    {"method": ["svd", "eora"], "bits": 4, "group": 64, "rank": 8},
                                    {"method": "qa-lora", "bits": 4, "group": 32, "rank": 4},
                                    {"method": "l4q", "bits": 4, "group": 64, "rank": 4, "options": {"l4q_steps": 10}},
                                    {"method": "slim-llm", "bits": 3, "group": 32, "rank": 8},
                                    {"method": "billm", "bits": 1, "group": 64, "rank": 8},
                                    {"method": "cloq-rtn", "bits": 4, "group": 64, "rank": 8, "options": {"grid_zero": "real"}}], {})])
-    judge(Case("bnb", "LoftQ", "loftq-b4-g64", 8), world)
+    judge(Case("bnb", "LoftQ", "loftq-b4-g64", 8), world, full=False)
     judge(Case("gptq", "loftq-int", "loftq-int-b4-g64", 8), world, full=False)
     judge_bytes(Case("bnb", "LoftQ, another rank", "loftq-b4-g64", 4), world)
     judge_bytes(Case("bnb", "LoftQ, two ranks", "loftq-b4-g64", [4, "down_proj=8", "k_proj=0"]), world)
