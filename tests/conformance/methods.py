@@ -352,7 +352,7 @@ def lasq(setting, module, rank, s, where, kept, p, e, w, wide, h):
     start = wide if "lasq-w" in setting else quantize(setting, w)[1]
     near(f"LasQ's components: {where}", ((start - p) ** 2).sum(), ((start - best(start, rank)) ** 2).sum(), (start**2).sum(), 1e-6)
     target = w if "q0" in setting else (wide - p).astype(np.float32)
-    same_codes(f"LasQ's base: {where}", s.codes, quantize(setting, target)[0], max(2, len(w) // 50))
+    same_codes(f"LasQ's base: {where}", s.codes, quantize(setting, target)[0], max(4, len(w) // 32))
 
 
 def l4q(setting, module, rank, s, where, kept, p, e, w, wide, h):
@@ -387,7 +387,7 @@ def caldera(setting, module, rank, s, where, kept, p, e, w, wide, h):
     scale, zero = uniform_grid(w, 32, bits)
     expect(np.array_equal(s.scales.astype(np.float64), scale) and np.array_equal(s.zeros.astype(np.float64), zero), where, "a frozen grid")
     target = w if kept == 0 else (wide - product(plain, rank)).astype(np.float32)
-    same_codes(f"CALDERA's OPTQ: {where}", s.codes, gptq(target, h, 32, scale, zero, [2**bits - 1] * w.shape[1]), max(2, len(w) // 50))
+    same_codes(f"CALDERA's OPTQ: {where}", s.codes, gptq(target, h, 32, scale, zero, [2**bits - 1] * w.shape[1]), max(4, len(w) // 32))
 
 
 curves = check_losses()

@@ -2,7 +2,7 @@
 # Every method of the field in one sweep: the same bits on any number of ranks and teams, verified; finite and verified with fewer tokens than
 # columns, down to one; a setting that is added later costs itself alone; what cannot be is refused. What the numbers mean: conformance.methods.
 . "$(dirname "$0")/common.sh"
-command -v h5dump >/dev/null && command -v h5diff >/dev/null || exit 77
+command -v h5dump >/dev/null || exit 77
 
 # job NAME CALIBRATION SWEEP
 job() {
@@ -43,7 +43,7 @@ good 2 run "$WORK/every.yaml" --set output="$WORK/every-teams" --set parallel.te
 datasets "$WORK/every-teams" | grep 'layer-001' >"$WORK/datasets-teams"
 settings=$(find "$WORK/every-1/solutions" -mindepth 1 -maxdepth 1 | wc -l)
 [ "$settings" -eq 28 ] || fault "expected 28 settings, found $settings"
-[ "$(wc -l <"$WORK/datasets-1")" -gt 1000 ] || fault "expected more than a thousand datasets, found $(wc -l <"$WORK/datasets-1")"
+[ "$(wc -l <"$WORK/datasets-1")" -gt 900 ] || fault "expected more than 900 datasets, found $(wc -l <"$WORK/datasets-1")"
 for other in 2 3 teams; do
   cmp -s "$WORK/datasets-1" "$WORK/datasets-$other" ||
     fault "$other: expected the datasets of one rank, found others: $(diff "$WORK/datasets-1" "$WORK/datasets-$other" | grep '^>' | awk '{ print $2, $3 }' | head -6)"
@@ -89,6 +89,10 @@ twice=$(sed 's/.*"unit":"\([^"]*\)".*/\1/' "$WORK/more/metrics.jsonl" | sort | u
 [ -z "$twice" ] || fault "done twice: $twice"
 good 2 verify "$WORK/more.yaml" --layers 1-2
 
+[ "$(grep 'narrow/' "$WORK/more/metrics.jsonl" | grep -c '"factor":0.0,')" = 2 ] || fault "codes that another setting has: expected no factor of a Gram for them"
+
+numbers() { h5dump -y -w 1 -m %.17g -d "$2" "$1" | sed -n '/DATA {/,/}/p' | grep -oE '[-+.e0-9]+,?$' | tr -d ,; }
+
 # what was taken over is what a directory of its own gives
 job fresh "{ $tokens, windows: 8, length: 128 }" "$new"
 good 2 run "$WORK/fresh.yaml" --layers 1-2 --quiet
@@ -97,14 +101,18 @@ for setting in caldera-b2-g32 qera-exact-b2-g32; do
   datasets "$WORK/fresh/solutions/$setting" >"$WORK/own"
   cmp -s "$WORK/taken" "$WORK/own" || fault "$setting beside others: expected the datasets of a fresh run: $(diff "$WORK/taken" "$WORK/own" | head -4)"
 done
+for run in more fresh; do
+  datasets "$WORK/$run/solutions/cloq-nomagr-b2-g32-narrow" | grep -E ' "(codes|scales|zeros)" ' >"$WORK/$run-base"
+done
+cmp -s "$WORK/more-base" "$WORK/fresh-base" || fault "narrow: expected the codes of a fresh run"
+[ "$(wc -l <"$WORK/more-base")" = 18 ] || fault "narrow: expected 18 datasets of codes and grids, found $(wc -l <"$WORK/more-base")"
 for layer in 1 2; do
   file=solutions/cloq-nomagr-b2-g32-narrow/layer-00$layer.h5
   for linear in self_attn.k_proj mlp.gate_proj mlp.down_proj; do
-    for set in codes scales zeros; do
-      h5diff -q "$WORK/more/$file" "$WORK/fresh/$file" "/$linear/$set" || fault "$file: $linear/$set differs from a fresh run's"
-    done
     for set in loss loss_heldout; do
-      h5diff -q -p 1e-6 "$WORK/more/$file" "$WORK/fresh/$file" "/$linear/$set" || fault "$file: $linear/$set: expected a fresh run's to 1e-6"
+      paste <(numbers "$WORK/more/$file" "/$linear/$set") <(numbers "$WORK/fresh/$file" "/$linear/$set") |
+        awk '{ d = $1 - $2; if (NF != 2 || d > 1e-6 * $2 || -d > 1e-6 * $2) bad = 1 } END { exit bad || NR < 5 }' ||
+        fault "$file: $linear/$set: expected a fresh run's to 1e-6"
     done
   done
   rank=$(h5dump -H -d /mlp.down_proj/lora_A "$WORK/more/$file" | sed -n 's/.*SIMPLE { ( \([0-9]*\), .*/\1/p')
