@@ -13,7 +13,8 @@
 
 typedef enum dtype { DT_F32, DT_F16, DT_BF16, DT_OTHER } dtype;
 const char *dtype_name(dtype t);
-int st_type_order(const char *type_text); /* place of "BF16" … among the format's types, the narrowest first: how writers sort; -1: no type */
+int st_type_order(
+    const char *type_text); /* place of "BF16" … among the format's types, the narrowest first: how writers sort; -1: no type */
 unsigned st_type_bits(const char *type_text); /* 0: no type */
 
 typedef struct st_tensor {

@@ -341,14 +341,12 @@ done:
 }
 
 static void print_legend(FILE *out, bool evaluated) {
-  fprintf(
-      out,
-      "\n"
-      "relative loss   tr((W-Q-BA) H (W-Q-BA)') / tr(W H W'), from the stored numbers; geometric mean over layers\n"
-      "base, r=8       without adapter; with the adapter's first 8 columns\n"
-      "bits per weight codes and grid as exported (fp16 scales, b-bit zeros; NF4: absmax), at r=8 with the adapter in fp16\n"
-      "time            seconds of one rank for MagR, factor, codes and the adapter at the largest rank, as if the setting were\n"
-      "                alone; summed over layers, without losses\n");
+  fprintf(out, "\n"
+               "relative loss   tr((W-Q-BA) H (W-Q-BA)') / tr(W H W'), from the stored numbers; geometric mean over layers\n"
+               "base, r=8       without adapter; with the adapter's first 8 columns\n"
+               "bits per weight codes and grid as exported (fp16 scales, b-bit zeros; NF4: absmax), at r=8 with the adapter in fp16\n"
+               "time            seconds of one rank for MagR, factor, codes and the adapter at the largest rank, as if the setting were\n"
+               "                alone; summed over layers, without losses\n");
   if (evaluated)
     fprintf(
         out,

@@ -225,7 +225,8 @@ static status check_together(const combination *c, const bool *off, const settin
     const char *expected;
   } rules[] = {
       {"grid_zero", o->grid_real_zero && o->grid_symmetric, "int with grid_type: sym (its zero point is the middle code)"},
-      {"grid_search", o->grid_search == SEARCH_ASYMM && o->grid_symmetric, "another one with grid_type: sym (its zero point is the middle code)"},
+      {"grid_search", o->grid_search == SEARCH_ASYMM && o->grid_symmetric,
+       "another one with grid_type: sym (its zero point is the middle code)"},
       {"grid_beta", !ranged && o->grid_beta != 1, "auto or 1 with a grid_search (it finds the range itself)"},
       {"grid_beta_anchor", !ranged || o->grid_symmetric, "low with a grid_search or grid_type: sym (no end of the range is cut alone)"},
       {"grid_weight", o->grid_search != SEARCH_SCAN, "ones unless grid_search is scan (no other weighs)"},

@@ -22,8 +22,8 @@ static status attr_place(attributes *a, const char *name, attribute **place) {
     FREE((*place)->text);
     goto done;
   }
-  if (length == 0 || length >= sizeof (*place)->name) {
-    st = fail(E_INTERNAL, "attribute %s: expected a name of 1 to %zu bytes, found %zu", name, sizeof (*place)->name - 1, length);
+  if (length == 0 || length >= sizeof(*place)->name) {
+    st = fail(E_INTERNAL, "attribute %s: expected a name of 1 to %zu bytes, found %zu", name, sizeof(*place)->name - 1, length);
     goto done;
   }
   TRY(GROW(a->list, a->count, a->room, "attributes"));
