@@ -67,8 +67,7 @@ done
 
 old='  - { method: [cloq-rtn, cloq-nomagr], bits: 2, group: 32, rank: [4, 8] }'
 new="  - { method: qera-exact, bits: 2, group: 32, rank: [4, 8] }
-  - { method: cloq-nomagr, bits: 2, group: 32, rank: { default: 8, down_proj: 4 }, label: narrow }
-  - { method: caldera, bits: 2, group: 32, rank: 4 }"
+  - { method: cloq-nomagr, bits: 2, group: 32, rank: { default: 8, down_proj: 4 }, label: narrow }"
 job more "{ $tokens, windows: 8, length: 128 }" "$old"
 good 2 run "$WORK/more.yaml" --layers 1-2 --quiet
 find "$WORK/more/grams" "$WORK/more/heldout" "$WORK/more/solutions" -name '*.h5' | sort >"$WORK/files"
@@ -82,25 +81,22 @@ xargs stat -c '%n %i %Y %Z' <"$WORK/files" >"$WORK/after"
 xargs sha256sum <"$WORK/files" >>"$WORK/after"
 cmp -s "$WORK/before" "$WORK/after" || fault "files of finished settings were touched: $(diff "$WORK/before" "$WORK/after" | head -4)"
 tail -n +$((lines + 1)) "$WORK/more/metrics.jsonl" | sed 's/.*"unit":"\([^"]*\)".*/\1/' | sort >"$WORK/units"
-for setting in caldera-b2-g32 cloq-nomagr-b2-g32-narrow qera-exact-b2-g32; do
+for setting in cloq-nomagr-b2-g32-narrow qera-exact-b2-g32; do
   printf 'solutions/%s/layer-00%d\n' $setting 1 $setting 2
 done | cmp -s - "$WORK/units" || fault "a setting more: expected the units of the new settings alone, found $(cat "$WORK/units")"
 twice=$(sed 's/.*"unit":"\([^"]*\)".*/\1/' "$WORK/more/metrics.jsonl" | sort | uniq -d)
 [ -z "$twice" ] || fault "done twice: $twice"
 good 2 verify "$WORK/more.yaml" --layers 1-2
 
-[ "$(grep 'narrow/' "$WORK/more/metrics.jsonl" | grep -c '"factor":0.0,')" = 2 ] || fault "codes that another setting has: expected no factor of a Gram for them"
+[ "$(tail -n +$((lines + 1)) "$WORK/more/metrics.jsonl" | grep -c '"factor":0.0,')" = 4 ] || fault "codes that another setting has: expected no factor of a Gram for them"
 
 numbers() { h5dump -y -w 1 -m %.17g -d "$2" "$1" | sed -n '/DATA {/,/}/p' | grep -oE '[-+.e0-9]+,?$' | tr -d ,; }
 
 # what was taken over is what a directory of its own gives
 job fresh "{ $tokens, windows: 8, length: 128 }" "$new"
 good 2 run "$WORK/fresh.yaml" --layers 1-2 --quiet
-for setting in caldera-b2-g32 qera-exact-b2-g32; do
-  datasets "$WORK/more/solutions/$setting" >"$WORK/taken"
-  datasets "$WORK/fresh/solutions/$setting" >"$WORK/own"
-  cmp -s "$WORK/taken" "$WORK/own" || fault "$setting beside others: expected the datasets of a fresh run: $(diff "$WORK/taken" "$WORK/own" | head -4)"
-done
+datasets "$WORK/more/solutions/qera-exact-b2-g32" >"$WORK/taken"
+datasets "$WORK/fresh/solutions/qera-exact-b2-g32" | cmp -s - "$WORK/taken" || fault "qera-exact beside cloq-rtn: expected the datasets of a fresh run"
 for run in more fresh; do
   datasets "$WORK/$run/solutions/cloq-nomagr-b2-g32-narrow" | grep -E ' "(codes|scales|zeros)" ' >"$WORK/$run-base"
 done
@@ -109,10 +105,13 @@ cmp -s "$WORK/more-base" "$WORK/fresh-base" || fault "narrow: expected the codes
 for layer in 1 2; do
   file=solutions/cloq-nomagr-b2-g32-narrow/layer-00$layer.h5
   for linear in self_attn.k_proj mlp.gate_proj mlp.down_proj; do
-    for set in loss loss_heldout; do
+    # the first ranks of a larger fit and a fit of their own stop at different places, within its tolerance: of second order in the loss that
+    # is minimised, of first order on other tokens
+    for set in 'loss 1e-6' 'loss_heldout 1e-4'; do
+      most=${set#* } set=${set% *}
       paste <(numbers "$WORK/more/$file" "/$linear/$set") <(numbers "$WORK/fresh/$file" "/$linear/$set") |
-        awk '{ d = $1 - $2; if (NF != 2 || d > 1e-6 * $2 || -d > 1e-6 * $2) bad = 1 } END { exit bad || NR < 5 }' ||
-        fault "$file: $linear/$set: expected a fresh run's to 1e-6"
+        awk -v most="$most" '{ d = $1 - $2; if (NF != 2 || d > most * $2 || -d > most * $2) bad = 1 } END { exit bad || NR < 5 }' ||
+        fault "$file: $linear/$set: expected a fresh run's to $most"
     done
   done
   rank=$(h5dump -H -d /mlp.down_proj/lora_A "$WORK/more/$file" | sed -n 's/.*SIMPLE { ( \([0-9]*\), .*/\1/p')
