@@ -172,8 +172,9 @@ def check_losses():
                 expect(bool(np.isfinite(e).all() and np.isfinite(s.A).all() and np.isfinite(s.B).all()), where, "finite")
                 for folder, stored in (("grams", s.loss), ("heldout", s.heldout)):
                     h = inputs(module, folder)[0]
+                    # the program holds W - Q in float; values on grids with real zeros have more digits than that leaves room for
                     for r in {0, 1, len(s.A) // 2, len(s.A)}:
-                        near(f"loss of stored numbers: {where} {folder} r={r}", stored[r], loss(e - product(s, r), h), stored[0], 1e-10)
+                        near(f"loss of stored numbers: {where} {folder} r={r}", stored[r], loss(e - product(s, r), h), stored[0], 1e-9)
                     curves += 1
     return curves
 
