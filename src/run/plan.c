@@ -151,6 +151,7 @@ static void print_step(const char *name, const step_count *n, FILE *out) {
 
 /* What the settings have in common, step by step. */
 static void print_sharing(const sharing *n, FILE *out) {
+  if (n->codes.asked + n->joint.asked == 0) return;
   fprintf(out, "%-26s %12s %12s %12s %16s\n", "work of solve", "asked for", "computed", "shared", "already finished");
   print_step("MagR of matrices", &n->magr, out);
   print_step("Cholesky factors of Grams", &n->factors, out);
