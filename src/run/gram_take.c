@@ -172,13 +172,6 @@ static void measure(const session *c, buffers *b, size_t *floats, size_t *double
   }
 }
 
-uint64_t gram_take_shared_bytes(const session *c) {
-  buffers b;
-  size_t floats, doubles;
-  measure(c, &b, &floats, &doubles);
-  return floats * sizeof(float) + doubles * sizeof(double);
-}
-
 uint64_t gram_take_private_bytes(void) { return SLICE * TT * (sizeof(float) + sizeof(double)); }
 
 static status take_set(session *c, const buffers *b, int set, int64_t layer) {

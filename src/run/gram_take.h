@@ -21,7 +21,6 @@ typedef struct gram_part {
 /* Collective over the job. Layers whose bit of a set is on in `missing`, layers dealt to teams. Stops between layers when asked. */
 status gram_take(session *c, const uint8_t *missing, int64_t todo);
 
-uint64_t gram_take_shared_bytes(const session *c); /* of a team: for plan */
-uint64_t gram_take_private_bytes(void);            /* of a rank */
+uint64_t gram_take_private_bytes(void); /* of a rank: for plan, which counts the shared tiles */
 
 #endif

@@ -280,14 +280,14 @@ static status read_stored(input_work *w, void *context, int p, int k) {
   const session *c = w->s->c;
   char path[PATH_MOST], where[PATH_MOST + 64];
   (void)context;
-  unsigned parts = SOLUTION_ALL;
+  bool all = plan->fit.how == PART_STORED;
   unit_solution_path(c, &c->job.settings[plan->codes.from], w->layer, path);
   snprintf(where, sizeof where, "%s: %s", path, linear_path(w->linears[k]));
   TRY(container_open(path, "solution", &file));
-  TRY(solution_load(file, where, &c->model.arch, w->linears[k], 0, -1, 0, parts, &from));
+  TRY(solution_load(file, where, &c->model.arch, w->linears[k], 0, -1, 0, all ? SOLUTION_ALL : SOLUTION_BASE | SOLUTION_CURVES, &from));
   from.facts->trace = from.loss[0];
   from.facts->trace_heldout = w->heldout ? from.loss_heldout[0] : NAN;
-  solution_copy(&from, plan->fit.how == PART_STORED ? SOLUTION_ALL : SOLUTION_BASE, to);
+  solution_copy(&from, all ? SOLUTION_ALL : SOLUTION_BASE, to);
 done:
   solution_free(&from);
   container_close(&file);

@@ -1,6 +1,8 @@
 /* What a layer takes, from the job and the model's shapes alone: for plan, and for the solver's own memory. Local. */
 #include "quant/billm.h"
+#include "quant/descent.h"
 #include "quant/magr.h"
+#include "quant/optq.h"
 #include "quant/salience.h"
 #include "quant/slim.h"
 #include "run/layer_sizes.h"
@@ -123,6 +125,15 @@ solver_bytes layer_solver_memory(const job *j, const arch *a, int ranks, bool he
   return b;
 }
 
+/* Of choosing the codes of a matrix that nests, its factor not counted. */
+static double codes_flops(const setting *s, int64_t out, int64_t in) {
+  double flops = uses_optq(s) ? optq_flops(out, in) : 0;
+  if (s->method->quantizer == QUANT_BILLM) flops += billm_flops(&s->rule, out, in);
+  if (s->method->quantizer == QUANT_SLIM) flops += slim_flops(out, in);
+  if (s->method->quantizer == QUANT_BILLM || (s->method->quantizer == QUANT_SLIM && !s->options.slim_chol)) flops += salience_flops(in);
+  return flops + (s->options.cd_pass ? descent_flops(out, in, s->options.cd_rounds) : 0);
+}
+
 static double matrix_flops(const job *j, const arch *a, int k, linear_id l) {
   const setting *s = &j->settings[k];
   int64_t out, in;
@@ -139,7 +150,7 @@ static double matrix_flops(const job *j, const arch *a, int k, linear_id l) {
     return flops;
   }
   if (magr) flops += 2 * product * s->options.magr_K;
-  if (codes) flops += product * sets + (method_quantizer(s->method)->factor ? product : 0);
+  if (codes) flops += product * sets + codes_flops(s, out, in);
   adapter_request q = adapter_shape(s, s->rank_max, out, in);
   return flops + (fit ? fit_flops(s, &q) : 0);
 }
