@@ -6,8 +6,8 @@
 
 #include "check.h"
 
-#include "base/fault.h"
 #include "base/half.h"
+#include "lack.h"
 #include "layers.h"
 #include "quant/descent.h"
 
@@ -262,23 +262,7 @@ static void test_refusals(void **state) {
   assert_numerics(&l.q, l.codes, "row 0");
   l.h[300 * 520 + 3] = kept;
 
-  uint64_t before = mem_now();
-  for (int n = 1; n < 100; n++) {
-    char text[16];
-    snprintf(text, sizeof text, "0:%d", n);
-    setenv("CLOQWORK_FAULT", text, 1);
-    fault_setup(0);
-    status st = descent(&l.q, l.codes, NULL);
-    unsetenv("CLOQWORK_FAULT");
-    fault_setup(0);
-    status_clear();
-    assert_true(mem_now() == before);
-    if (st == OK) {
-      assert_true(n > 8);
-      break;
-    }
-    assert_int_equal(st, E_MEMORY);
-  }
+  ASSERT_SURVIVES_LACK_OF_MEMORY(8, st = descent(&l.q, l.codes, NULL));
   layer_close(&l);
 }
 

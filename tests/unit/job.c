@@ -1,5 +1,6 @@
 /* The job file: every default, every combination, and one line for every kind of mistake. */
 #include "check.h"
+#include "collected.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -609,16 +610,6 @@ static void test_model(void **state) {
   assert_done(read_job(text, &j));
   assert_done(job_check_model(&j, &a));
   job_free(&j);
-}
-
-typedef struct collected {
-  char text[4096];
-} collected;
-
-static void collect(void *context, const char *key, const char *text) {
-  collected *c = context;
-  size_t used = strlen(c->text);
-  snprintf(c->text + used, sizeof c->text - used, "%s=%s\n", key, text);
 }
 
 static void test_describe(void **state) {

@@ -6,7 +6,7 @@
 
 #include "check.h"
 
-#include "base/fault.h"
+#include "lack.h"
 #include "layers.h"
 #include "quant/magr.h"
 
@@ -406,24 +406,7 @@ static void test_refusals(void **state) {
   status_clear();
   p.h[17] = 0;
 
-  uint64_t before = mem_now();
-  for (int n = 1; n < 100; n++) {
-    char text[16];
-    snprintf(text, sizeof text, "0:%d", n);
-    setenv("CLOQWORK_FAULT", text, 1);
-    fault_setup(0);
-    status st = magr(&p.q, p.v, NULL);
-    if (st == OK) st = magr_lambda_max(70, p.h, &lambda);
-    unsetenv("CLOQWORK_FAULT");
-    fault_setup(0);
-    status_clear();
-    assert_true(mem_now() == before);
-    if (st == OK) {
-      assert_true(n > 8);
-      break;
-    }
-    assert_int_equal(st, E_MEMORY);
-  }
+  ASSERT_SURVIVES_LACK_OF_MEMORY(8, st = magr(&p.q, p.v, NULL); if (st == OK) st = magr_lambda_max(70, p.h, &lambda));
   problem_close(&p);
 }
 

@@ -1,5 +1,6 @@
 /* Sweeps whose bits, group and rank differ between matrices: which value holds where, names, what is recorded, every kind of mistake. */
 #include "check.h"
+#include "collected.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -150,16 +151,6 @@ static void test_automatic(void **state) {
   /* what is no default for one of the matrices stands in the name: the settings differ */
   NAMES("sweep: {bits: {default: 2, down_proj: 3}, group: 0, rank: 8}\noptions: {grid_beta: [auto, 0.8]}", "cloq-b2-g0-down_proj_b3",
         "cloq-b2-g0-grid_beta_0.8-down_proj_b3");
-}
-
-typedef struct collected {
-  char text[4096];
-} collected;
-
-static void collect(void *context, const char *key, const char *text) {
-  collected *c = context;
-  size_t used = strlen(c->text);
-  snprintf(c->text + used, sizeof c->text - used, "%s=%s\n", key, text);
 }
 
 /* A layer whose matrices agree is described as one of a plain setting; only targets count. */
