@@ -48,6 +48,7 @@ typedef struct adapter {
   double trace;
 } adapter;
 
+status adapter_check(const adapter_request *q); /* E_INTERNAL unless the request is within its ranges */
 status adapter_local(const adapter_request *q, adapter *out);
 /* Collective over g. Every rank sees e and h (shared memory); the result is replicated on every rank. path, tolerance and start are not used. */
 status adapter_grid(const adapter_request *q, const grid *g, adapter *out);

@@ -142,7 +142,7 @@ status adapter_local(const adapter_request *q, adapter *out) {
   status st = OK;
   double *rows = NULL, *values = NULL, *a = NULL, trace = q->trace, found = NAN;
   *out = (adapter){0};
-  TRY(request_check(q));
+  TRY(adapter_check(q));
   TRY(NEW(rows, q->rank * q->n, "eigenvectors"));
   TRY(NEW(values, q->rank, "eigenvalues"));
   if (adapter_choice(q) == ADAPTER_DENSE) {

@@ -144,7 +144,7 @@ status adapter_grid(const adapter_request *q, const grid *g, adapter *out) {
   int64_t shape[5] = {q->n, q->m, q->rank, q->h != NULL, q->diagonal != NULL};
   bool unknown = isnan(trace);
   *out = (adapter){0};
-  TRY(agree(g->comm, request_check(q)));
+  TRY(agree(g->comm, adapter_check(q)));
   TRY(agree_same(g->comm, q->where, shape, sizeof shape));
   TRY(agree_same(g->comm, q->where, &unknown, sizeof unknown));
   st = NEW(rows, q->rank * q->n, "eigenvectors");

@@ -5,7 +5,7 @@
 #include "adapter/mixed.h"
 #include "base/memory.h"
 
-status request_check(const adapter_request *q) {
+status adapter_check(const adapter_request *q) {
   int64_t small = q->n < q->m ? q->n : q->m;
   if (q->n < 1 || q->m < 1 || q->n > INT32_MAX || q->m > INT32_MAX || !q->e)
     return fail(E_INTERNAL, "%s: adapter: expected a residual with rows and columns, found %lld x %lld", q->where, (long long)q->n,

@@ -6,9 +6,6 @@
 
 #include "adapter/adapter.h"
 
-/* Local. E_INTERNAL unless the request is within its ranges. */
-status request_check(const adapter_request *q);
-
 /* Local. Is there a metric other than the identity? Then y (rows, m) = x (rows, m) times it; no overlap. */
 bool metric_given(const adapter_request *q);
 status metric_apply(const adapter_request *q, int64_t rows, const double *x, double *y);

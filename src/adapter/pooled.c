@@ -17,7 +17,7 @@ static status check(const adapter_request *q, int group) {
     return fail(E_INTERNAL, "%s: pooled adapter: expected a Gram and groups that divide %lld columns, found %d", q->where, (long long)q->m,
                 group);
   if (q->rank > p) return fail(E_INTERNAL, "%s: pooled adapter: expected a rank of 1 to %lld, found %d", q->where, (long long)p, q->rank);
-  return request_check(q);
+  return adapter_check(q);
 }
 
 /* ph (p, m) = Pool H, row after row of H. */

@@ -114,7 +114,7 @@ static void fit_start(const grid_rule *r, int bits, int n, const float *w, doubl
   }
 }
 
-static bool searches(const grid_rule *r) { return r->search == SEARCH_MSE || r->search == SEARCH_SCAN; }
+static bool searches(const grid_rule *r) { return r->search == SEARCH_MSE || r->search == SEARCH_SCAN || r->search == SEARCH_REFIT; }
 
 /* One group, whose entry is `at`. */
 static void fit_group(const grid_rule *r, search_room *room, int bits, int n, const float *w, const float *weight, code_grid g, int64_t at,
@@ -131,6 +131,7 @@ static void fit_group(const grid_rule *r, search_room *room, int bits, int n, co
     fit_start(r, bits, n, w, q.lo, q.hi, g.scales + at, &zero, replaced);
   if (r->search == SEARCH_MSE) search_mse(&q, room, g.scales + at, &zero);
   if (r->search == SEARCH_SCAN) search_scan(&q, room, g.scales + at, &zero);
+  if (r->search == SEARCH_REFIT) search_refit(&q, room, g.scales + at, &zero);
   if (r->real_zero)
     g.real_zeros[at] = float_to_half((float)zero);
   else

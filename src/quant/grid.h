@@ -13,7 +13,7 @@
 
 typedef enum grid_kind { GRID_UNIFORM, GRID_NF, GRID_BINARY } grid_kind;
 
-/* How a group's scale and zero are chosen. none: from its range; mse, scan: quant/search.h. The others are the starts of L4Q (arXiv
+/* How a group's scale and zero are chosen. none: from its range; mse, scan, refit: quant/search.h. The others are the starts of L4Q (arXiv
  * 2402.04902), which the spec's section 12 defines for signed codes QN = -2^(bits-1) .. QP = 2^(bits-1) - 1 and an offset o; here
  * zero = 2^(bits-1) - o / scale, and 2^(bits-1) for all but asymm:
  *   lsq    scale = max(|mean - 3 sd|, |mean + 3 sd|) / 2^(bits-1), sd of the population
@@ -21,7 +21,16 @@ typedef enum grid_kind { GRID_UNIFORM, GRID_NF, GRID_BINARY } grid_kind;
  *   asymm  scale = (max - min) / (QP - QN), zero = 2^bits - 1 - max / scale. Not for symmetric rules. Integer zeros: min and max are taken
  *          with 0, which they must reach; real ones may lie outside of the codes
  *   l4q    scale = max(|min / QN|, |max / QP|), clips nothing (1 bit: QP = 0, and the positive weights are) */
-typedef enum grid_search { SEARCH_NONE, SEARCH_MSE, SEARCH_SCAN, SEARCH_LSQ, SEARCH_SYMM, SEARCH_ASYMM, SEARCH_L4Q } grid_search;
+typedef enum grid_search {
+  SEARCH_NONE,
+  SEARCH_MSE,
+  SEARCH_SCAN,
+  SEARCH_REFIT,
+  SEARCH_LSQ,
+  SEARCH_SYMM,
+  SEARCH_ASYMM,
+  SEARCH_L4Q
+} grid_search;
 
 typedef struct grid_rule {
   grid_kind kind;

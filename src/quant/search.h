@@ -5,6 +5,8 @@
  *         operations in double: the power comes from four Newton steps for a fifth root, good to 1e-14.
  *   scan  60 scales of p = 1 .. 0.35 of the range and every integer zero, the least sum weight (q - w)^2. 60 2^bits evaluations a weight of
  *         five operations: nearest integers of w / s serve every zero of a scale.
+ *   refit 14 scales of 1.05 .. 0.40 of the range, zeros beside the middle of it (all four at 2 bits), the least sum weight (q - w)^2; then three
+ *         times the scale that is best for the codes, as long as the error falls. In float. Spec "refine", search.
  * A symmetric grid keeps its zero. With real zeros scan goes on from its integer zero: zero = sum weight (u - w / s) / sum weight for the
  * codes u, rounded to fp16, as long as the error falls. */
 #ifndef CLOQWORK_QUANT_SEARCH_H
@@ -29,5 +31,6 @@ typedef struct search_group {
 /* On entry *scale and *zero are those of the range, as stored; on return the best. */
 void search_mse(const search_group *q, search_room *room, uint16_t *scale, double *zero);
 void search_scan(const search_group *q, search_room *room, uint16_t *scale, double *zero);
+void search_refit(const search_group *q, search_room *room, uint16_t *scale, double *zero);
 
 #endif

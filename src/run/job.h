@@ -31,29 +31,38 @@ typedef struct options {
   bool grid_real_zero;        /* grid_zero: int | real */
   double grid_beta;           /* auto: 1 in groups (0.95 at 128); per channel with MagR 0.8, 0.9, 1 at 2, 3, 4 bits; 1 without MagR */
   bool grid_beta_anchor_zero; /* grid_beta_anchor: low | zero */
-  grid_search grid_search;    /* none (default; l4q with init l4q) | mse | scan | lsq | symm | asymm | l4q */
+  grid_search grid_search; /* none (default; l4q with init l4q, refit with init refine) | mse | scan | refit | lsq | symm | asymm | l4q */
   enum {
     WEIGHT_ONES,
     WEIGHT_SQRT,
     WEIGHT_DIAGONAL
-  } grid_weight;            /* ones | sqrt | diag: of squared errors in scan; auto: diag without an adapter */
-  bool optq_order_act;      /* optq_order: natural | act */
-  bool optq_dynamic;        /* optq_groups: static | dynamic */
-  bool optq_dead_rtn;       /* optq_dead: zero | rtn */
-  bool cd_pass;             /* none | comq: coordinate descent after OPTQ */
-  int cd_rounds;            /* auto: 30 at 2 bits, else 1 */
-  bool nf_double;           /* off | on: NF4's absmax quantized in turn; auto: on for qlora */
-  bool slim_chol;           /* slim_salience: inv | chol */
-  bool lqer_mean;           /* lqer_stat: max | mean over windows of mean |x| */
-  int loftq_T;              /* 5 */
-  bool loftq_parity_scale;  /* off | on: BA times 16 / rank, as the example scripts load it */
-  bool lasq_base_q0;        /* lasq_base: residual | q0: lasq-q keeps q(W) as base */
-  int joint_rounds;         /* caldera, odlri: 2 */
-  bool joint_refit;         /* joint_grid: frozen (fitted to W) | refit every round */
+  } grid_weight;           /* ones | sqrt | diag: of squared errors in scan and refit; auto: diag without an adapter and with init refine */
+  bool optq_order_act;     /* optq_order: natural | act */
+  bool optq_dynamic;       /* optq_groups: static | dynamic */
+  bool optq_dead_rtn;      /* optq_dead: zero | rtn */
+  bool cd_pass;            /* none | comq: coordinate descent after OPTQ */
+  int cd_rounds;           /* auto: 30 at 2 bits, else 1 */
+  bool nf_double;          /* off | on: NF4's absmax quantized in turn; auto: on for qlora */
+  bool slim_chol;          /* slim_salience: inv | chol */
+  bool lqer_mean;          /* lqer_stat: max | mean over windows of mean |x| */
+  int loftq_T;             /* 5 */
+  bool loftq_parity_scale; /* off | on: BA times 16 / rank, as the example scripts load it */
+  bool lasq_base_q0;       /* lasq_base: residual | q0: lasq-q keeps q(W) as base */
+  int joint_rounds;        /* caldera, odlri, varpro, bidup, projq, intrinsic: 2 */
+  bool joint_refit;        /* joint_grid: frozen (fitted to W) | refit every round: caldera, odlri, varpro */
   bool joint_adapter_first; /* joint_start: quantize | adapter: a fit of W comes before the first codes */
-  int l4q_steps;            /* 100 */
-  int seed;                 /* adapter_seed, of A in zero and l4q: 0 */
-  export_split split;       /* cloq | qera | balanced; auto: the initialization's */
+  enum { ROUNDS_AUTO, ROUNDS_3_2, ROUNDS_6_4, ROUNDS_12_4 } refine_rounds; /* auto | 3+2 | 6+4 | 12+4: of shaping + of descent */
+  double refine_stop;     /* a kind of round ends when the loss it keeps falls by less than this part: auto */
+  double refine_ridge;    /* relative to mean(diag H), of the descent's metric: 0.03; raised where tokens are few (refine_ridge_at) */
+  bool refine_candidates; /* off | on: other grids are tried beside the refitted one */
+  enum {
+    RANKS_SPREAD,
+    RANKS_EACH,
+    RANKS_LARGEST
+  } refine_ranks;     /* spread | each | largest: which ranks get codes of their own (setting_variants) */
+  int l4q_steps;      /* 100 */
+  int seed;           /* adapter_seed, of A in zero and l4q: 0 */
+  export_split split; /* cloq | qera | balanced; auto: the initialization's */
 } options;
 
 /* Rule and options at one pair of bits and group: an "auto" may depend on them. */
@@ -116,9 +125,18 @@ int setting_rank(const setting *s, int64_t layer, linear_id l);
 void setting_free(setting *s);
 
 scheme setting_scheme(const setting *s); /* of its initialization; loftq with one step is a fit of a residual */
-static inline bool setting_nests(const setting *s) { return setting_scheme(s) != SCHEME_JOINT; } /* one solution for all ranks? */
-bool setting_has_own_ranks(const setting *s);                                                    /* every matrix has a rank of its own */
-metric setting_metric(const setting *s); /* in which its last fit is the best: what certifies its adapter */
+static inline bool setting_joint(const setting *s) { return setting_scheme(s) == SCHEME_JOINT; }
+static inline bool setting_refines(const setting *s) { return setting_scheme(s) == SCHEME_REFINE; }
+/* Is its adapter a fit of what the codes leave? */
+static inline bool setting_fits(const setting *s) { return setting_scheme(s) == SCHEME_FIT || setting_refines(s); }
+static inline bool setting_nests(const setting *s) { return !setting_joint(s) && !setting_refines(s); } /* one solution for all ranks? */
+/* The ranks that have a solution of their own, ascending, into ranks [rank_count] (may be NULL); returns how many: all of a joint scheme; of one
+ * that refines those that options.refine_ranks says (spread: the largest, and again the largest of those below half of it, until none is left);
+ * one that nests has none, 0. */
+int setting_variants(const setting *s, int *ranks);
+int setting_variant(const setting *s, int rank); /* the one that serves this rank: the smallest that is not below it; 0: it nests */
+bool setting_has_own_ranks(const setting *s);    /* every matrix has a rank of its own */
+metric setting_metric(const setting *s);         /* in which its last fit is the best: what certifies its adapter */
 
 /* What can be said only with the model at hand: layers that the sweep names are there, group divides every target's width, ranks fit
  * every target. E_USAGE. */

@@ -105,7 +105,7 @@ double fit_flops(const setting *s, const adapter_request *q) {
 
 uint64_t fit_bytes(const setting *s, int rank, int64_t out, int64_t in) {
   adapter_request q = adapter_shape(s, rank, out, in);
-  uint64_t fit = setting_scheme(s) != SCHEME_FIT ? 0 : pooled(s) ? adapter_pooled_bytes(&q, s->rule.group) : adapter_bytes(&q);
+  uint64_t fit = !setting_fits(s) ? 0 : pooled(s) ? adapter_pooled_bytes(&q, s->rule.group) : adapter_bytes(&q);
   return larger(fit, adapter_losses_bytes(out, in, rank)) + (uint64_t)(out * in) * sizeof(float);
 }
 
@@ -210,7 +210,7 @@ done:
 /* ---- who works at what ---- */
 
 static bool fits_itself(const input_work *w, int p, int k) {
-  return setting_scheme(setting_of(w, p)) == SCHEME_FIT && plan_of(w, p, k)->fit.how == PART_OWN;
+  return setting_fits(setting_of(w, p)) && plan_of(w, p, k)->fit.how == PART_OWN;
 }
 
 static double local_fit(const input_work *w, const void *context, int p, int k) {

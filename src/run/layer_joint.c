@@ -2,8 +2,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "adapter/alternation.h"
-#include "adapter/l4q.h"
+#include "joint/alternation.h"
+#include "joint/l4q.h"
 #include "adapter/zero.h"
 #include "base/clock.h"
 #include "base/memory.h"

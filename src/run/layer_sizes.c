@@ -139,7 +139,7 @@ static double matrix_flops(const job *j, const arch *a, int k, linear_id l) {
   int64_t out, in;
   linear_shape(a, l, &out, &in);
   double product = (double)out * (double)in * (double)in, sets = j->has_heldout ? 2 : 1, flops = 0;
-  bool magr = s->method->magr, codes = true, fit = setting_scheme(s) == SCHEME_FIT;
+  bool magr = s->method->magr, codes = true, fit = setting_fits(s);
   for (int e = 0; e < k; e++) {
     magr = magr && !same_magr(&j->settings[e], s, 0, l);
     codes = codes && !same_codes(&j->settings[e], s, 0, l);

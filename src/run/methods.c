@@ -39,11 +39,24 @@ const initialization_row initializations[INIT_COUNT] = {
                       "Q = q(W - BA) and BA = best product on the Gram in turn, best round kept"},
     [INIT_ODLRI] = {"odlri", SCHEME_JOINT, METRIC_GRAM, SPLIT_CLOQ, NEEDS_GRAM,
                     "caldera that starts from a product for the outlier inputs"},
+    [INIT_REFINE] = {"refine", SCHEME_REFINE, METRIC_GRAM, SPLIT_CLOQ, NEEDS_GRAM,
+                     "codes and grids shaped by the Gram with the adapter eliminated, then descent of both in it, best round kept"},
+    [INIT_VARPRO] = {"varpro", SCHEME_REFINE, METRIC_GRAM, SPLIT_CLOQ, NEEDS_GRAM,
+                     "descent of the codes in the Gram with the adapter eliminated and BA = best product in turn"},
+    [INIT_BIDUP] = {"bidup", SCHEME_REFINE, METRIC_GRAM, SPLIT_CLOQ, NEEDS_GRAM,
+                    "descent of the codes towards W - BA on the Gram and BA = best product in turn"},
+    [INIT_PROJQ] = {"projq", SCHEME_REFINE, METRIC_GRAM, SPLIT_CLOQ, NEEDS_GRAM,
+                    "W quantized on the Gram with the last adapter eliminated, and BA = best product in turn"},
+    [INIT_INTRINSIC] = {"intrinsic", SCHEME_REFINE, METRIC_GRAM, SPLIT_CLOQ, NEEDS_GRAM,
+                        "W quantized on the Gram with its leading eigenvectors eliminated, then as bidup"},
     [INIT_L4Q] = {"l4q", SCHEME_JOINT, METRIC_GRAM, SPLIT_CLOQ, NEEDS_GRAM,
                   "A, B, scales and zero points descend together, then all is merged into the codes: no adapter is left"},
 };
 
 const method methods[] = {
+    {"refine", false, QUANT_OPTQ, INIT_REFINE, 1, NULL,
+     "ours; deflation: Deflating the Hessian, 2026; shaping: ProjQ, arXiv 2606.00494; descent: cf. SchurQuant, arXiv 2608.15567",
+     "searched grids, codes shaped for the adapter that follows and refined with their grids, adapter in closed form: the recommended one"},
     {"cloq", true, QUANT_OPTQ, INIT_CLOQ, 1, NULL, "CLoQ, arXiv 2501.18475; MagR, 2406.00800; OPTQ, 2210.17323",
      "MagR, OPTQ codes, then the best rank-r adapter on the calibration Gram in closed form"},
     {"cloq-nomagr", false, QUANT_OPTQ, INIT_CLOQ, 1, NULL, "CLoQ, arXiv 2501.18475; OPTQ, 2210.17323",
@@ -79,6 +92,14 @@ const method methods[] = {
      "OPTQ and the best product on the Gram in turn, joint_rounds times (2), best round kept"},
     {"odlri", false, QUANT_OPTQ, INIT_ODLRI, 1, NULL, "ODLRI, arXiv 2506.02077 (abstract), on a uniform grid",
      "caldera whose first product serves the inputs with the largest activations"},
+    {"varpro", false, QUANT_OPTQ, INIT_VARPRO, 1, NULL, "ours: variable projection; start: CLoQ, arXiv 2501.18475, without MagR",
+     "OPTQ codes that descend in the Gram with the adapter eliminated, joint_rounds times (2); joint_grid: refit moves the grids, too"},
+    {"bidup", false, QUANT_OPTQ, INIT_BIDUP, 1, NULL, "Bid-Up: GPTQ-intrinsic LoRA, arXiv 2606.01412",
+     "OPTQ codes that descend towards W - BA, adapter in closed form, in turn, joint_rounds times (2)"},
+    {"projq", false, QUANT_OPTQ, INIT_PROJQ, 1, NULL, "ProjQ, arXiv 2606.00494",
+     "OPTQ on the Gram with the last adapter eliminated, adapter in closed form, in turn, joint_rounds times (2)"},
+    {"gptq-intrinsic", false, QUANT_OPTQ, INIT_INTRINSIC, 1, NULL, "GPTQ-intrinsic LoRA, arXiv 2606.01412 (abstract, third-party code)",
+     "OPTQ on the Gram with its leading eigenvectors eliminated, then Bid-Up, joint_rounds times (2)"},
     {"qa-lora", false, QUANT_OPTQ, INIT_QA_LORA, 1, NULL, "QA-LoRA, arXiv 2309.14717; its closed-form start is ours",
      "OPTQ codes, adapter on sums of input groups, constant on each group: it can merge into real zero points"},
     {"slim-llm", false, QUANT_SLIM, INIT_CLOQ, 1, NULL, "SliM-LLM, arXiv 2405.14917; adapter: CLoQ, arXiv 2501.18475",
@@ -121,6 +142,10 @@ static const char *conflict(bool magr, quantizer q, initialization init) {
   if (magr && joint) return "MagR changes W before it is quantized once, this initialization quantizes W - BA again and again";
   if (magr && q == QUANT_BILLM) return "MagR shrinks the maxima of a grid with many steps, billm has none";
   if (init == INIT_L4Q && q != QUANT_RTN) return "l4q descends on codes of its own: expected the quantizer rtn";
+  if (initializations[init].scheme == SCHEME_REFINE && q != QUANT_OPTQ)
+    return "it refines codes of OPTQ on a uniform grid: expected the quantizer optq";
+  if (magr && initializations[init].scheme == SCHEME_REFINE)
+    return "MagR changes the weights that it would refine the codes of: expected it without MagR";
   if (joint && (q == QUANT_SLIM || q == QUANT_BILLM))
     return "it chooses groups or columns by salience once: expected an initialization that fits its residual";
   return NULL;
@@ -170,6 +195,9 @@ void methods_print(FILE *out) {
   }
   fprintf(out, "\n%-12s %-9s %s\n", "init", "ranks", "");
   for (int i = 0; i < INIT_COUNT; i++)
-    fprintf(out, "%-12s %-9s %s\n", initializations[i].name, initializations[i].scheme == SCHEME_JOINT ? "one each" : "nested",
+    fprintf(out, "%-12s %-9s %s\n", initializations[i].name,
+            initializations[i].scheme == SCHEME_JOINT    ? "one each"
+            : initializations[i].scheme == SCHEME_REFINE ? "some own"
+                                                         : "nested",
             initializations[i].line);
 }

@@ -28,6 +28,11 @@ typedef enum initialization {
   INIT_LASQ_E,
   INIT_CALDERA,
   INIT_ODLRI,
+  INIT_REFINE,
+  INIT_VARPRO,
+  INIT_BIDUP,
+  INIT_PROJQ,
+  INIT_INTRINSIC,
   INIT_L4Q,
   INIT_COUNT
 } initialization;
@@ -36,8 +41,11 @@ typedef enum initialization {
 typedef enum metric { METRIC_NONE, METRIC_IDENTITY, METRIC_MEAN_ABS, METRIC_DIAGONAL, METRIC_GRAM, METRIC_POOLED, METRIC_COUNT } metric;
 extern const char *const metric_names[METRIC_COUNT]; /* in solution files: certificate */
 
-/* How codes and adapter come about: codes first and one fit of their residual, which holds for every rank at once; or together, for one rank. */
-typedef enum scheme { SCHEME_ZERO, SCHEME_FIT, SCHEME_JOINT } scheme;
+/* How codes and adapter come about:
+ *   zero, fit  codes first, and one adapter for every rank at once: the truncations of the largest
+ *   refine     codes refined for one rank (joint/refine.h), then the fit of their residual: smaller ranks may be truncations of it
+ *   joint      codes and adapter together, for one rank */
+typedef enum scheme { SCHEME_ZERO, SCHEME_FIT, SCHEME_REFINE, SCHEME_JOINT } scheme;
 
 enum { NEEDS_MEAN_ABS = 1, NEEDS_DIAGONAL = 2, NEEDS_GRAM = 4 };
 

@@ -26,19 +26,28 @@ static bool all(const method *m) { return m != NULL; }
 static bool with_magr(const method *m) { return m->magr; }
 static bool with_factor(const method *m) { return method_quantizer(m)->factor; }
 static bool with_optq(const method *m) { return m->quantizer == QUANT_OPTQ || m->quantizer == QUANT_SLIM; }
-static bool with_descent(const method *m) { return m->quantizer == QUANT_OPTQ && method_init(m)->scheme != SCHEME_JOINT; }
+static bool with_descent(const method *m) { return m->quantizer == QUANT_OPTQ && method_init(m)->scheme < SCHEME_REFINE; }
 static bool with_uniform(const method *m) { return method_quantizer(m)->grid == GRID_UNIFORM; }
 static bool with_nf(const method *m) { return method_quantizer(m)->grid == GRID_NF; }
 static bool with_slim(const method *m) { return m->quantizer == QUANT_SLIM; }
 static bool with_fit(const method *m) {
-  return method_init(m)->scheme == SCHEME_FIT || (method_init(m)->scheme == SCHEME_JOINT && m->init != INIT_L4Q);
+  return method_init(m)->scheme == SCHEME_FIT || method_init(m)->scheme == SCHEME_REFINE ||
+         (method_init(m)->scheme == SCHEME_JOINT && m->init != INIT_L4Q);
 }
-static bool with_gram_fit(const method *m) { return method_init(m)->scheme == SCHEME_FIT && method_init(m)->metric == METRIC_GRAM; }
+static bool with_gram_fit(const method *m) {
+  scheme s = method_init(m)->scheme;
+  return (s == SCHEME_FIT || s == SCHEME_REFINE) && method_init(m)->metric == METRIC_GRAM;
+}
 static bool with_lqer(const method *m) { return m->init == INIT_LQER; }
 static bool with_eora(const method *m) { return m->init == INIT_EORA; }
 static bool with_loftq(const method *m) { return m->init == INIT_LOFTQ; }
 static bool with_lasq_q(const method *m) { return m->init == INIT_LASQ_Q; }
-static bool with_rounds(const method *m) { return m->init == INIT_CALDERA || m->init == INIT_ODLRI; }
+static bool with_alternation(const method *m) { return m->init == INIT_CALDERA || m->init == INIT_ODLRI; }
+static bool with_refine(const method *m) { return m->init == INIT_REFINE; }
+static bool with_ranks(const method *m) { return method_init(m)->scheme == SCHEME_REFINE; }
+static bool with_rounds(const method *m) { return with_alternation(m) || (with_ranks(m) && !with_refine(m)); }
+static bool with_joint_grid(const method *m) { return with_alternation(m) || m->init == INIT_VARPRO; }
+static bool with_ridge(const method *m) { return with_refine(m) || m->init == INIT_VARPRO; }
 static bool with_caldera(const method *m) { return m->init == INIT_CALDERA; }
 static bool with_l4q(const method *m) { return m->init == INIT_L4Q; }
 static bool with_random(const method *m) { return m->init == INIT_ZERO || m->init == INIT_L4Q; }
@@ -65,12 +74,18 @@ static double auto_grid_beta(const method *m, int bits, int group, const options
 
 static double auto_grid_search(const method *m, int bits, int group, const options *o) {
   (void)bits, (void)group, (void)o;
-  return m->init == INIT_L4Q ? SEARCH_L4Q : SEARCH_NONE;
+  return m->init == INIT_L4Q ? SEARCH_L4Q : m->init == INIT_REFINE ? SEARCH_REFIT : SEARCH_NONE;
 }
 
 static double auto_grid_weight(const method *m, int bits, int group, const options *o) {
   (void)bits, (void)group;
-  return o->grid_search == SEARCH_SCAN && method_init(m)->scheme == SCHEME_ZERO ? WEIGHT_DIAGONAL : WEIGHT_ONES;
+  bool weighs = o->grid_search == SEARCH_SCAN || o->grid_search == SEARCH_REFIT;
+  return weighs && (method_init(m)->scheme == SCHEME_ZERO || m->init == INIT_REFINE) ? WEIGHT_DIAGONAL : WEIGHT_ONES;
+}
+
+static double auto_refine_stop(const method *m, int bits, int group, const options *o) {
+  (void)m, (void)bits, (void)group;
+  return o->refine_rounds == ROUNDS_AUTO ? 0.01 : 0.001;
 }
 
 static double auto_cd_rounds(const method *m, int bits, int group, const options *o) {
@@ -115,7 +130,8 @@ static const option_row rows[] = {
     CHOICE(grid_zero, STAGE_CODES, with_uniform, grid_real_zero, NULL, "int", "real"),
     REAL(grid_beta, STAGE_CODES, with_uniform, 0, 0.1, 1, auto_grid_beta),
     CHOICE(grid_beta_anchor, STAGE_CODES, with_uniform, grid_beta_anchor_zero, NULL, "low", "zero"),
-    CHOICE(grid_search, STAGE_CODES, with_uniform, grid_search, auto_grid_search, "none", "mse", "scan", "lsq", "symm", "asymm", "l4q"),
+    CHOICE(grid_search, STAGE_CODES, with_uniform, grid_search, auto_grid_search, "none", "mse", "scan", "refit", "lsq", "symm", "asymm",
+           "l4q"),
     CHOICE(grid_weight, STAGE_CODES, with_uniform, grid_weight, auto_grid_weight, "ones", "sqrt", "diag"),
     CHOICE(optq_order, STAGE_FACTOR, with_optq, optq_order_act, NULL, "natural", "act"),
     CHOICE(optq_groups, STAGE_CODES, with_optq, optq_dynamic, NULL, "static", "dynamic"),
@@ -129,14 +145,18 @@ static const option_row rows[] = {
     CHOICE(loftq_parity_scale, STAGE_ADAPTER, with_loftq, loftq_parity_scale, NULL, "off", "on"),
     CHOICE(lasq_base, STAGE_ADAPTER, with_lasq_q, lasq_base_q0, NULL, "residual", "q0"),
     COUNT(joint_rounds, STAGE_ADAPTER, with_rounds, joint_rounds, 2, 1, 1000, NULL),
-    CHOICE(joint_grid, STAGE_ADAPTER, with_rounds, joint_refit, NULL, "frozen", "refit"),
+    CHOICE(joint_grid, STAGE_ADAPTER, with_joint_grid, joint_refit, NULL, "frozen", "refit"),
     CHOICE(joint_start, STAGE_ADAPTER, with_caldera, joint_adapter_first, NULL, "quantize", "adapter"),
+    CHOICE(refine_rounds, STAGE_ADAPTER, with_refine, refine_rounds, NULL, "auto", "3+2", "6+4", "12+4"),
+    REAL(refine_stop, STAGE_ADAPTER, with_refine, 0, 0, 1, auto_refine_stop),
+    REAL(refine_ridge, STAGE_ADAPTER, with_ridge, 0.03, 0, 10, NULL),
+    CHOICE(refine_candidates, STAGE_ADAPTER, with_refine, refine_candidates, NULL, "off", "on"),
+    CHOICE(refine_ranks, STAGE_ADAPTER, with_ranks, refine_ranks, NULL, "spread", "each", "largest"),
     COUNT(l4q_steps, STAGE_ADAPTER, with_l4q, l4q_steps, 100, 1, 100000, NULL),
     COUNT(adapter_seed, STAGE_ADAPTER, with_random, seed, 0, 0, 1000000000, NULL),
     CHOICE(split, STAGE_NONE, all, split, auto_split, "cloq", "qera", "balanced"),
     FIXED(act_quantizer, all, fp, "prefix", "cross"),
     FIXED(act_adapter, all, fp, "prefix", "cross"),
-    FIXED(joint_method, all, none, "bidup", "intrinsic", "projq", "varpro"),
     FIXED(slim_score, with_slim, gram, "outputs"),
     FIXED(eora_gram, with_eora, sum, "recent"),
     FIXED(adapter_dtype, all, fp32, "fp16", "bf16"),
@@ -150,6 +170,7 @@ static const struct {
   const char *name, *instead;
 } elsewhere[] = {
     {"lasq_variant", "the variants are methods: lasq-w, lasq-q, lasq-e"},
+    {"joint_method", "they are methods: refine, varpro, bidup, projq, gptq-intrinsic, caldera"},
     {"lr_solver", "it is called adapter_solver"},
     {"joint_damp", "the joint methods take options.damping"},
     {"xgram_alpha", "this version offers no cross-Gram target"},

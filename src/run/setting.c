@@ -34,6 +34,31 @@ scheme setting_scheme(const setting *s) {
   return method_init(s->method)->scheme;
 }
 
+/* Going down the ranks: has this one a solution of its own, where `last` is the one above it that has (0: none)? */
+static bool own_solution(const setting *s, int rank, int last) {
+  return last == 0 || setting_joint(s) || s->options.refine_ranks == RANKS_EACH ||
+         (s->options.refine_ranks == RANKS_SPREAD && 2 * rank < last);
+}
+
+int setting_variants(const setting *s, int *ranks) {
+  int count = 0, last = 0;
+  if (setting_nests(s)) return 0;
+  for (int k = s->rank_count - 1; k >= 0; k--)
+    if (own_solution(s, s->ranks[k], last)) last = s->ranks[k], count++;
+  last = 0;
+  for (int k = s->rank_count - 1, at = count; ranks && k >= 0; k--)
+    if (own_solution(s, s->ranks[k], last)) ranks[--at] = last = s->ranks[k];
+  return count;
+}
+
+int setting_variant(const setting *s, int rank) {
+  int last = 0;
+  if (setting_nests(s)) return 0;
+  for (int k = s->rank_count - 1; k >= 0 && (last == 0 || s->ranks[k] >= rank); k--)
+    if (own_solution(s, s->ranks[k], last)) last = s->ranks[k];
+  return last;
+}
+
 bool setting_has_own_ranks(const setting *s) { return s->rank.count > 0; }
 
 metric setting_metric(const setting *s) {

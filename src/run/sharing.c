@@ -51,7 +51,7 @@ bool same_codes(const setting *a, const setting *b, int64_t layer, linear_id l) 
 }
 
 bool same_fit(const setting *a, const setting *b, int64_t layer, linear_id l) {
-  return same_codes(a, b, layer, l) && setting_scheme(a) == SCHEME_FIT && setting_scheme(b) == SCHEME_FIT &&
+  return same_codes(a, b, layer, l) && setting_fits(a) && setting_fits(b) &&
          method_init(a->method)->metric == method_init(b->method)->metric && same_options(STAGE_ADAPTER, a, b, layer, l);
 }
 
@@ -163,7 +163,7 @@ static void count_input(walk *w, input_id input, bool *left, bool *member, shari
         count_part(plan->codes, &n->codes);
       else
         count_part(plan->codes, &n->joint);
-      if (setting_scheme(w->pieces[p].setting) == SCHEME_FIT) count_part(plan->fit, &n->fits);
+      if (setting_fits(w->pieces[p].setting)) count_part(plan->fit, &n->fits);
     }
   }
   for (int p = 0; p < w->count; p++) {

@@ -7,7 +7,8 @@ python3 - "$BUILD/compile_commands.json" "$PROJECT/src" <<'P' || fault "the wall
 import glob, json, os, shlex, subprocess, sys
 
 sees = {"base": "", "dist": "base", "model": "base", "quant": "base", "calibrate": "base dist model", "adapter": "base dist quant",
-        "store": "base dist", "run": "base dist model calibrate quant adapter store"}
+        "joint": "base dist quant adapter", "store": "base dist", "solution": "base model quant store dist",
+        "export": "base dist model quant store solution", "run": "base dist model calibrate quant adapter joint store solution export"}
 commands, source = json.load(open(sys.argv[1])), sys.argv[2]
 wrong = tried = 0
 for room, allowed in sees.items():

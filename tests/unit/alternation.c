@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "adapter/alternation.h"
+#include "joint/alternation.h"
 #include "base/blas.h"
 #include "base/memory.h"
 #include "problem.h"

@@ -5,7 +5,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "adapter/l4q.h"
+#include "joint/l4q.h"
 #include "base/blas.h"
 #include "base/memory.h"
 #include "problem.h"

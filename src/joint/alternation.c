@@ -1,9 +1,8 @@
-#include "adapter/alternation.h"
+#include "joint/alternation.h"
 
 #include <math.h>
 #include <string.h>
 
-#include "adapter/internal.h"
 #include "adapter/mixed.h"
 #include "base/blas.h"
 #include "base/memory.h"
@@ -17,7 +16,7 @@ static status check(const alternation_request *q) {
   if (!q->w || !q->round || !q->keep) return fail(E_INTERNAL, "%s: alternation: expected a weight and a quantizer, found none", where);
   adapter_request r = q->fit;
   r.e = q->w;
-  return request_check(&r);
+  return adapter_check(&r);
 }
 
 /* The fit of the request, to e instead. */

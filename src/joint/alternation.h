@@ -11,8 +11,8 @@
  * How codes are chosen is the caller's: `round` is given what is to be rounded, returns what the codes are worth, and keeps the codes until `keep`
  * says that they belong to the result or the next `round` replaces them. The number of rounds is fixed: nothing stops early. Not monotone: the loss
  * of every round is listed. Local; a matrix's result depends on it alone. */
-#ifndef CLOQWORK_ADAPTER_ALTERNATION_H
-#define CLOQWORK_ADAPTER_ALTERNATION_H
+#ifndef CLOQWORK_JOINT_ALTERNATION_H
+#define CLOQWORK_JOINT_ALTERNATION_H
 
 #include <stdbool.h>
 

@@ -12,8 +12,8 @@
  * so the rates are in natural ones: a scale and an offset move by rate_grid times the group's first scale, A by rate_adapter / sqrt(m), B by so much
  * that B A alone would move by rate_adapter times the mean scale. A scale stays within 1/16 and 16 of its start. Not monotone: the best of all
  * iterates is the result. Local; a matrix's result depends on it alone. */
-#ifndef CLOQWORK_ADAPTER_L4Q_H
-#define CLOQWORK_ADAPTER_L4Q_H
+#ifndef CLOQWORK_JOINT_L4Q_H
+#define CLOQWORK_JOINT_L4Q_H
 
 #include "base/status.h"
 #include "quant/grid.h"

@@ -1,4 +1,4 @@
-#include "adapter/l4q.h"
+#include "joint/l4q.h"
 
 #include <math.h>
 #include <string.h>

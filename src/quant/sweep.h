@@ -1,0 +1,38 @@
+/* A round of descent over codes and grid, group after group, on a slab of rows that do not know each other. Local, no files.
+ * Source: spec "refine", step 3 (ours; cf. VarPro and SchurQuant in methods section 10).
+ *
+ * Lowers f = tr((W - Q) P (W - Q)^T) at a fixed P: for each group of columns
+ *     R = E P[:, group] anew;  grid of the group refitted to its codes (quant/refit.h);  one exact cyclic sweep of its codes:
+ *     q_j <- the grid value nearest to q_j + R_j / P_jj,  R -= (change of q_j) P_j,group.
+ * Nothing in it raises f but for the rounding of floats: a row whose round does not lower its own f (measured in double from R) keeps its old codes
+ * and grid. Columns with P_jj <= 1e-12 max diag P stay.
+ * Products are in float (R: 2 rows width^2 flops a round, by sgemm on panels of `group` columns), sums that decide are in double. The sweep inside a
+ * group runs over rows in registers. quant/descent.h is the same idea at a fixed grid in double, for methods that are compared to the bit.
+ * A row's result is bit-identical in whatever rows it is called with. */
+#ifndef CLOQWORK_QUANT_SWEEP_H
+#define CLOQWORK_QUANT_SWEEP_H
+
+#include "quant/grid.h"
+
+typedef enum sweep_grid { SWEEP_GRID_STAYS, SWEEP_GRID_REFIT, SWEEP_GRID_CANDIDATES } sweep_grid;
+
+typedef struct sweep_request {
+  grid_rule rule; /* uniform, a width of its own for no group */
+  int rows, width;
+  const float *w; /* (rows, width) row-major, stride ldw; borrowed: the target */
+  int64_t ldw;
+  const float *p;      /* (width, width) symmetric, contiguous, borrowed: the metric, ridge included */
+  const uint8_t *dead; /* [width], 1: the column keeps its codes; NULL none */
+  sweep_grid grid_moves;
+  code_grid grid; /* in and out */
+} sweep_request;
+
+/* codes (rows, width), one byte each, in and out. losses[2] (may be NULL): f before and after, summed over the rows, from R in double.
+ * E_MEMORY; E_NUMERICS when a row's f is NaN/Inf (names the row). */
+status sweep(const sweep_request *q, uint8_t *codes, double *losses);
+
+int sweep_slab(int64_t width);                           /* rows of one product: deal rows in multiples of it, others are padded */
+double sweep_flops(int64_t rows, int64_t width);         /* of one round */
+uint64_t sweep_bytes(const grid_rule *r, int64_t width); /* workspace of a call with many rows, for plans */
+
+#endif
