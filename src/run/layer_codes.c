@@ -101,7 +101,7 @@ double base_seconds(const input_work *w, int p, int k) {
 }
 
 static bool makes_codes(const input_work *w, int p, int k) {
-  return setting_nests(setting_of(w, p)) && plan_of(w, p, k)->codes.how == PART_OWN;
+  return !setting_joint(setting_of(w, p)) && plan_of(w, p, k)->codes.how == PART_OWN;
 }
 
 static status quantize(input_work *w, const rounding *r, int p, int k) {
@@ -199,7 +199,7 @@ done:
 static double joint_cost(const input_work *w, const void *context, int p, int k) {
   const whole_matrices *m = context;
   const solution *to = result_of(w, p, k);
-  return m->with[p] && !setting_nests(setting_of(w, p)) ? joint_flops(setting_of(w, p), to->rank, to->out, to->in) : -1;
+  return m->with[p] && setting_joint(setting_of(w, p)) ? joint_flops(setting_of(w, p), to->rank, to->out, to->in) : -1;
 }
 
 static status solve_joint(input_work *w, void *context, int p, int k) {
@@ -207,6 +207,22 @@ static status solve_joint(input_work *w, void *context, int p, int k) {
   r.setting = setting_of(w, p);
   r.options = setting_options(r.setting, w->layer, w->linears[k]);
   return joint_solve(w, &r, p, k);
+}
+
+/* One after the other: each has the whole team, and the factor's memory. */
+static status make_refined(input_work *w, const bool *with) {
+  status st = OK;
+  double start = clock_now();
+  for (int g = 0; g < w->group_count; g++)
+    for (int k = 0; k < w->linear_count; k++) {
+      int p = w->group[g];
+      const setting *s = setting_of(w, p);
+      if (!with[p] || !setting_refines(s) || !makes_codes(w, p, k)) continue;
+      TRY(refine_result(w, s, setting_options(s, w->layer, w->linears[k]), p, k));
+    }
+done:
+  w->s->spent.refine += clock_now() - start;
+  return st;
 }
 
 static status make_joint(input_work *w, rounding *r, const bool *with) {
@@ -262,7 +278,8 @@ status codes_make(input_work *w, int first, bool *handled) {
   st = agree(c->team.comm, st);
   team_barrier(&c->team);
   w->s->spent.quantize += clock_now() - start;
-  if (st == OK) st = make_joint(w, &r, with);
+  if (st == OK) st = make_joint(w, &r, with); /* these look at the factor, refining destroys it */
+  if (st == OK) st = make_refined(w, with);
 done:
   FREE(order);
   FREE(with);

@@ -15,7 +15,7 @@
 typedef struct solution_facts {
   double reference, reference_heldout;   /* tr(W H W^T); NaN without held-out Grams */
   double trace, trace_heldout;           /* tr(E H E^T) */
-  double damping_used;                   /* absolute, on the diagonal */
+  double damping_used, ridge_used;       /* absolute, on the diagonal: of the factor, of a descent's metric (0: there was none) */
   double codes_seconds, adapter_seconds; /* work of one rank: of codes with MagR and factor, of the adapter; shared or not, as if alone */
   int64_t numerical_rank, tokens, tiny_scales;
   int round; /* of a method that goes to and fro: the one that was kept, from 1; else 0 */
