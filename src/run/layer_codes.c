@@ -101,7 +101,7 @@ double base_seconds(const input_work *w, int p, int k) {
 }
 
 static bool makes_codes(const input_work *w, int p, int k) {
-  return setting_nests(setting_of(w, p)) && plan_of(w, p, k)->codes.how == PART_OWN;
+  return !setting_joint(setting_of(w, p)) && plan_of(w, p, k)->codes.how == PART_OWN;
 }
 
 static status quantize(input_work *w, const rounding *r, int p, int k) {
@@ -199,7 +199,7 @@ done:
 static double joint_cost(const input_work *w, const void *context, int p, int k) {
   const whole_matrices *m = context;
   const solution *to = result_of(w, p, k);
-  return m->with[p] && !setting_nests(setting_of(w, p)) ? joint_flops(setting_of(w, p), to->rank, to->out, to->in) : -1;
+  return m->with[p] && setting_joint(setting_of(w, p)) ? joint_flops(setting_of(w, p), to->rank, to->out, to->in) : -1;
 }
 
 static status solve_joint(input_work *w, void *context, int p, int k) {
@@ -284,7 +284,8 @@ static status read_stored(input_work *w, void *context, int p, int k) {
   unit_solution_path(c, &c->job.settings[plan->codes.from], w->layer, path);
   snprintf(where, sizeof where, "%s: %s", path, linear_path(w->linears[k]));
   TRY(container_open(path, "solution", &file));
-  TRY(solution_load(file, where, &c->model.arch, w->linears[k], 0, -1, 0, all ? SOLUTION_ALL : SOLUTION_BASE | SOLUTION_CURVES, &from));
+  TRY(solution_load(file, where, &c->model.arch, w->linears[k], 0, -1, to->variant, all ? SOLUTION_ALL : SOLUTION_BASE | SOLUTION_CURVES,
+                    &from));
   from.facts->trace = from.loss[0];
   from.facts->trace_heldout = w->heldout ? from.loss_heldout[0] : NAN;
   solution_copy(&from, all ? SOLUTION_ALL : SOLUTION_BASE, to);

@@ -33,11 +33,9 @@ solution layer_solution(const arch *a, const piece *p, int64_t layer, linear_id 
 static size_t layer_arrays(const job *j, const arch *a, int64_t layer, int first, int last) {
   size_t bytes = 0;
   for (int k = first; k <= last; k++) {
-    const setting *s = &j->settings[k];
-    int variants = setting_nests(s) ? 1 : s->rank_count;
-    for (int v = 0; v < variants; v++)
+    piece p;
+    for (int v = 0; setting_piece(&j->settings[k], k, v, &p); v++)
       for (int l = 0; l < LIN_COUNT; l++) {
-        piece p = {s, k, setting_nests(s) ? 0 : s->ranks[v]};
         if (!j->target[l]) continue;
         solution r = layer_solution(a, &p, layer, (linear_id)l);
         bytes += solution_place(&r, SOLUTION_ALL, NULL);
@@ -67,12 +65,12 @@ static size_t rank_private(const job *j, int64_t out, int64_t in, int ranks) {
   size_t most = 0;
   for (int k = 0; k < j->setting_count; k++) {
     const setting *s = &j->settings[k];
-    bool nests = setting_nests(s);
+    bool joint = setting_joint(s);
     most = larger(most, fit_bytes(s, s->rank_max, out, in));
-    if (!nests) most = larger(most, joint_bytes(s, s->rank_max, out, in));
+    if (joint) most = larger(most, joint_bytes(s, s->rank_max, out, in));
     for (int v = -1; v < s->other_count; v++) { /* the usual bits and group, and others of some matrices */
       const grid_rule *rule = v < 0 ? &s->rule : &s->others[v].rule;
-      if (nests) most = larger(most, rounding_private(s, rule, (out + ranks - 1) / ranks, in));
+      if (!joint) most = larger(most, rounding_private(s, rule, (out + ranks - 1) / ranks, in));
       if (s->method->magr) most = larger(most, magr_bytes((int)in, rule->group));
     }
   }
@@ -145,7 +143,7 @@ static double matrix_flops(const job *j, const arch *a, int k, linear_id l) {
     codes = codes && !same_codes(&j->settings[e], s, 0, l);
     fit = fit && !same_fit(&j->settings[e], s, 0, l);
   }
-  if (!setting_nests(s)) {
+  if (setting_joint(s)) {
     for (int v = 0; v < s->rank_count; v++) flops += product * sets + joint_flops(s, s->ranks[v], out, in);
     return flops;
   }

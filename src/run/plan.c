@@ -151,11 +151,12 @@ static void print_step(const char *name, const step_count *n, FILE *out) {
 
 /* What the settings have in common, step by step. */
 static void print_sharing(const sharing *n, FILE *out) {
-  if (n->codes.asked + n->joint.asked == 0) return;
+  if (n->codes.asked + n->refined.asked + n->joint.asked == 0) return;
   fprintf(out, "%-26s %12s %12s %12s %16s\n", "work of solve", "asked for", "computed", "shared", "already finished");
   print_step("MagR of matrices", &n->magr, out);
   print_step("Cholesky factors of Grams", &n->factors, out);
   print_step("codes of matrices", &n->codes, out);
+  print_step("codes refined for a rank", &n->refined, out);
   print_step("adapters, all ranks at once", &n->fits, out);
   print_step("codes and adapter, one rank", &n->joint, out);
   fprintf(out, "\n");
@@ -192,8 +193,8 @@ static json_t *step_json(const step_count *n) {
 }
 
 static json_t *sharing_json(const sharing *n) {
-  return json_pack("{s:o, s:o, s:o, s:o, s:o}", "magr", step_json(&n->magr), "factors", step_json(&n->factors), "codes",
-                   step_json(&n->codes), "adapters", step_json(&n->fits), "joint", step_json(&n->joint));
+  return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "magr", step_json(&n->magr), "factors", step_json(&n->factors), "codes",
+                   step_json(&n->codes), "refined", step_json(&n->refined), "adapters", step_json(&n->fits), "joint", step_json(&n->joint));
 }
 
 static void print_json(const session *c, const plan *p, FILE *out) {
