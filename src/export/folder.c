@@ -293,8 +293,8 @@ static void say_refined(const export_request *q, bool adapter, text *t) {
         request_has_adapter(q) ? "the adapter beside it" : "an adapter that was not exported");
   if (cut)
     say(t,
-        "Of %d linear%s it is the first columns of an adapter of larger rank, for which the codes were made: a setting solved for this "
-        "rank loses "
+        "The adapter of %d linear%s is the first columns of one of larger rank, for which the codes were made: solved for this rank they "
+        "may lose "
         "less.\n",
         cut, cut == 1 ? "" : "s");
   if (refined) say(t, "\n");

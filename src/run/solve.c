@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "dist/agree.h"
+#include "run/few_tokens.h"
 #include "run/layer_solver.h"
 #include "run/memory_watch.h"
 #include "run/unit.h"
@@ -308,10 +309,14 @@ done:
 status verb_solve(session *c) {
   status st = OK;
   int64_t begin, end;
+  double per_column[IN_COUNT];
+  char few[FEW_TOKENS_TEXT];
   session_team_layers(c, c->team.index, &begin, &end);
   double start = clock_now();
   log_info("solve: %d setting%s, %lld layers", c->job.setting_count, c->job.setting_count > 1 ? "s" : "",
            (long long)(c->layer_end - c->layer_begin));
+  tokens_a_column(&c->model.arch, c->sets[SET_CALIBRATION], c->wanted, per_column);
+  if (few_tokens(per_column, few)) log_info("solve: warning: %s", few);
   st = solve_layers(c, begin, end);
   TRY(agree(c->job_comm, st));
   char text[32];
