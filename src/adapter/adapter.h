@@ -69,9 +69,9 @@ status adapter_losses(int64_t n, int64_t m, const float *e, const float *h, cons
 uint64_t adapter_losses_bytes(int64_t n, int64_t m, int rank); /* its workspace */
 
 /* Leading eigenvectors of H scaled by the root of their values, rows of *start (rows, m), owned: the good start for every matrix on this Gram.
- * Two block products of H, 4 rows m^2 flops: they save each matrix one or two of its ten applications (measured), and more precise vectors
- * save no more. rows: adapter_start_rows(rank). */
-status adapter_start(const char *where, int64_t m, const float *h, int rows, double **start);
+ * `blocks` block products of H, 2 rows m^2 flops each: two of them save each matrix one or two of its ten applications (measured), and more
+ * precise vectors save no more. rows: adapter_start_rows(rank). */
+status adapter_start(const char *where, int64_t m, const float *h, int rows, int blocks, double **start);
 int adapter_start_rows(int64_t n, int64_t m, int rank); /* rows that adapter_local will use: its Krylov block; 0: it will not use a start */
 
 /* The path adapter_local takes, and what it costs: flops at the rate of large products (trace included when it is not given), and bytes

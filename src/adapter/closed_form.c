@@ -171,14 +171,14 @@ static status apply_gram(void *context, int b, int64_t m, const double *x, doubl
   return mixed_gemm(false, b, m, m, 1, x, m, context, m, false, y, m);
 }
 
-status adapter_start(const char *where, int64_t m, const float *h, int rows, double **start) {
+status adapter_start(const char *where, int64_t m, const float *h, int rows, int blocks, double **start) {
   status st = OK;
   krylov_result r = {0};
   *start = NULL;
   krylov_request k = {.n = m,
                       .wanted = (int)least(rows, m),
                       .block = rows,
-                      .blocks = 2,
+                      .blocks = blocks,
                       .tolerance = 1,
                       .apply = apply_gram,
                       .context = (void *)(uintptr_t)h};

@@ -43,7 +43,6 @@ typedef struct refine_request {
   int rank;
   const float *w;        /* (n, m) seen by the team, and so is h; borrowed */
   const float *h;        /* (m, m) */
-  const float *diagonal; /* [m] of h */
   const uint8_t *dead;   /* [m]; NULL none */
   bool dead_rtn;
   double damping;      /* absolute: lambda, of the shaped rounds */
@@ -55,10 +54,10 @@ typedef struct refine_request {
   double *factor;      /* (m, m), likewise: destroyed where there are shaped rounds */
 } refine_request;
 
-/* codes (end - begin, m), one byte each, and grid: of my rows, in and out. losses [1 + shapes + descents]: f after the start and each round on H
+/* codes (end - begin, m), one byte each, and g, their grid: of my rows, in and out. losses [1 + shapes + descents]: f after the start and each round on H
  * (descents: of their own basis), NaN for those that were not made; *kept: the index of the result. *tiny: scales replaced in the kept grid.
  * Collective. E_MEMORY, E_NUMERICS. */
-status refine(const refine_request *q, uint8_t *codes, code_grid grid, double *losses, int *kept, int64_t *tiny);
+status refine(const refine_request *q, uint8_t *codes, code_grid g, double *losses, int *kept, int64_t *tiny);
 
 uint64_t refine_shared(const refine_plan *p, int64_t n, int64_t m, int rank);
 uint64_t refine_bytes(const refine_plan *p, const grid_rule *r, int64_t n, int64_t m, int rank, int ranks); /* private, of a rank */

@@ -209,6 +209,22 @@ static status solve_joint(input_work *w, void *context, int p, int k) {
   return joint_solve(w, &r, p, k);
 }
 
+/* One after the other: each has the whole team, and the factor's memory. */
+static status make_refined(input_work *w, const bool *with) {
+  status st = OK;
+  double start = clock_now();
+  for (int g = 0; g < w->group_count; g++)
+    for (int k = 0; k < w->linear_count; k++) {
+      int p = w->group[g];
+      const setting *s = setting_of(w, p);
+      if (!with[p] || !setting_refines(s) || !makes_codes(w, p, k)) continue;
+      TRY(refine_result(w, s, setting_options(s, w->layer, w->linears[k]), p, k));
+    }
+done:
+  w->s->spent.refine += clock_now() - start;
+  return st;
+}
+
 static status make_joint(input_work *w, rounding *r, const bool *with) {
   whole_matrices these = {r, with, false};
   double start = clock_now();
@@ -262,7 +278,8 @@ status codes_make(input_work *w, int first, bool *handled) {
   st = agree(c->team.comm, st);
   team_barrier(&c->team);
   w->s->spent.quantize += clock_now() - start;
-  if (st == OK) st = make_joint(w, &r, with);
+  if (st == OK) st = make_joint(w, &r, with); /* these look at the factor, refining destroys it */
+  if (st == OK) st = make_refined(w, with);
 done:
   FREE(order);
   FREE(with);

@@ -89,9 +89,20 @@ static status find_start(const input_work *w) {
   double *start = NULL;
   char where[96];
   snprintf(where, sizeof where, "model.layers.%lld, %s", (long long)w->layer, input_name(w->input));
-  status st = adapter_start(where, w->m, w->s->h.base, w->start_rows, &start);
+  status st = adapter_start(where, w->m, w->s->h.base, w->start_rows, 2, &start);
   if (st == OK) memcpy(w->s->start.base, start, (size_t)w->start_rows * (size_t)w->m * sizeof *start);
   FREE(start);
+  return st;
+}
+
+/* What refined codes start from: a space of four blocks holds the leading eigenvectors well enough (joint/refine.h). */
+static status find_leading(const input_work *w) {
+  double *leading = NULL;
+  char where[96];
+  snprintf(where, sizeof where, "model.layers.%lld, %s", (long long)w->layer, input_name(w->input));
+  status st = adapter_start(where, w->m, w->s->h.base, w->leading_rows, 4, &leading);
+  if (st == OK) memcpy(w->s->leading.base, leading, (size_t)w->leading_rows * (size_t)w->m * sizeof *leading);
+  FREE(leading);
   return st;
 }
 
@@ -119,6 +130,11 @@ static status gather_facts(input_work *w, bool wants_lambda) {
   if (w->start_rows && c->team.rank == turn++ % c->team.size && st == OK) {
     st = find_start(w);
     w->facts->start_seconds = clock_now() - start;
+  }
+  start = clock_now();
+  if (w->leading_rows && c->team.rank == turn++ % c->team.size && st == OK) {
+    st = find_leading(w);
+    w->facts->leading_seconds = clock_now() - start;
   }
   st = agree(c->team.comm, st);
   team_barrier(&c->team);
@@ -177,6 +193,12 @@ static wants list_linears(input_work *w) {
     const setting *s = &c->job.settings[k];
     if (!w->pending[k]) continue;
     x.lambda |= s->method->magr || s->method->init == INIT_L4Q;
+    for (int l = 0; l < w->linear_count; l++) {
+      int64_t out, in;
+      linear_shape(&c->model.arch, w->linears[l], &out, &in);
+      int rows = refine_start_rows(s, out, in);
+      if (rows > w->leading_rows) w->leading_rows = rows;
+    }
     x.magnitudes |= s->method->init == INIT_LQER;
     x.max_magnitudes |= s->method->init == INIT_LQER && !s->options.lqer_mean;
   }

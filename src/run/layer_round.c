@@ -37,9 +37,9 @@ done:
 /* The diagonal of H or its root as weights of squared errors; never 0. */
 static status weigh_columns(const input_work *w, bool root, float **weight) {
   status st = NEW(*weight, w->m, "weights of a search");
-  float least = (float)(1e-12 * w->facts->mean_diag);
+  float least = (float)least_weight(w);
   for (int64_t k = 0; k < w->m && st == OK; k++) {
-    float x = w->diagonal[k] > least ? w->diagonal[k] : least > 0 ? least : 1;
+    float x = w->diagonal[k] > least ? w->diagonal[k] : least;
     (*weight)[k] = root ? sqrtf(x) : x;
   }
   return st;

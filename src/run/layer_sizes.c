@@ -26,7 +26,7 @@ solution layer_solution(const arch *a, const piece *p, int64_t layer, linear_id 
   solution s = solution_shape(a, l, &rule, piece_rank(p, layer, l));
   s.variant = p->rank ? s.rank : 0;
   s.own_rank = setting_has_own_ranks(p->setting);
-  s.round_count = joint_rounds(p->setting);
+  s.round_count = joint_rounds(p->setting) + refine_rounds(p->setting);
   return s;
 }
 
@@ -65,12 +65,12 @@ static size_t rank_private(const job *j, int64_t out, int64_t in, int ranks) {
   size_t most = 0;
   for (int k = 0; k < j->setting_count; k++) {
     const setting *s = &j->settings[k];
-    bool joint = setting_joint(s);
     most = larger(most, fit_bytes(s, s->rank_max, out, in));
-    if (joint) most = larger(most, joint_bytes(s, s->rank_max, out, in));
+    if (setting_joint(s)) most = larger(most, joint_bytes(s, s->rank_max, out, in));
     for (int v = -1; v < s->other_count; v++) { /* the usual bits and group, and others of some matrices */
       const grid_rule *rule = v < 0 ? &s->rule : &s->others[v].rule;
-      if (!joint) most = larger(most, rounding_private(s, rule, (out + ranks - 1) / ranks, in));
+      if (!setting_joint(s)) most = larger(most, rounding_private(s, rule, (out + ranks - 1) / ranks, in));
+      most = larger(most, refine_private_bytes(s, rule, out, in, ranks));
       if (s->method->magr) most = larger(most, magr_bytes((int)in, rule->group));
     }
   }
@@ -100,6 +100,11 @@ layer_sizes layer_measure(const job *j, const arch *a, int ranks) {
       if (grid_path && one > z.residual) z.residual = one;
       size_t start = (size_t)layer_start_rows(j, out, in) * (size_t)in;
       if (start > z.start) z.start = start;
+      for (int k = 0; k < j->setting_count; k++) {
+        const setting *s = &j->settings[k];
+        z.leading = larger(z.leading, (size_t)refine_start_rows(s, out, in) * (size_t)in);
+        z.refining = larger(z.refining, refine_shared_bytes(s, out, in));
+      }
       size_t pivots = m <= RANK_BY_PIVOTS_MOST ? m * m * sizeof(double) : 0;
       if (pivots > mine) mine = pivots;
       if (mine > z.private_most) z.private_most = mine;
@@ -119,7 +124,7 @@ solver_bytes layer_solver_memory(const job *j, const arch *a, int ranks, bool he
   layer_sizes z = layer_measure(j, a, ranks);
   solver_bytes b = {.private_most = z.private_most};
   b.shared = z.h * (heldout ? 2 : 1) * sizeof(float) + (z.factor ? z.h * sizeof(double) : 0) + (z.magr ? 2 : 1) * z.w * sizeof(float) +
-             z.arrays + z.rows * 2 * sizeof(double) + z.residual * sizeof(float) + z.start * sizeof(double);
+             z.arrays + z.rows * 2 * sizeof(double) + z.residual * sizeof(float) + (z.start + z.leading) * sizeof(double) + z.refining;
   return b;
 }
 
@@ -143,8 +148,15 @@ static double matrix_flops(const job *j, const arch *a, int k, linear_id l) {
     codes = codes && !same_codes(&j->settings[e], s, 0, l);
     fit = fit && !same_fit(&j->settings[e], s, 0, l);
   }
-  if (setting_joint(s)) {
-    for (int v = 0; v < s->rank_count; v++) flops += product * sets + joint_flops(s, s->ranks[v], out, in);
+  if (!setting_nests(s)) {
+    for (int v = 0, last = 0; v < s->rank_count; v++) {
+      int rank = setting_variant(s, s->ranks[v]);
+      if (rank == last) continue;
+      last = rank;
+      adapter_request q = adapter_shape(s, rank, out, in);
+      flops += product * sets + (setting_joint(s) ? joint_flops(s, rank, out, in)
+                                                  : codes_flops(s, out, in) + refine_result_flops(s, rank, out, in) + fit_flops(s, &q));
+    }
     return flops;
   }
   if (magr) flops += 2 * product * s->options.magr_K;

@@ -6,7 +6,8 @@
 
 /* Counts of numbers in shared memory; bytes of arrays and of a rank's private memory at its peak. */
 typedef struct layer_sizes {
-  size_t h, w, arrays, rows, slab, residual, start, private_most;
+  size_t h, w, arrays, rows, slab, residual, start, leading, private_most;
+  size_t refining;   /* bytes */
   bool factor, magr; /* is there any? */
 } layer_sizes;
 layer_sizes layer_measure(const job *j, const arch *a, int ranks);

@@ -24,6 +24,8 @@ status layer_solver_new(session *c, layer_solver *s) {
   if (z.magr) TRY(shared_new(t, z.w * sizeof(float), "MagR's weights", &s->v));
   TRY(shared_new(t, z.residual * sizeof(float), "a residual", &s->residual));
   TRY(shared_new(t, z.start * sizeof(double), "leading eigenvectors of a Gram", &s->start));
+  TRY(shared_new(t, z.leading * sizeof(double), "leading eigenvectors of a Gram", &s->leading));
+  TRY(shared_new(t, z.refining, "a matrix that is refined", &s->refining));
   TRY(shared_new(t, z.arrays, "results of a layer", &s->arrays));
   TRY(shared_new(t, z.rows * 2 * sizeof(double), "losses of rows", &s->rows));
   TRY(shared_new(t, sizeof(gram_facts), "facts of a Gram", &s->facts));
@@ -38,7 +40,8 @@ done:
 }
 
 void layer_solver_free(layer_solver *s) {
-  shared *held[] = {&s->h, &s->h_heldout, &s->u, &s->w, &s->v, &s->residual, &s->arrays, &s->rows, &s->facts, &s->start};
+  shared *held[] = {&s->h,      &s->h_heldout, &s->u,     &s->w,     &s->v,       &s->residual,
+                    &s->arrays, &s->rows,      &s->facts, &s->start, &s->leading, &s->refining};
   for (size_t i = 0; i < sizeof held / sizeof *held; i++) shared_free(held[i]);
   FREE(s->slab);
   FREE(s->pieces);

@@ -2,7 +2,9 @@
  *
  *   for each of the four inputs:  H (and the held-out Gram) into shared memory; facts of H           layer_gram.c
  *     weights of its linears -> MagR (once per threshold) -> reverse Cholesky of H (once per damping)
- *     -> codes, rows dealt to ranks; methods that make codes and adapter together, matrices dealt    layer_codes.c, layer_round.c, layer_joint.c
+ *     -> codes, rows dealt to ranks                                                                  layer_codes.c, layer_round.c
+ *     -> codes refined for the rank of their adapter, rows dealt                                     layer_refine.c
+ *     -> methods that make codes and adapter together, matrices dealt                                layer_joint.c
  *     -> residual loss, rows dealt -> low-rank optimum, matrices dealt to ranks by flops
  *     -> loss curves from the stored numbers                                                         layer_adapters.c
  *
@@ -17,7 +19,7 @@
 #include "solution/solution.h"
 
 typedef struct stage_seconds {
-  double load, magr, factor, quantize, joint, trace, adapter, losses;
+  double load, magr, factor, quantize, refine, joint, trace, adapter, losses;
   double flops;
 } stage_seconds;
 
@@ -25,7 +27,7 @@ typedef struct layer_solver {
   session *c; /* borrowed */
   piece *pieces;
   int piece_count;
-  shared h, h_heldout, u, w, v, residual, arrays, facts, rows, start;
+  shared h, h_heldout, u, w, v, residual, arrays, facts, rows, start, leading, refining;
   float *slab;       /* private: rows of a residual */
   solution *results; /* [pieces][LIN_COUNT], arrays in shared memory; those of untargeted linears empty */
   stage_seconds spent;

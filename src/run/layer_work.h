@@ -11,7 +11,7 @@ enum { SLAB_ROWS = 256, LINEARS_MOST = 3, RANK_BY_PIVOTS_MOST = 8192 };
 typedef struct gram_facts {
   double mean_diag, lambda_max;
   int64_t numerical_rank, tokens, tokens_heldout;
-  double lambda_seconds, start_seconds; /* that finding lambda_max and the adapters' start took one rank */
+  double lambda_seconds, start_seconds, leading_seconds; /* that finding lambda_max, the adapters' start, refine's start took one rank */
 } gram_facts;
 
 typedef struct input_work {
@@ -31,6 +31,7 @@ typedef struct input_work {
   const bool *pending; /* [settings] */
   bool heldout;
   int start_rows;    /* leading eigenvectors of H that the adapters of this input start from; 0: none needs them */
+  int leading_rows;  /* leading eigenvectors of H that refined codes start from; 0: none are refined */
   result_plan *plan; /* [pieces][LINEARS_MOST] */
   int *group;        /* pieces that share one MagR, indices; group_count of them */
   int group_count;
@@ -103,6 +104,21 @@ status round_rows(input_work *w, const rounding *r, int k, solution *to);
 
 bool uses_optq(const setting *s);                                                  /* for rows on a uniform grid */
 uint64_t round_uniform_bytes(const setting *s, const grid_rule *rule, int64_t in); /* of its workspace */
+
+/* What a column's weight in a search is at least. */
+static inline double least_weight(const input_work *w) { return w->facts->mean_diag > 0 ? 1e-12 * w->facts->mean_diag : 1; }
+
+/* ---- codes refined for the rank of their adapter ---- */
+
+status refine_result(input_work *w, const setting *s, const options *o, int p, int k); /* those that stand in the result, in place */
+
+/* Local. The relative ridge of the descent's metric: raised where an input's Gram has fewer than four tokens for each of its numbers. */
+double refine_ridge_at(const options *o, int64_t tokens, int64_t in);
+int refine_rounds(const setting *s); /* entries of its list of losses; 0: it refines nothing. Local, as are these: */
+int refine_start_rows(const setting *s, int64_t out, int64_t in); /* leading eigenvectors that it starts from */
+uint64_t refine_shared_bytes(const setting *s, int64_t out, int64_t in);
+uint64_t refine_private_bytes(const setting *s, const grid_rule *rule, int64_t out, int64_t in, int ranks);
+double refine_result_flops(const setting *s, int rank, int64_t out, int64_t in);
 
 /* ---- costs, Local ---- */
 

@@ -441,7 +441,7 @@ done:
 static status add_map(section *s, const char *where, const json_t *of_job, job *j) {
   status st = OK;
   size_t k;
-  json_t *method_list, *m, *usual_method = json_string("cloq"), *usual_group = json_integer(64), *option_lists = NULL;
+  json_t *method_list, *m, *usual_method = json_string("refine"), *usual_group = json_integer(64), *option_lists = NULL;
   axis bits = {0}, groups = {0}, ranks = {0};
   const method **used = NULL;
   combination c = {.map = s, .where = where};

@@ -15,8 +15,7 @@
 typedef struct solution_facts {
   double reference, reference_heldout;   /* tr(W H W^T); NaN without held-out Grams */
   double trace, trace_heldout;           /* tr(E H E^T) */
-  double damping_used;                   /* absolute, on the diagonal */
-  double ridge_used;                     /* relative to mean(diag H), of refine's descent; 0: there was none */
+  double damping_used, ridge_used;       /* absolute, on the diagonal: of the factor, of a descent's metric (0: there was none) */
   double adapter_size;                   /* ||BA||_F / ||W||_F at the largest rank; NaN: unknown */
   double codes_seconds, adapter_seconds; /* work of one rank: of codes with MagR and factor, of the adapter; shared or not, as if alone */
   int64_t numerical_rank, tokens, tiny_scales;

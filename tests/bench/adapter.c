@@ -62,7 +62,7 @@ static status once(const adapter_request *q, times *t, double *loss) {
   double *start = NULL, trace = NAN, began = cpu_now(), spent = 0;
   adapter a = {0};
   int rows = adapter_start_rows(q->n, q->m, q->rank); /* 0 where a dense solve would be chosen */
-  if (rows) TRY(adapter_start(q->where, q->m, q->h, rows, &start));
+  if (rows) TRY(adapter_start(q->where, q->m, q->h, rows, 2, &start));
   keep_best(&t->start, cpu_now() - began);
   began = cpu_now();
   TRY(adapter_trace(q->m, q->e, q->h, 0, q->n, NULL, &trace));

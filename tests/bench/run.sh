@@ -5,9 +5,10 @@
 #   ./tests/bench/run.sh NAME...      the named ones: fwd_gram_smollm2_of_peak fwd_gram_7b_of_peak fwd_gram_70b_of_peak
 #                                     adapter_4096_vs_root_svd rank_sweep_cost peak_memory_vs_plan eval_smollm2_of_peak eval_7b_of_peak
 #                                     export_of_write sweep_cost (and with it sweep_fourth_method)
+#                                     refine_vs_cloq_loss_2bit (and with it refine_vs_cloq_loss_3bit, refine_vs_cloq_time) refine_vs_cloq_time_7b
 #   RANKS=2 (default), WINDOWS=8 windows of 2048 tokens (70b: 2), BENCH_DIR=folder for the made-up checkpoints (404 MB for 7b, 1.7 GB for 70b)
 #
-# fwd_gram_70b is run only when it is named.
+# fwd_gram_70b and refine_vs_cloq_time_7b (half an hour) are run only when they are named.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/../../jobs/setup.sh"
 cd "$ROOT"
@@ -19,7 +20,7 @@ dir=${BENCH_DIR:-${TMPDIR:-/tmp}/cloqwork-bench}
 mkdir -p "$dir"
 yield_if_oversubscribed "$ranks"
 names=("$@")
-[ $# -gt 0 ] || names=(fwd_gram_smollm2_of_peak fwd_gram_7b_of_peak eval_smollm2_of_peak eval_7b_of_peak adapter_4096_vs_root_svd peak_memory_vs_plan export_of_write sweep_cost)
+[ $# -gt 0 ] || names=(fwd_gram_smollm2_of_peak fwd_gram_7b_of_peak eval_smollm2_of_peak eval_7b_of_peak adapter_4096_vs_root_svd peak_memory_vs_plan export_of_write sweep_cost refine_vs_cloq_loss_2bit)
 
 evaluate() { mpirun -n "$ranks" build/tests/bench_eval "$dir" "$1" "${WINDOWS:-$2}"; }
 fwd_gram() { mpirun -n "$ranks" build/tests/bench_fwd_gram "$dir" "$1" "${WINDOWS:-$2}"; }
@@ -101,6 +102,53 @@ sweep_cost() {
     rm -rf "$dir/sweep"
 }
 
+# refine (6+4 rounds, rank 16, group 64) over cloq on the held-out tokens at 2 and 3 bits, geometric mean over the matrices of two layers of SmolLM2
+# (or the tiny model), against the better of MagR's two published thresholds; and seconds of one rank over those of cloq with the published
+# iteration (pg, 150 steps) at 2 bits.
+refine_vs_cloq() {
+    local model=models/smollm2 layers=5-6 run=$dir/refine
+    [ -e $model/config.json ] || { model=data/tiny layers=0-5; }
+    printf 'model: %s\noutput: %s\ncalibration: {tokens: %s/calib.npy, windows: 16, length: 2048}\n' $model "$run" $model >"$run.yaml"
+    printf 'heldout: {tokens: %s/heldout.npy, windows: 4, length: 2048}\n' $model >>"$run.yaml"
+    printf 'sweep:\n- {method: cloq, bits: [2, 3], rank: 16, options: {magr_alpha: [1.0e-4, 1.0e-3]}}\n' >>"$run.yaml"
+    printf -- '- {method: cloq, bits: 2, rank: 16, options: {magr_solver: pg}}\n- {method: refine, bits: [2, 3], rank: 16, options: {refine_rounds: 6+4}}\n' >>"$run.yaml"
+    rm -rf "$run"
+    mpirun -n "$ranks" build/cloqwork calibrate "$run.yaml" --layers $layers --quiet
+    mpirun -n "$ranks" build/cloqwork solve "$run.yaml" --layers $layers --quiet
+    build/cloqwork report "$run" --json | python3 -c '
+import json, sys
+settings = {s["name"]: s["matrices"]["all"] for s in json.load(sys.stdin)["settings"]}
+loss = lambda name: settings[name]["relative_loss_heldout"][-1]
+for bits in 2, 3:
+    cloq = {name: loss(name) for name in settings if name.startswith(f"cloq-b{bits}") and "pg" not in name}
+    best = min(cloq, key=cloq.get)
+    refine = next(name for name in settings if name.startswith(f"refine-b{bits}"))
+    print(f"{refine} {loss(refine):.5g}, {best} {cloq[best]:.5g}\nBENCH refine_vs_cloq_loss_{bits}bit {loss(refine) / cloq[best]:.3f}")
+mine, published = (next(v["seconds"] for k, v in settings.items() if k.startswith(x) and y in k) for x, y in (("refine-b2", ""), ("cloq-b2", "pg")))
+print(f"seconds of one rank: refine {mine:.2f}, cloq with 150 steps {published:.2f}\nBENCH refine_vs_cloq_time {mine / published:.3f}")
+'
+    rm -rf "$run"
+}
+
+# The same seconds on one layer of the shape of Llama-2-7B, random weights: those of cloq with 150 steps are drawn as a line through 2 and 8 steps.
+refine_vs_cloq_7b() {
+    local run=$dir/refine-7b
+    build/tests/bench_write "$dir/export-model" model
+    printf 'model: %s\noutput: %s\ncalibration: {tokens: data/tiny/calib.npy, windows: 4, length: 2048}\nsweep:\n' "$dir/export-model" "$run" >"$run.yaml"
+    printf -- '- {method: cloq, bits: 2, rank: 64, options: {magr_solver: pg, magr_K: [2, 8]}}\n' >>"$run.yaml"
+    printf -- '- {method: refine, bits: 2, rank: 64, options: {refine_rounds: 6+4, refine_stop: 0}}\n' >>"$run.yaml"
+    rm -rf "$run"
+    mpirun -n "$ranks" build/cloqwork run "$run.yaml" --quiet >/dev/null
+    build/cloqwork report "$run" --json | python3 -c '
+import json, sys
+seconds = {s["name"]: s["matrices"]["all"]["seconds"] for s in json.load(sys.stdin)["settings"]}
+two, eight = (next(v for k, v in seconds.items() if k.endswith(f"magr_K_{steps}")) for steps in (2, 8))
+published, mine = two + (eight - two) / 6 * 148, next(v for k, v in seconds.items() if k.startswith("refine"))
+print(f"seconds of one rank: refine {mine:.1f}, cloq {two:.1f} with 2 steps, {eight:.1f} with 8, so {published:.1f} with 150\nBENCH refine_vs_cloq_time_7b {mine / published:.3f}")
+'
+    rm -rf "$run"
+}
+
 for name in "${names[@]}"; do
     case $name in
     fwd_gram_smollm2_of_peak) fwd_gram smollm2 8 ;;
@@ -120,6 +168,8 @@ for name in "${names[@]}"; do
         ;;
     export_of_write) export_of_write ;;
     sweep_cost) sweep_cost ;;
+    refine_vs_cloq_loss_2bit | refine_vs_cloq_loss_3bit | refine_vs_cloq_time) refine_vs_cloq ;;
+    refine_vs_cloq_time_7b) refine_vs_cloq_7b ;;
     *) die "bench: $name: unknown figure; see the head of tests/bench/run.sh" ;;
     esac
 done

@@ -330,7 +330,7 @@ static void larger(void **state) {
     assert_done(NEW(rows, p.n, "row losses"));
     assert_done(NEW(again, p.n, "row losses"));
     true_spectrum(&p, spectrum);
-    assert_done(adapter_start("test", p.m, p.h, 24, &start));
+    assert_done(adapter_start("test", p.m, p.h, 24, 2, &start));
     assert_done(adapter_trace(p.m, p.e, p.h, 0, p.n, rows, &sum));
     for (int64_t i = 0; i < p.n; i += 37) assert_done(adapter_trace(p.m, p.e, p.h, i, i + 37 < p.n ? i + 37 : p.n, again + i, &part));
     assert_memory_equal(rows, again, (size_t)p.n * sizeof *rows);
