@@ -37,7 +37,7 @@ typedef struct options {
     WEIGHT_SQRT,
     WEIGHT_DIAGONAL
   } grid_weight;           /* ones | sqrt | diag: of squared errors in scan and refit; auto: diag without an adapter and with init refine */
-  bool optq_order_act;     /* optq_order: natural | act */
+  bool optq_order_act;     /* optq_order: natural | act; auto: act with init refine */
   bool optq_dynamic;       /* optq_groups: static | dynamic */
   bool optq_dead_rtn;      /* optq_dead: zero | rtn */
   bool cd_pass;            /* none | comq: coordinate descent after OPTQ */

@@ -88,6 +88,11 @@ static double auto_refine_stop(const method *m, int bits, int group, const optio
   return o->refine_rounds == ROUNDS_AUTO ? 0.01 : 0.001;
 }
 
+static double auto_optq_order(const method *m, int bits, int group, const options *o) {
+  (void)bits, (void)group, (void)o;
+  return m->init == INIT_REFINE;
+}
+
 static double auto_cd_rounds(const method *m, int bits, int group, const options *o) {
   (void)m, (void)group, (void)o;
   return bits == 2 ? 30 : 1;
@@ -133,7 +138,7 @@ static const option_row rows[] = {
     CHOICE(grid_search, STAGE_CODES, with_uniform, grid_search, auto_grid_search, "none", "mse", "scan", "refit", "lsq", "symm", "asymm",
            "l4q"),
     CHOICE(grid_weight, STAGE_CODES, with_uniform, grid_weight, auto_grid_weight, "ones", "sqrt", "diag"),
-    CHOICE(optq_order, STAGE_FACTOR, with_optq, optq_order_act, NULL, "natural", "act"),
+    CHOICE(optq_order, STAGE_FACTOR, with_optq, optq_order_act, auto_optq_order, "natural", "act"),
     CHOICE(optq_groups, STAGE_CODES, with_optq, optq_dynamic, NULL, "static", "dynamic"),
     CHOICE(optq_dead, STAGE_CODES, with_optq, optq_dead_rtn, NULL, "zero", "rtn"),
     CHOICE(cd_pass, STAGE_CODES, with_descent, cd_pass, NULL, "none", "comq"),
