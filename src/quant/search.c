@@ -276,7 +276,8 @@ static HOT void try_three(int n, const float *w, const float *weight, float top,
   try_zeros(3, n, w, weight, top, s, z, best);
 }
 static HOT void try_four(int n, const float *w, const float *weight, float top, const float *s, const float (*z)[LANES], lanes *best) {
-  try_zeros(4, n, w, weight, top, s, z, best);
+  try_zeros(2, n, w, weight, top, s, z, best); /* all four would not stay in AVX2's registers */
+  try_zeros(2, n, w, weight, top, s, z + 2, best);
 }
 
 /* Sums over a group on its grid, k = code - zero and x = w / scale: what the best scale (and zero) of its codes follow from. */
@@ -324,6 +325,10 @@ static HOT void moments_real(int n, const float *w, const float *weight, float t
   sum_moments(true, n, w, weight, top, g, m);
 }
 
+static void sums_on(const search_group *q, const search_room *m, lanes *g, moments *sums) {
+  (q->real_zero ? moments_real : moments_integer)(q->columns, m->rows, m->weight, (float)((1 << q->bits) - 1), g, sums);
+}
+
 /* The scale, and the real zero, that are best for a row's codes; its own where none can be stored. */
 static void best_for_codes(bool real, double one, const moments *m, int r, float *scale, float *zero) {
   double by = (double)m->kx[r] / m->kk[r], to = *zero;
@@ -340,45 +345,38 @@ static void best_for_codes(bool real, double one, const moments *m, int r, float
   *zero = (float)to;
 }
 
-/* Scales t of the ranges, as stored; NaN for one that cannot be. */
-static void scales_of(const search_group *q, int rows, const double *lo, const double *hi, float (*s)[LANES]) {
-  double top = (1 << q->bits) - 1;
+/* The shares of the ranges as they are stored; NaN for one that cannot be. */
+static HOT void scales_of(const double *restrict range, double top, float (*restrict s)[LANES]) {
   float wanted[REFIT_SCALES][LANES];
   uint16_t half[REFIT_SCALES][LANES];
   for (int k = 0; k < REFIT_SCALES; k++) {
     double t = (40 + 5 * k) / 100.0;
-    for (int r = 0; r < LANES; r++) {
-      double range = r < rows ? (q->symmetric ? 2 * fmax(-lo[r], hi[r]) : hi[r] - lo[r]) : 1;
-      wanted[k][r] = (float)(t * range / top);
-    }
+    for (int r = 0; r < LANES; r++) wanted[k][r] = (float)(t * range[r] / top);
   }
   float_to_half_array(half[0], wanted[0], REFIT_SCALES * LANES);
   half_to_float_array(s[0], half[0], REFIT_SCALES * LANES);
-  for (int i = 0; i < REFIT_SCALES * LANES; i++)
-    if (!(s[0][i] > 0 && s[0][i] < INFINITY)) s[0][i] = NAN;
+  for (int k = 0; k < REFIT_SCALES; k++)
+    for (int r = 0; r < LANES; r++) s[k][r] = s[k][r] > 0 && s[k][r] < INFINITY ? s[k][r] : NAN;
 }
 
-/* The zeros that are tried with these scales; returns how many. */
-static int zeros_of(const search_group *q, int rows, const double *lo, const double *hi, const float *s, const float *own,
-                    float (*list)[LANES]) {
-  float top = (float)((1 << q->bits) - 1);
-  for (int k = 0; k < REFIT_ZEROS; k++) {
-    for (int r = 0; r < LANES; r++) {
-      double middle = r < rows ? (lo[r] + hi[r]) / 2 : 0;
-      float z = q->bits == 2 ? (float)k : rintf(top / 2 - (float)middle / s[r]) + (float)(k - 1);
-      z = z > 0 ? z : 0;
-      list[k][r] = q->symmetric ? own[r] : z < top ? z : top;
+/* The three zeros about the middle of the range. */
+static HOT void zeros_of(const float *restrict middle, float top, const float *restrict s, float (*restrict zero)[LANES]) {
+  for (int r = 0; r < LANES; r++) {
+    float z = rintf(top / 2 - middle[r] / s[r]);
+    for (int k = 0; k < 3; k++) {
+      float at = z + (float)(k - 1);
+      at = at > 0 ? at : 0;
+      zero[k][r] = at < top ? at : top;
     }
   }
-  return q->symmetric ? 1 : q->bits == 2 ? 4 : 3;
 }
 
 void search_refit(const search_group *q, int rows, int64_t ldw, const double *lo, const double *hi, search_room *m, uint16_t *scale,
                   double *zero) {
   int n = q->columns;
-  float top = (float)((1 << q->bits) - 1), s[REFIT_SCALES][LANES], zeros[REFIT_ZEROS][LANES];
-  bool real = q->real_zero && !q->symmetric, done[LANES];
-  double one = 0;
+  float top = (float)((1 << q->bits) - 1), middle[LANES], s[REFIT_SCALES][LANES], zeros[REFIT_ZEROS][LANES];
+  double one = 0, range[LANES];
+  bool done[LANES], real = q->real_zero && !q->symmetric;
   lanes best, next;
   moments sums, next_sums;
   for (int i = 0; i < n; i++) m->weight[i] = q->weight ? q->weight[i] : 1, one += m->weight[i];
@@ -386,22 +384,23 @@ void search_refit(const search_group *q, int rows, int64_t ldw, const double *lo
     for (int i = 0; i < n; i++) m->rows[i * LANES + r] = r < rows ? q->w[r * ldw + i] : 0;
     best.scale[r] = r < rows ? half_to_float(scale[r]) : 1;
     best.zero[r] = r < rows ? (float)zero[r] : 0;
+    range[r] = r >= rows ? 1 : q->symmetric ? 2 * fmax(-lo[r], hi[r]) : hi[r] - lo[r];
+    middle[r] = r < rows ? (float)((lo[r] + hi[r]) / 2) : 0;
     done[r] = r >= rows;
+    for (int z = 0; z < REFIT_ZEROS; z++) zeros[z][r] = q->symmetric ? best.zero[r] : (float)z;
   }
-  scales_of(q, rows, lo, hi, s);
-  float own[LANES];
-  memcpy(own, best.zero, sizeof own);
-  (q->real_zero ? moments_real : moments_integer)(n, m->rows, m->weight, top, &best, &sums);
+  scales_of(range, top, s);
+  sums_on(q, m, &best, &sums);
   for (int k = 0; k < REFIT_SCALES; k++) {
-    int count = zeros_of(q, rows, lo, hi, s[k], own, zeros);
-    (count == 1 ? try_one : count == 3 ? try_three : try_four)(n, m->rows, m->weight, top, s[k], (const float(*)[LANES])zeros, &best);
+    if (q->bits != 2 && !q->symmetric) zeros_of(middle, top, s[k], zeros);
+    (q->symmetric ? try_one : q->bits == 2 ? try_four : try_three)(n, m->rows, m->weight, top, s[k], (const float(*)[LANES])zeros, &best);
   }
-  (q->real_zero ? moments_real : moments_integer)(n, m->rows, m->weight, top, &best, &sums);
+  sums_on(q, m, &best, &sums);
   for (int k = 0; k < REFIT_TIMES; k++) {
     next = best;
     for (int r = 0; r < rows; r++)
       if (!done[r]) best_for_codes(real, one, &sums, r, next.scale + r, next.zero + r);
-    (q->real_zero ? moments_real : moments_integer)(n, m->rows, m->weight, top, &next, &next_sums);
+    sums_on(q, m, &next, &next_sums);
     for (int r = 0; r < rows; r++) {
       done[r] = done[r] || !(next.error[r] < best.error[r]);
       if (done[r]) continue;
