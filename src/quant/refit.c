@@ -14,6 +14,19 @@ typedef float four __attribute__((vector_size(16), may_alias));
 typedef double wide __attribute__((vector_size(32), may_alias));
 enum { EIGHT = 8, FOUR = 4 };
 
+/* The symmetric block by rows: into quads of columns, and its sums. */
+static HOT void read_block(int columns, int padded, const float *restrict p, int64_t ldp, float *restrict quads, double *restrict one) {
+  for (int i = 0; i < columns; i++) {
+    const float *restrict from = p + i * ldp;
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int j = 0; j < columns; j++) sum += from[j];
+    one[i] = sum;
+    for (int j = 0; j < columns; j++) quads[(j / QUAD * padded + i) * QUAD + j % QUAD] = from[j];
+    for (int j = columns; j < padded; j++) quads[(j / QUAD * padded + i) * QUAD + j % QUAD] = 0;
+  }
+}
+
 void refit_read(refit_block *b, const grid_rule *r, int bits, int columns, const float *p, int64_t ldp, double least, const uint8_t *dead) {
   b->columns = columns;
   b->padded = (columns + QUAD - 1) / QUAD * QUAD;
@@ -21,16 +34,12 @@ void refit_read(refit_block *b, const grid_rule *r, int bits, int columns, const
   b->rule = *r;
   b->bits = bits;
   b->one_one = 0;
-  for (int j = 0; j < b->padded; j++)
-    for (int i = 0; i < b->padded; i++)
-      b->p[(j / QUAD * b->padded + i) * QUAD + j % QUAD] = i < columns && j < columns ? p[i * ldp + j] : 0;
+  read_block(columns, b->padded, p, ldp, b->p, b->one);
   for (int j = 0; j < columns; j++) {
     float diagonal = p[j * ldp + j];
     bool stays = diagonal <= least || (dead && dead[j]);
     b->inverse[j] = stays ? 0 : 1 / diagonal;
     b->square[j] = diagonal;
-    b->one[j] = 0;
-    for (int i = 0; i < columns; i++) b->one[j] += p[i * ldp + j];
     b->one_one += b->one[j];
   }
 }
