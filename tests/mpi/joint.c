@@ -391,6 +391,12 @@ static void deflate_by_rows(const team *t, const layer *l, int rank, double ridg
   CHECK_OK(call_deflate(t, l, &d, p.base));
   CHECK(p_distance(l, p.base, exact) <= 1e-11, "order %lld, dependent rows: P is off by %.1e", (long long)l->m,
         p_distance(l, p.base, exact));
+  team_barrier(t);
+  for (int64_t j = 0; j < l->m; j++) d.a[rank * l->m + j] += 1e-7 * problem_entry(10, j); /* next to nothing */
+  CHECK_OK(call_deflate(t, l, &d, p.base));
+  CHECK(p_distance(l, p.base, exact) <= 1e-4, "order %lld, all but dependent rows: P is off by %.1e", (long long)l->m,
+        p_distance(l, p.base, exact));
+  team_barrier(t);
   memset(d.a, 0, (size_t)(d.rank * l->m) * sizeof *d.a);
   CHECK_OK(call_deflate(t, l, &d, p.base));
   int wrong = 0;
