@@ -279,6 +279,27 @@ static double mean_loss(const export_request *q, int linear, bool heldout, int c
   return n ? exp(sum / n) : NAN;
 }
 
+/* Codes that were refined for an adapter (shape.truncates). */
+static void say_refined(const export_request *q, bool adapter, text *t) {
+  int refined = 0, cut = 0;
+  for (int i = 0; i < q->count; i++) {
+    refined += q->matrices[i].shape.truncates;
+    cut += q->matrices[i].shape.truncates && q->matrices[i].rank && q->matrices[i].rank < q->matrices[i].shape.rank;
+  }
+  if (refined && adapter)
+    say(t, "The codes of that base were made for this adapter: without it the base is useless.\n");
+  else if (refined)
+    say(t, "**Not to be used alone:** its codes were made for %s; without it this model is useless.\n",
+        request_has_adapter(q) ? "the adapter beside it" : "an adapter that was not exported");
+  if (cut)
+    say(t,
+        "The adapter of %d linear%s is the first columns of one of larger rank, for which the codes were made: solved for this rank they "
+        "may lose "
+        "less.\n",
+        cut, cut == 1 ? "" : "s");
+  if (refined) say(t, "\n");
+}
+
 static void say_losses(const export_request *q, text *t) {
   bool heldout = isfinite(mean_loss(q, LIN_COUNT, true, 0));
   say(t, "Relative loss tr((W-Q-BA) H (W-Q-BA)') / tr(W H W') of each linear on its calibration inputs%s, geometric mean over layers:\n\n",
@@ -353,6 +374,7 @@ static status write_card(const export_request *q, bool adapter, const char *fing
     say(&t, "# %s, %s%s\n\n", model, q->merge ? "quantized, with its adapter merged" : "quantized",
         q->merge ? "" : ": the base of an adapter");
   say_origin(q, fingerprint, &t);
+  if (!q->merge) say_refined(q, adapter, &t);
   say_losses(q, &t);
   say_snippet(q, adapter, &t);
   if (adapter)

@@ -4,10 +4,13 @@
  * Lowers f = tr((W - Q) P (W - Q)^T) at a fixed P: for each group of columns
  *     R = E P[:, group] anew;  grid of the group refitted to its codes (quant/refit.h);  one exact cyclic sweep of its codes:
  *     q_j <- the grid value nearest to q_j + R_j / P_jj,  R -= (change of q_j) P_j,group.
- * Nothing in it raises f but for the rounding of floats: a row whose round does not lower its own f (measured in double from R) keeps its old codes
- * and grid. Columns with P_jj <= 1e-12 max diag P stay.
- * Products are in float (R: 2 rows width^2 flops a round, by sgemm on panels of `group` columns), sums that decide are in double. The sweep inside a
- * group runs over rows in registers. quant/descent.h is the same idea at a fixed grid in double, for methods that are compared to the bit.
+ * A step is taken where f falls by it, measured in double from R as it stands; so a row's f rises by no more than the rounding of the floats that R
+ * is made of. Columns with P_jj <= 1e-12 max diag P stay.
+ * Products are in float (2 rows width^2 flops a round), by sgemm on panels of whole groups up to 256 columns, in which what a group took from E is
+ * taken from R of those to come; sums that decide are in double. Inside a group rows are in registers.
+ * Groups wider than 256 columns: the grid is refitted to the whole group from fresh products, then the codes are swept by 256 columns with R anew;
+ * that takes up to twice the flops more. They have no candidates: SWEEP_GRID_CANDIDATES refits them.
+ * quant/descent.h is the same idea at a fixed grid in double, for methods that are compared to the bit.
  * A row's result is bit-identical in whatever rows it is called with. */
 #ifndef CLOQWORK_QUANT_SWEEP_H
 #define CLOQWORK_QUANT_SWEEP_H
@@ -27,7 +30,8 @@ typedef struct sweep_request {
   code_grid grid; /* in and out */
 } sweep_request;
 
-/* codes (rows, width), one byte each, in and out. losses[2] (may be NULL): f before and after, summed over the rows, from R in double.
+/* codes (rows, width), one byte each, in and out. losses[2] (may be NULL): f before and after, summed over the rows: of the old codes from R, in
+ * double, and what the steps changed of it.
  * E_MEMORY; E_NUMERICS when a row's f is NaN/Inf (names the row). */
 status sweep(const sweep_request *q, uint8_t *codes, double *losses);
 

@@ -11,6 +11,7 @@
 #include "base/memory.h"
 #include "base/settings.h"
 #include "dist/agree.h"
+#include "run/sharing.h"
 #include "run/unit.h"
 #include "run/verbs.h"
 #include "solution/solution.h"
@@ -152,9 +153,9 @@ done:
   return st;
 }
 
-/* The ranks that a solution offers: where they nest every multiple of 8 and the job's, else the one that it was made for. */
+/* The ranks that solutions offer: every multiple of 8 and the job's; of a joint method those alone. */
 static bool offers(const setting *s, int rank) {
-  if (setting_nests(s) && rank % RANK_STEP == 0) return true;
+  if (!setting_joint(s) && rank % RANK_STEP == 0) return true;
   for (int i = 0; i < s->rank_count; i++)
     if (s->ranks[i] == rank) return true;
   return false;
@@ -163,12 +164,12 @@ static bool offers(const setting *s, int rank) {
 static status add_points(allocator *a, container *file, const char *where, int setting_index, matrix_points *m, int rooms[2]) {
   status st = OK;
   const setting *s = a->settings[setting_index];
-  bool nests = setting_nests(s);
   solution r = {0};
-  for (int k = 0; k < (nests ? 1 : s->rank_count); k++) {
-    TRY(solution_load(file, where, &a->c->model.arch, m->linear, 0, -1, nests ? 0 : s->ranks[k], SOLUTION_CURVES, &r));
+  piece p;
+  for (int v = 0, rank = 1; setting_piece(s, 0, v, &p); v++) { /* each variant from the rank above the one before it */
+    TRY(solution_load(file, where, &a->c->model.arch, m->linear, 0, -1, p.rank, SOLUTION_CURVES, &r));
     m->weights = (double)r.out * (double)r.in;
-    for (int rank = nests ? 1 : r.rank; rank <= r.rank; rank++)
+    for (; rank <= r.rank; rank++)
       if (offers(s, rank)) TRY(add_point(m, &rooms[0], &rooms[1], &r, setting_index, rank));
     solution_free(&r);
   }

@@ -173,9 +173,10 @@ status allocate_print(const allocator *a, const char *called, const char *path, 
           "\nrelative loss   tr((W-Q-BA) H (W-Q-BA)') / tr(W H W'), from the stored numbers; mean over matrices%s\n"
           "second line     the best setting of the job that is the same for every matrix and fits the budget of %s bits per weight\n"
           "optimality gap  %.2g %%: no choice within the budget has a calibration loss lower by more than that\n\n"
-          "%s: a setting of the job from now on; of what others have solved nothing is computed again:\n"
+          "%s: a setting of the job from now on; of what others have solved%s nothing is computed again:\n"
           "  cloqwork solve %s\n",
-          a->c->arguments.weights ? ", weighted" : "", a->c->arguments.budget, 100 * a->gap, path, a->c->arguments.target);
+          a->c->arguments.weights ? ", weighted" : "", a->c->arguments.budget, 100 * a->gap, path,
+          setting_nests(a->settings[0]) ? "" : " for the same rank", a->c->arguments.target);
   if (fflush(out) != 0 || ferror(out)) st = fail(E_IO, "allocate: the table cannot be written: %m");
 done:
   FREE(bits);

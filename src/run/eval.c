@@ -170,7 +170,7 @@ static status add_tasks(evaluation *e, int which, int stored) {
   eval_task *all = NULL;
   if (ranks[count - 1] > stored)
     return fail(E_USAGE, "--rank: %s: expected at most %d, the largest rank that is stored, found %d", s->name, stored, ranks[count - 1]);
-  for (int i = 0; i < count && !setting_nests(s); i++) {
+  for (int i = 0; i < count && setting_joint(s); i++) {
     int k = 0;
     while (k < s->rank_count && s->ranks[k] != ranks[i]) k++;
     if (k == s->rank_count)
@@ -243,7 +243,7 @@ typedef struct variant_source {
   solution held[LIN_COUNT]; /* my rows of the targets of one setting's layer */
   int64_t layer;
   int setting; /* -1: nothing is held */
-  int rank;    /* of its variant, where ranks do not nest */
+  int rank;    /* that was asked for, where it decides the codes */
 } variant_source;
 
 static void release(variant_source *v) {

@@ -271,6 +271,13 @@ done:
 
 /* ---- curves ---- */
 
+/* ||BA||_F / ||W||_F */
+static double adapter_size(const solution *s, const float *w) {
+  double sum = 0;
+  for (int64_t i = 0; i < s->out * s->in; i++) sum += (double)w[i] * (double)w[i];
+  return solution_adapter_norm(s) / sqrt(sum);
+}
+
 static status make_curves(input_work *w, void *context, int p, int k) {
   status st = OK;
   float *e = NULL;
@@ -283,6 +290,7 @@ static status make_curves(input_work *w, void *context, int p, int k) {
   if (w->heldout)
     TRY(adapter_losses(to->out, to->in, e, w->s->h_heldout.base, to->lora_b, to->lora_a, to->rank, to->facts->trace_heldout,
                        to->loss_heldout));
+  to->facts->adapter_size = adapter_size(to, weights_of(w, k));
   TRY(solution_fingerprint(to, to->facts->base_fingerprint));
 done:
   FREE(e);

@@ -188,7 +188,7 @@ done:
 static bool is_l4q(const setting *s) { return s->method->init == INIT_L4Q; }
 
 int joint_rounds(const setting *s) {
-  if (setting_nests(s)) return 0;
+  if (!setting_joint(s)) return 0;
   alternation_request q = alternation_of(s, 1, 1, 1, NULL);
   return is_l4q(s) ? s->options.l4q_steps + 1 : q.rounds ? q.rounds : 1;
 }

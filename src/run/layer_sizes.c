@@ -33,11 +33,9 @@ solution layer_solution(const arch *a, const piece *p, int64_t layer, linear_id 
 static size_t layer_arrays(const job *j, const arch *a, int64_t layer, int first, int last) {
   size_t bytes = 0;
   for (int k = first; k <= last; k++) {
-    const setting *s = &j->settings[k];
-    int variants = setting_nests(s) ? 1 : s->rank_count;
-    for (int v = 0; v < variants; v++)
+    piece p;
+    for (int v = 0; setting_piece(&j->settings[k], k, v, &p); v++)
       for (int l = 0; l < LIN_COUNT; l++) {
-        piece p = {s, k, setting_nests(s) ? 0 : s->ranks[v]};
         if (!j->target[l]) continue;
         solution r = layer_solution(a, &p, layer, (linear_id)l);
         bytes += solution_place(&r, SOLUTION_ALL, NULL);

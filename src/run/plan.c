@@ -1,4 +1,5 @@
 /* cloqwork plan: what will be computed and what it takes, from headers and the job alone. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -7,6 +8,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "dist/agree.h"
+#include "run/few_tokens.h"
 #include "run/gram_take.h"
 #include "run/layer_solver.h"
 #include "run/sharing.h"
@@ -151,11 +153,12 @@ static void print_step(const char *name, const step_count *n, FILE *out) {
 
 /* What the settings have in common, step by step. */
 static void print_sharing(const sharing *n, FILE *out) {
-  if (n->codes.asked + n->joint.asked == 0) return;
+  if (n->codes.asked + n->refined.asked + n->joint.asked == 0) return;
   fprintf(out, "%-26s %12s %12s %12s %16s\n", "work of solve", "asked for", "computed", "shared", "already finished");
   print_step("MagR of matrices", &n->magr, out);
   print_step("Cholesky factors of Grams", &n->factors, out);
   print_step("codes of matrices", &n->codes, out);
+  print_step("codes refined for a rank", &n->refined, out);
   print_step("adapters, all ranks at once", &n->fits, out);
   print_step("codes and adapter, one rank", &n->joint, out);
   fprintf(out, "\n");
@@ -163,7 +166,8 @@ static void print_sharing(const sharing *n, FILE *out) {
 
 static void print_table(const session *c, const plan *p, FILE *out) {
   const arch *a = &c->model.arch;
-  char one[32], two[32];
+  char one[32], two[32], few[FEW_TOKENS_TEXT];
+  double per_column[IN_COUNT];
   clock_duration(p->calibrate_seconds, one);
   clock_duration(p->solve_seconds, two);
   fprintf(out, "model       %s: %lld layers, hidden %lld, intermediate %lld, %d/%d heads of %d, vocabulary %lld\n", c->job.model,
@@ -172,6 +176,8 @@ static void print_table(const session *c, const plan *p, FILE *out) {
   print_tokens(c->sets[SET_CALIBRATION], "calibration", out);
   if (c->sets[SET_HELDOUT]) fprintf(out, ", ");
   print_tokens(c->sets[SET_HELDOUT], "held-out", out);
+  tokens_a_column(&c->model.arch, c->sets[SET_CALIBRATION], c->wanted, per_column);
+  if (few_tokens(per_column, few)) fprintf(out, "\nwarning     %s", few);
   fprintf(out, "\nsettings    %d:", c->job.setting_count);
   for (int k = 0; k < c->job.setting_count; k++) fprintf(out, " %s", c->job.settings[k].name);
   fprintf(out, "\n\n%-12s %12s %12s %14s %18s %14s\n", "stage", "units", "to do", "TFLOP to do", "GiB a rank, peak", "about");
@@ -192,20 +198,29 @@ static json_t *step_json(const step_count *n) {
 }
 
 static json_t *sharing_json(const sharing *n) {
-  return json_pack("{s:o, s:o, s:o, s:o, s:o}", "magr", step_json(&n->magr), "factors", step_json(&n->factors), "codes",
-                   step_json(&n->codes), "adapters", step_json(&n->fits), "joint", step_json(&n->joint));
+  return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "magr", step_json(&n->magr), "factors", step_json(&n->factors), "codes",
+                   step_json(&n->codes), "refined", step_json(&n->refined), "adapters", step_json(&n->fits), "joint", step_json(&n->joint));
+}
+
+static json_t *tokens_json(const session *c) {
+  json_t *o = json_object();
+  double per_column[IN_COUNT];
+  tokens_a_column(&c->model.arch, c->sets[SET_CALIBRATION], c->wanted, per_column);
+  for (int i = 0; i < IN_COUNT; i++)
+    if (!isnan(per_column[i])) json_object_set_new(o, input_name((input_id)i), json_real(per_column[i]));
+  return o;
 }
 
 static void print_json(const session *c, const plan *p, FILE *out) {
-  json_t *o =
-      json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:i, s:o}", "model",
-                c->job.model, "layers", (json_int_t)p->layers, "gram_units", (json_int_t)p->gram_units, "gram_units_to_do",
-                (json_int_t)p->gram_missing, "solution_units", (json_int_t)p->solution_units, "solution_units_to_do",
-                (json_int_t)p->solution_missing, "calibrate_flops", p->calibrate_flops, "solve_flops", p->solve_flops, "calibrate_seconds",
-                p->calibrate_seconds, "solve_seconds", p->solve_seconds, "rank_bytes", (json_int_t)p->rank_peak, "rank_bytes_calibrate",
-                (json_int_t)p->rank_calibrate, "rank_bytes_solve", (json_int_t)p->rank_solve, "node_bytes", (json_int_t)p->node_peak,
-                "node_memory", (json_int_t)p->node_memory, "disk_bytes", (json_int_t)p->disk_missing, "disk_free", (json_int_t)p->disk_free,
-                "gemm_flops_per_second", p->gemm_rate, "ranks", c->size, "sharing", sharing_json(&p->sharing));
+  json_t *o = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:i, s:o, s:o}",
+                        "model", c->job.model, "layers", (json_int_t)p->layers, "gram_units", (json_int_t)p->gram_units, "gram_units_to_do",
+                        (json_int_t)p->gram_missing, "solution_units", (json_int_t)p->solution_units, "solution_units_to_do",
+                        (json_int_t)p->solution_missing, "calibrate_flops", p->calibrate_flops, "solve_flops", p->solve_flops,
+                        "calibrate_seconds", p->calibrate_seconds, "solve_seconds", p->solve_seconds, "rank_bytes",
+                        (json_int_t)p->rank_peak, "rank_bytes_calibrate", (json_int_t)p->rank_calibrate, "rank_bytes_solve",
+                        (json_int_t)p->rank_solve, "node_bytes", (json_int_t)p->node_peak, "node_memory", (json_int_t)p->node_memory,
+                        "disk_bytes", (json_int_t)p->disk_missing, "disk_free", (json_int_t)p->disk_free, "gemm_flops_per_second",
+                        p->gemm_rate, "ranks", c->size, "sharing", sharing_json(&p->sharing), "tokens_a_column", tokens_json(c));
   if (o) json_dumpf(o, out, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
   fprintf(out, "\n");
   json_decref(o);

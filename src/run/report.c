@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "run/few_tokens.h"
 #include "run/report_data.h"
 
 enum { WIDTH = 120, WIDE = 400, CELL = 16, GAP = 2, BETWEEN = 3, LABEL = 64 };
@@ -232,6 +233,29 @@ static void print_heading(FILE *out, const run_report *r, const setting_report *
   fprintf(out, "\n%s   %lld bit%s, %s, %s\n", s->name, (long long)s->bits, s->bits == 1 ? "" : "s", share, layers);
 }
 
+/* "truncations: r=2 3 of r=4, r=9 of r=16" */
+static void print_truncations(FILE *out, const setting_report *s) {
+  int of = 0;
+  for (int p = 1; p < s->point_count; p++) {
+    if (s->variants[p] <= s->points[p]) continue;
+    if (s->variants[p] == of)
+      fprintf(out, " %d", s->points[p]);
+    else if (of)
+      fprintf(out, " of r=%d, r=%d", of, s->points[p]);
+    else
+      fprintf(out, "  truncations: r=%d", s->points[p]);
+    of = s->variants[p];
+  }
+  if (of) fprintf(out, " of r=%d: its codes, the first columns of its adapter\n", of);
+}
+
+static void print_adapter_size(FILE *out, const setting_report *s) {
+  double size = s->matrix[MATRIX_ALL].adapter_size;
+  if (!(size > 0)) return;
+  fprintf(out, "  adapter at r=%d: %.3g of W%s\n", s->points[s->point_count - 1], size,
+          s->refined ? "; the codes were made for it: Q without it is useless" : "");
+}
+
 static status print_setting(FILE *out, const run_report *r, const setting_report *s) {
   status st = OK;
   enum { LABEL_WIDTH = 16 }; /* "  gate up down", the longest */
@@ -249,6 +273,8 @@ static status print_setting(FILE *out, const run_report *r, const setting_report
   TRY(seconds_panel(s, types, rows, &panels[count++]));
   print_panels(out, WIDTH, rows, label, LABEL_WIDTH, panels, count);
   TRY(print_bits(out, s, types, rows, LABEL_WIDTH, panels[0].width));
+  print_truncations(out, s);
+  print_adapter_size(out, s);
   if (s->eval.count) TRY(print_eval(out, r, s, LABEL_WIDTH, panels[0].width));
 done:
   for (int i = 0; i < GRAM_KINDS + 1; i++) panel_free(&panels[i]);
@@ -344,6 +370,7 @@ static void print_legend(FILE *out, bool evaluated) {
   fprintf(out, "\n"
                "relative loss   tr((W-Q-BA) H (W-Q-BA)') / tr(W H W'), from the stored numbers; geometric mean over layers\n"
                "base, r=8       without adapter; with the adapter's first 8 columns\n"
+               "adapter … of W  ||BA||_F / ||W||_F, geometric mean over matrices\n"
                "bits per weight codes and grid as exported (fp16 scales, b-bit zeros; NF4: absmax), at r=8 with the adapter in fp16\n"
                "time            seconds of one rank for MagR, factor, codes and the adapter at the largest rank, as if the setting were\n"
                "                alone; summed over layers, without losses\n");
@@ -356,6 +383,7 @@ static void print_legend(FILE *out, bool evaluated) {
 status report_table(const char *run_folder, const job *asked, const char *pattern, FILE *out) {
   status st = OK;
   run_report r;
+  char few[FEW_TOKENS_TEXT];
   TRY(report_read(run_folder, asked, pattern, &r));
   fprintf(out, "%s", run_folder);
   if (*r.model) fprintf(out, "   model %s", r.model);
@@ -363,6 +391,7 @@ status report_table(const char *run_folder, const job *asked, const char *patter
   if (r.tokens) fprintf(out, ", %lld calibration tokens", (long long)r.tokens);
   if (r.heldout_tokens) fprintf(out, ", %lld held out", (long long)r.heldout_tokens);
   fprintf(out, "\n");
+  if (few_tokens(r.per_column, few)) fprintf(out, "warning: %s\n", few);
   bool many = r.setting_count > BLOCKS_MOST;
   for (int i = 0; i < r.setting_count && st == OK && !many; i++) st = print_setting(out, &r, &r.settings[i]);
   if (st == OK && r.setting_count > 1) st = print_summary(out, &r, many);
@@ -384,9 +413,11 @@ static json_t *real_list(const double *values, int count) {
 }
 
 static json_t *matrix_json(const setting_report *s, const matrix_report *m) {
-  return json_pack("{s:I, s:f, s:o, s:o, s:o}", "matrices", (json_int_t)m->count, "seconds", m->seconds, "bits_per_weight",
-                   real_list(m->bits, s->point_count), "relative_loss", real_list(m->loss[ON_CALIBRATION], s->point_count),
-                   "relative_loss_heldout", has_values(s, ON_HELDOUT) ? real_list(m->loss[ON_HELDOUT], s->point_count) : json_null());
+  json_t *size = isfinite(m->adapter_size) ? json_real(m->adapter_size) : json_null();
+  return json_pack("{s:I, s:f, s:o, s:o, s:o, s:o}", "matrices", (json_int_t)m->count, "seconds", m->seconds, "adapter_size", size,
+                   "bits_per_weight", real_list(m->bits, s->point_count), "relative_loss",
+                   real_list(m->loss[ON_CALIBRATION], s->point_count), "relative_loss_heldout",
+                   has_values(s, ON_HELDOUT) ? real_list(m->loss[ON_HELDOUT], s->point_count) : json_null());
 }
 
 static json_t *eval_json(const eval_result *e) {
@@ -397,15 +428,16 @@ static json_t *eval_json(const eval_result *e) {
                    (json_int_t)e->identity.length, "points", points);
 }
 
-/* ranks[0] is 0, the codes alone; every list of a matrix has a place per rank. */
+/* ranks[0] is 0, the codes alone; every list of a matrix has a place per rank; variants: the rank whose codes serve it, null where all share them. */
 static json_t *setting_json(const setting_report *s) {
-  json_t *ranks = json_array(), *types = json_object();
+  json_t *ranks = json_array(), *variants = json_array(), *types = json_object();
+  for (int p = 0; p < s->point_count; p++) json_array_append_new(variants, s->variants[p] ? json_integer(s->variants[p]) : json_null());
   for (int p = 0; p < s->point_count; p++) json_array_append_new(ranks, json_integer(s->points[p]));
   for (int k = 0; k < MATRIX_TYPES; k++)
     if (s->matrix[k].count) json_object_set_new(types, matrix_name(k), matrix_json(s, &s->matrix[k]));
-  return json_pack("{s:s, s:s, s:I, s:I, s:I, s:o, s:o, s:o}", "name", s->name, "method", s->method, "bits", (json_int_t)s->bits, "group",
-                   (json_int_t)s->group, "layers_done", (json_int_t)s->layers, "ranks", ranks, "matrices", types, "eval",
-                   eval_json(&s->eval));
+  return json_pack("{s:s, s:s, s:I, s:I, s:I, s:o, s:o, s:o, s:o}", "name", s->name, "method", s->method, "bits", (json_int_t)s->bits,
+                   "group", (json_int_t)s->group, "layers_done", (json_int_t)s->layers, "ranks", ranks, "variants", variants, "matrices",
+                   types, "eval", eval_json(&s->eval));
 }
 
 status report_json(const char *run_folder, const job *asked, const char *pattern, FILE *out) {
@@ -414,9 +446,12 @@ status report_json(const char *run_folder, const job *asked, const char *pattern
   TRY(report_read(run_folder, asked, pattern, &r));
   json_t *settings = json_array();
   for (int i = 0; i < r.setting_count; i++) json_array_append_new(settings, setting_json(&r.settings[i]));
-  json_t *tree = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:o, s:o}", "run", run_folder, "model", r.model, "model_fingerprint",
+  json_t *columns = json_object();
+  for (int i = 0; i < IN_COUNT; i++)
+    if (!isnan(r.per_column[i])) json_object_set_new(columns, input_name((input_id)i), json_real(r.per_column[i]));
+  json_t *tree = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:o, s:o, s:o}", "run", run_folder, "model", r.model, "model_fingerprint",
                            r.model_fingerprint, "layers", (json_int_t)r.layers, "tokens", (json_int_t)r.tokens, "heldout_tokens",
-                           (json_int_t)r.heldout_tokens, "eval", eval_json(&r.original), "settings", settings);
+                           (json_int_t)r.heldout_tokens, "tokens_a_column", columns, "eval", eval_json(&r.original), "settings", settings);
   bool complete = tree && json_array_size(settings) == (size_t)r.setting_count;
   report_free(&r);
   if (!complete)

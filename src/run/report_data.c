@@ -97,7 +97,7 @@ typedef struct totals {
 
 /* One loss curve of a group, or of one of its variants. */
 typedef struct curves {
-  double *loss[GRAM_KINDS], reference[GRAM_KINDS], seconds;
+  double *loss[GRAM_KINDS], reference[GRAM_KINDS], seconds, adapter_size, tokens;
   int64_t length[GRAM_KINDS];
   solution shape; /* without arrays */
   bool own_rank;
@@ -137,6 +137,8 @@ static status read_curves(container *c, const char *path, const char *group, cur
   TRY(read_curve(c, path, group, "loss_heldout", &v->loss[ON_HELDOUT], &v->length[ON_HELDOUT]));
   v->reference[ON_CALIBRATION] = attr_get_real(&a, "reference", NAN);
   v->reference[ON_HELDOUT] = attr_get_real(&a, "reference_heldout", NAN);
+  v->tokens = (double)attr_get_int(&a, "tokens", 0);
+  v->adapter_size = attr_get_real(&a, "adapter_size", NAN);
   v->seconds = attr_get_real(&a, "seconds", 0);
   v->own_rank = attr_get_int(&a, "own_rank", 0) == 1;
 done:
@@ -152,27 +154,33 @@ static void add_point(const curves *v, int point, int p, matrix_report *m, bool 
     m->loss[g][p] += rank < v->length[g] ? log(fmax(v->loss[g][rank], 0) / v->reference[g]) : NAN;
 }
 
-/* The variant of a point: its own rank's. Rank 0 is the base of the largest, and a rank that was not solved for a truncation of it. */
-static void variant_of(const char *group, const char *ranks, int point, char name[160]) {
-  int largest = 0, found = 0;
-  for (const char *at = ranks; *at; at += strcspn(at, ",") + (at[strcspn(at, ",")] == ',')) {
-    if (atoi(at) == point) found = point;
-    if (atoi(at) > largest) largest = atoi(at);
-  }
-  snprintf(name, 160, "%.120s/rank-%d", group, found ? found : largest);
+/* The variant of a point: the one that serves its rank. A larger rank, of a matrix with a smaller one of its own, is the largest's. */
+static int variant_of(const char *ranks, int point) {
+  int found = solution_variant(ranks, point);
+  return found ? found : solution_variant(ranks, 0);
 }
 
-static status add_linear(container *c, const char *path, const char *group, linear_id l, setting_report *s, totals *t) {
+/* Tokens for a column of the Gram that the linear was solved on. */
+static void note_tokens(const curves *v, linear_id l, double per_column[IN_COUNT]) {
+  double *least = &per_column[linear_input(l)], now = v->tokens / (double)v->shape.in;
+  if (v->tokens > 0 && !(*least <= now)) *least = now;
+}
+
+static status add_linear(container *c, const char *path, const char *group, linear_id l, setting_report *s, totals *t,
+                         double per_column[IN_COUNT]) {
   status st = OK;
   attributes a = {0};
   curves v = {0};
   const int kinds[] = {(int)l, MATRIX_ALL};
   TRY(container_attributes(c, group, &a));
   const char *ranks = attr_get_text(&a, "ranks");
+  bool own_rank = attr_get_int(&a, "own_rank", 0) == 1;
+  s->refined |= attr_get_int(&a, "truncates", 0) == 1;
   for (int p = 0; p < s->point_count; p++) {
     char name[160];
+    s->variants[p] = *ranks && !own_rank ? variant_of(ranks, s->points[p]) : 0;
     if (*ranks)
-      variant_of(group, ranks, s->points[p], name);
+      snprintf(name, sizeof name, "%.120s/rank-%d", group, variant_of(ranks, s->points[p]));
     else
       snprintf(name, sizeof name, "%.120s", group);
     if (p == 0 || *ranks) {
@@ -184,20 +192,24 @@ static status add_linear(container *c, const char *path, const char *group, line
     for (int k = 0; k < 2; k++) {
       matrix_report *m = &s->matrix[kinds[k]];
       add_point(&v, s->points[p], p, m, counted);
-      if (p == s->point_count - 1) m->seconds += v.seconds; /* of variants: the largest one's */
+      if (p == s->point_count - 1) { /* of variants: the largest one's */
+        m->seconds += v.seconds;
+        m->adapter_size += log(v.adapter_size);
+      }
       if (p) continue;
       m->count++;
       t[kinds[k]].weights += (double)v.shape.out * (double)v.shape.in;
       t[kinds[k]].counted += counted;
     }
   }
+  note_tokens(&v, l, per_column);
 done:
   attr_free(&a);
   free_curves(&v);
   return st;
 }
 
-static status add_file(const char *path, setting_report *s, totals *t, hash *h) {
+static status add_file(const char *path, setting_report *s, totals *t, double per_column[IN_COUNT], hash *h) {
   status st = OK;
   container *c = NULL;
   char **groups = NULL;
@@ -207,7 +219,7 @@ static status add_file(const char *path, setting_report *s, totals *t, hash *h) 
   TRY(container_groups(c, &groups, &count));
   for (int i = 0; i < count; i++) {
     int l = linear_of_group(groups[i]);
-    if (l >= 0) TRY(add_linear(c, path, groups[i], (linear_id)l, s, t));
+    if (l >= 0) TRY(add_linear(c, path, groups[i], (linear_id)l, s, t, per_column));
   }
   s->layers++;
 done:
@@ -326,6 +338,7 @@ done:
 static void finish_setting(setting_report *s, const totals *t) {
   for (int k = 0; k < MATRIX_TYPES; k++) {
     matrix_report *m = &s->matrix[k];
+    m->adapter_size = exp(m->adapter_size / (double)m->count);
     for (int p = 0; p < s->point_count; p++) {
       m->bits[p] /= t[k].weights; /* 0/0 where there is no such matrix */
       for (int g = 0; g < GRAM_KINDS; g++) m->loss[g][p] = t[k].counted ? exp(m->loss[g][p] / (double)t[k].counted) : NAN;
@@ -335,7 +348,7 @@ static void finish_setting(setting_report *s, const totals *t) {
 
 /* s stays empty (layers 0) when the folder holds no finished file. */
 static status read_setting(const char *run_folder, const char *solutions, const char *name, const job *asked, const eval_result *original,
-                           setting_report *s) {
+                           double per_column[IN_COUNT], setting_report *s) {
   status st = OK;
   struct dirent **files = NULL;
   char *folder = path_join(solutions, name), *path = NULL, fingerprint[HASH_HEX];
@@ -356,12 +369,13 @@ static status read_setting(const char *run_folder, const char *solutions, const 
     for (int i = 0; i < count; i++) {
       path = path_join(folder, files[i]->d_name);
       if (!path) st = fail(E_MEMORY, "report: no memory");
-      if (st == OK) st = round == 0 ? read_head(path, s) : add_file(path, s, t, h);
+      if (st == OK) st = round == 0 ? read_head(path, s) : add_file(path, s, t, per_column, h);
       FREE(path);
       if (st != OK) goto done;
     }
     if (round == 0) TRY(add_asked(asked, s));
     if (round == 0 && count) TRY(add_evaluated(run_folder, s));
+    if (round == 0) TRY(NEW(s->variants, s->point_count, "ranks"));
     for (int k = 0; round == 0 && k < MATRIX_TYPES; k++) {
       TRY(NEW(s->matrix[k].bits, s->point_count, "results"));
       for (int g = 0; g < GRAM_KINDS; g++) TRY(NEW(s->matrix[k].loss[g], s->point_count, "results"));
@@ -417,6 +431,7 @@ static void free_setting(setting_report *s) {
   FREE(s->name);
   FREE(s->method);
   FREE(s->points);
+  FREE(s->variants);
   eval_result_free(&s->eval);
   for (int k = 0; k < MATRIX_TYPES; k++) {
     FREE(s->matrix[k].bits);
@@ -436,6 +451,7 @@ status report_read(const char *run_folder, const job *asked, const char *pattern
     st = fail(E_DATA, "%s: expected a run directory, found nothing", run_folder);
     goto done;
   }
+  for (int i = 0; i < IN_COUNT; i++) r->per_column[i] = NAN;
   TRY(read_master(run_folder, r));
   TRY(read_eval(run_folder, "original", &r->original));
   TRY(list_folder(solutions, is_shown, &names, &count));
@@ -443,7 +459,7 @@ status report_read(const char *run_folder, const job *asked, const char *pattern
   for (int i = 0; i < count; i++) {
     if (pattern && fnmatch(pattern, names[i]->d_name, 0) != 0) continue;
     setting_report *s = &r->settings[r->setting_count++];
-    TRY(read_setting(run_folder, solutions, names[i]->d_name, asked, &r->original, s));
+    TRY(read_setting(run_folder, solutions, names[i]->d_name, asked, &r->original, r->per_column, s));
     if (s->layers) continue;
     free_setting(s);
     r->setting_count--;

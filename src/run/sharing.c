@@ -3,21 +3,28 @@
 #include "base/memory.h"
 #include "run/options.h"
 
+bool setting_piece(const setting *s, int index, int v, piece *p) {
+  *p = (piece){s, index, 0};
+  if (setting_nests(s)) return v == 0;
+  for (int k = 0; k < s->rank_count; k++) {
+    if (setting_variant(s, s->ranks[k]) != s->ranks[k] || v-- > 0) continue;
+    p->rank = s->ranks[k];
+    return true;
+  }
+  return false;
+}
+
 int job_pieces(const job *j, piece *pieces) {
   int count = 0;
-  for (int k = 0; k < j->setting_count; k++) {
-    const setting *s = &j->settings[k];
-    int variants = setting_nests(s) ? 1 : s->rank_count;
-    for (int v = 0; v < variants; v++) {
-      if (pieces) pieces[count] = (piece){s, k, setting_nests(s) ? 0 : s->ranks[v]};
-      count++;
-    }
-  }
+  piece p;
+  for (int k = 0; k < j->setting_count; k++)
+    for (int v = 0; setting_piece(&j->settings[k], k, v, &p); v++, count++)
+      if (pieces) pieces[count] = p;
   return count;
 }
 
 int piece_rank(const piece *p, int64_t layer, linear_id l) {
-  return p->rank && p->setting->rank_count > 1 ? p->rank : setting_rank(p->setting, layer, l);
+  return p->rank && !setting_has_own_ranks(p->setting) ? p->rank : setting_rank(p->setting, layer, l);
 }
 
 /* ---- what is equal ---- */
@@ -43,11 +50,22 @@ static bool same_rule(const grid_rule *a, const grid_rule *b) {
          a->beta == b->beta && a->anchor_zero == b->anchor_zero && a->search == b->search && a->real_zero == b->real_zero;
 }
 
-bool same_codes(const setting *a, const setting *b, int64_t layer, linear_id l) {
-  if (!setting_nests(a) || !setting_nests(b) || !same_magr(a, b, layer, l) || a->method->quantizer != b->method->quantizer) return false;
+/* What a quantizer makes of the weights: the codes, or what they are refined from. */
+static bool same_rounding(const setting *a, const setting *b, int64_t layer, linear_id l) {
+  if (!same_magr(a, b, layer, l) || a->method->quantizer != b->method->quantizer) return false;
   grid_rule one = setting_rule(a, layer, l), other = setting_rule(b, layer, l);
   return same_rule(&one, &other) && (!method_quantizer(a->method)->factor || same_factor(a, b)) &&
          same_options(STAGE_CODES, a, b, layer, l);
+}
+
+bool same_codes(const setting *a, const setting *b, int64_t layer, linear_id l) {
+  return setting_nests(a) && setting_nests(b) && same_rounding(a, b, layer, l);
+}
+
+bool same_refined(const piece *a, const piece *b, int64_t layer, linear_id l) {
+  return setting_refines(a->setting) && a->setting->method->init == b->setting->method->init &&
+         piece_rank(a, layer, l) == piece_rank(b, layer, l) && same_rounding(a->setting, b->setting, layer, l) &&
+         same_options(STAGE_ADAPTER, a->setting, b->setting, layer, l);
 }
 
 bool same_fit(const setting *a, const setting *b, int64_t layer, linear_id l) {
@@ -63,10 +81,22 @@ bool share_magr(const job *j, const setting *a, const setting *b, int64_t layer,
 
 /* ---- what is taken over from where ---- */
 
+/* Has a setting this very variant? */
+static bool has_refined(const setting *s, const piece *p, int64_t layer, linear_id l) {
+  piece other;
+  for (int v = 0; setting_piece(s, p->index, v, &other); v++)
+    if (same_refined(&other, p, layer, l)) return true;
+  return false;
+}
+
 /* From settings that were finished earlier: codes, and perhaps the fit at a rank that holds this one. Whether all is found. */
 static bool find_finished(const job *j, const piece *p, int64_t layer, linear_id l, const bool *pending, result_plan *plan) {
   for (int e = 0; e < j->setting_count; e++) {
     const setting *other = &j->settings[e];
+    if (!pending[e] && has_refined(other, p, layer, l)) {
+      *plan = (result_plan){{PART_STORED, e}, {PART_STORED, e}};
+      return true;
+    }
     if (pending[e] || !same_codes(other, p->setting, layer, l)) continue;
     bool fit = same_fit(other, p->setting, layer, l) && setting_rank(other, layer, l) >= piece_rank(p, layer, l);
     if (plan->codes.how == PART_OWN || fit) plan->codes = (part_source){PART_STORED, e};
@@ -86,7 +116,12 @@ void plan_results(const job *j, const piece *pieces, int count, int64_t layer, l
     if (!pending[pieces[p].index] || find_finished(j, &pieces[p], layer, l, pending, to)) continue;
     for (int e = 0; e < p; e++) { /* made here by a piece before this one, of the same group: others may have their turn later */
       const setting *other = pieces[e].setting;
-      if (!pending[pieces[e].index] || !share_magr(j, other, s, layer, linear_input(l)) || !same_codes(other, s, layer, l)) continue;
+      if (!pending[pieces[e].index] || !share_magr(j, other, s, layer, linear_input(l))) continue;
+      if (same_refined(&pieces[e], &pieces[p], layer, l) && plan[e * stride].codes.how == PART_OWN) {
+        *to = (result_plan){{PART_COPY, e}, {PART_COPY, e}};
+        break;
+      }
+      if (!same_codes(other, s, layer, l)) continue;
       if (to->codes.how == PART_OWN) to->codes = (part_source){PART_COPY, e};
       if (plan[e * stride].fit.how != PART_OWN || !same_fit(other, s, layer, l)) continue;
       if (piece_rank(&pieces[e], layer, l) != piece_rank(&pieces[p], layer, l)) continue;
@@ -159,10 +194,8 @@ static void count_input(walk *w, input_id input, bool *left, bool *member, shari
     left[p] = w->pending[w->pieces[p].index];
     for (int k = 0; k < w->linears && left[p]; k++) {
       const result_plan *plan = &w->plan[k * w->count + p];
-      if (setting_nests(w->pieces[p].setting))
-        count_part(plan->codes, &n->codes);
-      else
-        count_part(plan->codes, &n->joint);
+      const setting *s = w->pieces[p].setting;
+      count_part(plan->codes, setting_nests(s) ? &n->codes : setting_refines(s) ? &n->refined : &n->joint);
       if (setting_fits(w->pieces[p].setting)) count_part(plan->fit, &n->fits);
     }
   }

@@ -1,17 +1,19 @@
 /* What settings have in common: where each part of a result comes from, and how much of the work at a layer is distinct. Local.
- * Settings agree in a step when everything that changes its result is equal; codes and fits are those of settings whose ranks nest. */
+ * Settings agree in a step when everything that changes its result is equal; where codes belong to a rank, that too. */
 #ifndef CLOQWORK_RUN_SHARING_H
 #define CLOQWORK_RUN_SHARING_H
 
 #include "run/job.h"
 
-/* A setting, or one rank of it where ranks do not nest. */
+/* A setting, or one of its variants: a rank that has codes of its own. */
 typedef struct piece {
   const setting *setting;
   int index; /* of the setting in the job */
   int rank;  /* 0: all ranks are one solution */
 } piece;
 
+/* The v-th piece of a setting, ranks ascending; false: it has no more. */
+bool setting_piece(const setting *s, int index, int v, piece *p);
 int job_pieces(const job *j, piece *pieces);                /* fills in pieces (NULL: none) and returns how many */
 int piece_rank(const piece *p, int64_t layer, linear_id l); /* of its adapter of that matrix */
 
@@ -25,10 +27,13 @@ typedef struct result_plan {
   part_source codes, fit; /* joint: both OWN */
 } result_plan;
 
-bool same_factor(const setting *a, const setting *b);                           /* of the damped Gram */
-bool same_magr(const setting *a, const setting *b, int64_t layer, linear_id l); /* both without, or with the same weights out of it */
-bool same_codes(const setting *a, const setting *b, int64_t layer, linear_id l);
-bool same_fit(const setting *a, const setting *b, int64_t layer, linear_id l); /* up to the rank: the smaller one is a part of the larger */
+bool same_factor(const setting *a, const setting *b);                            /* of the damped Gram */
+bool same_magr(const setting *a, const setting *b, int64_t layer, linear_id l);  /* both without, or with the same weights out of it */
+bool same_codes(const setting *a, const setting *b, int64_t layer, linear_id l); /* of settings that nest */
+bool same_fit(const setting *a, const setting *b, int64_t layer,
+              linear_id l); /* likewise, up to the rank: the smaller one is a part of the larger */
+/* Of variants that are refined from the same start to the same rank: codes and fit. */
+bool same_refined(const piece *a, const piece *b, int64_t layer, linear_id l);
 
 /* Whether two settings quantize the same weights, of every target that reads the input: such pieces are worked at together. */
 bool share_magr(const job *j, const setting *a, const setting *b, int64_t layer, input_id input);
@@ -43,7 +48,7 @@ typedef struct step_count {
   int64_t asked, computed, finished; /* finished: taken from settings that are */
 } step_count;
 typedef struct sharing {
-  step_count magr, factors, codes, fits, joint; /* joint: codes and adapter of one rank together */
+  step_count magr, factors, codes, refined, fits, joint; /* refined: codes for one rank; joint: codes and adapter of one rank together */
 } sharing;
 
 /* Adds those of a layer. E_MEMORY. */

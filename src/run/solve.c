@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "dist/agree.h"
+#include "run/few_tokens.h"
 #include "run/layer_solver.h"
 #include "run/memory_watch.h"
 #include "run/unit.h"
@@ -44,6 +45,7 @@ static status describe_result(const session *c, const setting *which, int64_t la
   TRY(solution_grid_attributes(r, a));
   if (method_quantizer(which->method)->factor) TRY(attr_real(a, "damping", which->options.damping));
   TRY(attr_real(a, "damping_used", f->damping_used));
+  if (f->ridge_used > 0) TRY(attr_real(a, "ridge_used", f->ridge_used));
   TRY(attr_int(a, "numerical_rank", f->numerical_rank));
   TRY(attr_int(a, "tokens", f->tokens));
   TRY(attr_int(a, "scales_raised_from_zero", f->tiny_scales));
@@ -52,6 +54,7 @@ static status describe_result(const session *c, const setting *which, int64_t la
   TRY(attr_real(a, "seconds_codes", f->codes_seconds));
   TRY(attr_real(a, "reference", f->reference));
   if (c->sets[SET_HELDOUT]) TRY(attr_real(a, "reference_heldout", f->reference_heldout));
+  if (isfinite(f->adapter_size)) TRY(attr_real(a, "adapter_size", f->adapter_size));
   TRY(attr_text(a, "base_fingerprint", f->base_fingerprint));
   TRY(attr_text(a, "gram_fingerprint", f->gram_fingerprint));
 done:
@@ -77,35 +80,32 @@ static status add_parent(const setting *which, const solution *r, const char *ra
   TRY(attr_int(&g->attributes, "bits", r->rule.bits));
   TRY(attr_int(&g->attributes, "group", r->rule.group));
   TRY(attr_text(&g->attributes, "ranks", ranks));
+  if (setting_refines(which)) TRY(attr_int(&g->attributes, "truncates", 1));
   if (r->own_rank) TRY(attr_int(&g->attributes, "own_rank", 1));
 done:
   return st;
 }
 
-static void list_ranks(const setting *s, char text[256]) {
-  text[0] = 0;
-  for (int k = 0; k < s->rank_count; k++) {
-    size_t used = strlen(text);
-    snprintf(text + used, 256 - used, "%s%d", k ? "," : "", s->ranks[k]);
-  }
+static void add_rank(char text[RANKS_TEXT], int rank) {
+  size_t used = strlen(text);
+  snprintf(text + used, RANKS_TEXT - used, "%s%d", used ? "," : "", rank);
 }
 
 static status gather_file(const layer_solver *s, int index, int64_t layer, solution_file *f) {
   status st = OK;
   const session *c = s->c;
   const setting *which = &c->job.settings[index];
-  int first = 0;
-  char ranks[256];
+  int first = 0, count = 0;
   while (s->pieces[first].index != index) first++;
-  int count = setting_nests(which) ? 1 : which->rank_count;
+  while (first + count < s->piece_count && s->pieces[first + count].index == index) count++;
   TRY(NEW(f->groups, (count + 1) * LIN_COUNT, "groups of a file"));
   f->group_room = (count + 1) * LIN_COUNT;
   TRY(NEW(f->sets, count * LIN_COUNT * SOLUTION_DATASETS, "datasets of a file"));
   for (int l = 0; l < LIN_COUNT; l++) {
     if (!c->job.target[l]) continue;
     const solution *r = layer_result(s, first, (linear_id)l);
-    list_ranks(which, ranks);
-    if (r->variant && count == 1) snprintf(ranks, sizeof ranks, "%d", r->variant);
+    char ranks[RANKS_TEXT] = "";
+    for (int v = 0; v < count; v++) add_rank(ranks, layer_result(s, first + v, (linear_id)l)->variant);
     if (r->variant) TRY(add_parent(which, r, ranks, f));
     for (int v = 0; v < count; v++) TRY(add_result(c, which, layer, layer_result(s, first + v, (linear_id)l), f));
   }
@@ -120,9 +120,9 @@ static status write_solution(const layer_solver *s, int index, int64_t layer, co
   solution_file f = {0};
   group_attributes *groups = NULL;
   attributes root = {0};
-  char path[PATH_MOST], ranks[256];
+  char path[PATH_MOST], ranks[RANKS_TEXT] = "";
   unit_solution_path(c, which, layer, path);
-  list_ranks(which, ranks);
+  for (int k = 0; k < which->rank_count; k++) add_rank(ranks, which->ranks[k]);
   st = gather_file(s, index, layer, &f);
   if (st == OK) st = NEW(groups, f.group_count + 1, "groups of a file");
   if (st == OK) st = unit_solution_identity(c, which, layer, gram_fingerprint, &root);
@@ -309,10 +309,14 @@ done:
 status verb_solve(session *c) {
   status st = OK;
   int64_t begin, end;
+  double per_column[IN_COUNT];
+  char few[FEW_TOKENS_TEXT];
   session_team_layers(c, c->team.index, &begin, &end);
   double start = clock_now();
   log_info("solve: %d setting%s, %lld layers", c->job.setting_count, c->job.setting_count > 1 ? "s" : "",
            (long long)(c->layer_end - c->layer_begin));
+  tokens_a_column(&c->model.arch, c->sets[SET_CALIBRATION], c->wanted, per_column);
+  if (few_tokens(per_column, few)) log_info("solve: warning: %s", few);
   st = solve_layers(c, begin, end);
   TRY(agree(c->job_comm, st));
   char text[32];

@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -10,6 +11,10 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "dist/agree.h"
+#include "run/sharing.h"
+#include "solution/solution.h"
+
+static const char RANKS[] = "ranks", VARIANTS[] = "variants";
 
 void unit_gram_path(const session *c, int set, int64_t layer, char path[PATH_MOST]) {
   snprintf(path, PATH_MOST, "%s/%s/layer-%03lld.h5", c->job.output, set_folder(set), (long long)layer);
@@ -51,6 +56,18 @@ static void add_option(void *context, const char *key, const char *text) {
   if (s->st == OK) s->st = attr_text(s->a, key, text);
 }
 
+/* Of a setting that refines: which ranks have codes of their own, "4,16". (Of one that is joint all that the file lists as its ranks.) */
+static status add_variants(const setting *s, attributes *a) {
+  char text[RANKS_TEXT] = "";
+  piece p;
+  if (setting_nests(s)) return OK;
+  for (int v = 0; setting_piece(s, 0, v, &p); v++) {
+    size_t used = strlen(text);
+    snprintf(text + used, sizeof text - used, "%s%d", used ? "," : "", p.rank);
+  }
+  return attr_text(a, setting_joint(s) ? RANKS : VARIANTS, text);
+}
+
 status unit_solution_identity(const session *c, const setting *s, int64_t layer, const char *gram_fingerprint, attributes *a) {
   status st = OK;
   char targets[256] = "";
@@ -64,6 +81,7 @@ status unit_solution_identity(const session *c, const setting *s, int64_t layer,
   TRY(attr_int(a, "layer", layer));
   TRY(attr_text(a, "targets", targets));
   TRY(attr_int(a, "rank_max", s->rank_max));
+  TRY(add_variants(s, a));
   sink_state sink = {a, OK};
   setting_describe(s, c->job.target, layer, add_option, &sink);
   st = sink.st;
@@ -214,6 +232,18 @@ static void attribute_text(const attribute *a, char text[256]) {
     snprintf(text, 256, "%.17g", a->real);
 }
 
+/* Is every rank of a list such as 4,16 in another one? */
+static bool holds_ranks(const char *list, const char *wanted) {
+  for (const char *at = wanted; *at; at += strcspn(at, ",") + (at[strcspn(at, ",")] == ','))
+    if (solution_variant(list, atoi(at)) != atoi(at)) return false;
+  return true;
+}
+
+static bool same_text(const char *name, const char *expected, const char *found) {
+  bool list = strcmp(name, RANKS) == 0 || strcmp(name, VARIANTS) == 0;
+  return list ? holds_ranks(found, expected) : strcmp(expected, found) == 0;
+}
+
 status unit_is_done(const char *path, const char *kind, const attributes *identity, bool *done) {
   status st = OK;
   container *file = NULL;
@@ -226,7 +256,7 @@ status unit_is_done(const char *path, const char *kind, const attributes *identi
     char expected[256], found[256];
     attribute_text(&identity->list[i], expected);
     attribute_text(attr_find(&there, identity->list[i].name), found);
-    if (strcmp(expected, found) == 0) continue;
+    if (same_text(identity->list[i].name, expected, found)) continue;
     st = fail(E_USAGE, "%s: this run directory was made from something else: %s: expected %s, found %s; choose another output or remove it",
               path, identity->list[i].name, expected, found);
     goto done;

@@ -8,7 +8,8 @@
 
 enum {
   PATH_MOST = 4096,
-  GRAM_VERSION = 1 /* raised when the numbers of a Gram of the same inputs change */
+  RANKS_TEXT = 256, /* of a list of ranks such as 4,16 */
+  GRAM_VERSION = 1  /* raised when the numbers of a Gram of the same inputs change */
 };
 
 /* RUN/grams/layer-000.h5, RUN/solutions/SETTING/layer-000.h5 … */
@@ -34,7 +35,8 @@ status unit_read_gram(const session *c, int set, int64_t layer, input_id input, 
  * Grams that came without). */
 status unit_read_input_stats(const session *c, int set, int64_t layer, input_id input, double *mean_abs, double *max_mean_abs);
 
-/* done: the file is there, complete, and has the same identity. A file with another identity is an error that names the first difference (E_USAGE). */
+/* done: the file is there, complete, and has the same identity, of variants at least those. A file with another identity is an error that names the
+ * first difference (E_USAGE). */
 status unit_is_done(const char *path, const char *kind, const attributes *identity, bool *done);
 
 /* Where a stage stands among its layers, for the progress line; a pass_progress. */

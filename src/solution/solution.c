@@ -71,6 +71,34 @@ size_t solution_place(solution *s, unsigned parts, char *at) {
   return used;
 }
 
+enum { TILE = 16 };
+
+/* The terms (B'B)_kl (AA')_kl of a tile of columns k from a and l from b on. */
+static double norm_tile(const solution *s, int a, int b) {
+  double outer[TILE][TILE] = {{0}}, sum = 0;
+  int as = s->rank - a < TILE ? s->rank - a : TILE, bs = s->rank - b < TILE ? s->rank - b : TILE;
+  for (int64_t i = 0; i < s->out; i++) {
+    const float *row = s->lora_b + i * s->rank;
+    for (int k = 0; k < as; k++)
+      for (int l = 0; l < bs; l++) outer[k][l] += (double)row[a + k] * (double)row[b + l];
+  }
+  for (int k = 0; k < as; k++)
+    for (int l = 0; l < bs; l++) {
+      const float *x = s->lora_a + (a + k) * s->in, *y = s->lora_a + (b + l) * s->in;
+      double inner = 0;
+      for (int64_t j = 0; j < s->in; j++) inner += (double)x[j] * (double)y[j];
+      sum += outer[k][l] * inner;
+    }
+  return sum;
+}
+
+double solution_adapter_norm(const solution *s) {
+  double sum = 0; /* ||BA||^2 = tr((B'B)(AA')) */
+  for (int a = 0; a < s->rank; a += TILE)
+    for (int b = a; b < s->rank; b += TILE) sum += (a == b ? 1 : 2) * norm_tile(s, a, b);
+  return sqrt(fmax(sum, 0));
+}
+
 double solution_size(const solution *s, int rank) {
   double weights = (double)s->out * (double)s->in, groups = (double)(s->out * s->groups), grid = 0;
   switch (s->rule.kind) {
@@ -135,6 +163,7 @@ void solution_copy(const solution *from, unsigned parts, solution *to) {
     to->facts->trace = from->facts->trace;
     to->facts->trace_heldout = from->facts->trace_heldout;
     to->facts->damping_used = from->facts->damping_used;
+    to->facts->ridge_used = from->facts->ridge_used;
     to->facts->tiny_scales = from->facts->tiny_scales;
     to->facts->codes_seconds = from->facts->codes_seconds;
     memcpy(to->facts->base_fingerprint, from->facts->base_fingerprint, HASH_HEX);
@@ -143,12 +172,17 @@ void solution_copy(const solution *from, unsigned parts, solution *to) {
     to->facts->adapter_seconds = from->facts->adapter_seconds;
     COPY(lora_a, rank * to->in);
     for (int64_t i = 0; i < rows; i++) memcpy(to->lora_b + i * rank, from->lora_b + i * from->rank, (size_t)rank * sizeof *to->lora_b);
+    to->facts->adapter_size = from->facts->adapter_size;
+    double whole = rank < from->rank ? solution_adapter_norm(from) : 0;
+    if (whole > 0) to->facts->adapter_size *= solution_adapter_norm(to) / whole;
   }
   if (parts & SOLUTION_CURVES) {
     COPY(loss, rank + 1);
     COPY(loss_heldout, rank + 1);
     COPY(values, rank + 1);
     for (int k = rank + 1; k <= from->rank; k++) to->values[rank] += from->values[k]; /* the last is what all others sum to */
+    COPY(rounds, to->round_count);
+    to->facts->round = from->facts->round;
   }
 #undef COPY
 }
@@ -231,6 +265,16 @@ done:
   return st;
 }
 
+int solution_variant(const char *ranks, int rank) {
+  int best = 0;
+  for (const char *at = ranks; *at; at += strcspn(at, ",") + (at[strcspn(at, ",")] == ',')) {
+    int one = atoi(at);
+    if (one < rank || (best && rank && one > best)) continue;
+    if (rank || one > best) best = one;
+  }
+  return best;
+}
+
 void solution_group(const solution *s, char path[SOLUTION_PATH]) {
   if (s->variant)
     snprintf(path, SOLUTION_PATH, "%s/rank-%d", linear_path(s->linear), s->variant);
@@ -295,20 +339,19 @@ static status read_grid(const attributes *g, const char *where, int64_t in, grid
   return OK;
 }
 
-/* The variant for a rank: its group's name goes to s->variant. One that is alone serves larger ranks, too, where it has a rank of its own. */
+/* The variant for a rank, to s->variant. One that is alone serves larger ranks, too, where it has a rank of its own. */
 static status find_variant(container *file, const char *where, linear_id l, const attributes *parent, int rank, solution *s) {
   const char *list = attr_get_text(parent, "ranks");
-  int largest = 0, count = 0;
-  for (const char *at = list; *at; at += strcspn(at, ",") + (at[strcspn(at, ",")] == ',')) {
-    int one = atoi(at);
-    count++;
-    if (one == rank) s->variant = one;
-    if (one > largest) largest = one;
-  }
-  if (rank == 0 || (count == 1 && largest < rank && attr_get_int(parent, "own_rank", 0))) s->variant = largest;
+  int largest = solution_variant(list, 0), found = solution_variant(list, rank);
+  bool alone = !strchr(list, ',');
   s->linear = l;
+  s->truncates = attr_get_int(parent, "truncates", 0) == 1;
+  s->variant = found == rank || rank == 0 || s->truncates ? found : 0;
+  if (alone && largest < rank && attr_get_int(parent, "own_rank", 0)) s->variant = largest;
   if (s->variant == 0)
-    return fail(E_USAGE, "%s: expected one of the ranks that it was solved for, %s, found %d", where, *list ? list : "none", rank);
+    return fail(E_USAGE, "%s: expected %s, %s, found %d", where,
+                s->truncates ? "a rank of at most the largest that it was solved for" : "one of the ranks that it was solved for",
+                *list ? list : "none", rank);
   char path[SOLUTION_PATH];
   solution_group(s, path);
   return container_has(file, path) ? OK : fail(E_DATA, "%s: expected the group rank-%d, found nothing", where, s->variant);
@@ -349,6 +392,7 @@ status solution_describe(container *file, const char *where, const arch *a, line
   *s = solution_shape(a, l, &rule, (int)dims[0]);
   s->loaded = loaded;
   s->variant = which.variant;
+  s->truncates = which.truncates;
   s->own_rank = attr_get_int(g, "own_rank", 0) == 1;
   dataset_path(&which, "rounds", path);
   if (container_has(file, path)) {
@@ -396,6 +440,8 @@ void solution_read_facts(const attributes *g, solution_facts *f) {
   f->reference = attr_get_real(g, "reference", NAN);
   f->reference_heldout = attr_get_real(g, "reference_heldout", NAN);
   f->damping_used = attr_get_real(g, "damping_used", NAN);
+  f->ridge_used = attr_get_real(g, "ridge_used", 0);
+  f->adapter_size = attr_get_real(g, "adapter_size", NAN);
   f->numerical_rank = attr_get_int(g, "numerical_rank", 0);
   f->tokens = attr_get_int(g, "tokens", 0);
   f->tiny_scales = attr_get_int(g, "scales_raised_from_zero", 0);

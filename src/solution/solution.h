@@ -16,6 +16,7 @@ typedef struct solution_facts {
   double reference, reference_heldout;   /* tr(W H W^T); NaN without held-out Grams */
   double trace, trace_heldout;           /* tr(E H E^T) */
   double damping_used, ridge_used;       /* absolute, on the diagonal: of the factor, of a descent's metric (0: there was none) */
+  double adapter_size;                   /* ||BA||_F / ||W||_F at the largest rank; NaN: unknown */
   double codes_seconds, adapter_seconds; /* work of one rank: of codes with MagR and factor, of the adapter; shared or not, as if alone */
   int64_t numerical_rank, tokens, tiny_scales;
   int round; /* of a method that goes to and fro: the one that was kept, from 1; else 0 */
@@ -30,7 +31,8 @@ typedef struct solution {
   int64_t begin, end; /* the rows of the output side that are held; codes, grid and lora_b hold these alone */
   int64_t groups, words;
   int rank;              /* rows of lora_a: the largest rank, or the one asked for */
-  int variant;           /* made for this rank alone, codes and all, and so in a group of its own, rank-VARIANT; 0: ranks nest */
+  int variant;           /* codes made for this rank, and so in a group of its own, rank-VARIANT; 0: ranks nest */
+  bool truncates;        /* of a variant: smaller ranks that have none of their own are its first columns */
   bool own_rank;         /* a setting that gives every matrix a rank of its own: a larger one that is asked for means this one */
   uint32_t *codes;       /* (end - begin, words) */
   uint16_t *scales;      /* (end - begin, groups) half; this and zeros: uniform grids alone */
@@ -64,6 +66,9 @@ enum { SOLUTION_BASE = 1, SOLUTION_ADAPTER = 2, SOLUTION_CURVES = 4, SOLUTION_AL
 /* Places the arrays of the parts in memory at `at` (NULL: only measures; the others become NULL); returns the bytes. */
 size_t solution_place(solution *s, unsigned parts, char *at);
 
+/* ||lora_b lora_a||_F of the whole matrix at the rank that is held. */
+double solution_adapter_norm(const solution *s);
+
 /* What the whole matrix takes as exported, in bits: codes, grid (fp16 scales, zeros of as many bits as codes or in fp16; normal floats:
  * absmax), and the adapter at `rank` in fp16; 0: without one. From the shape alone. */
 double solution_size(const solution *s, int rank);
@@ -77,8 +82,8 @@ void solution_merged(const solution *s, int rank, int64_t begin, int64_t end, fl
 /* e (end - begin, in) = x - Q, x (out, in) the whole matrix. */
 void solution_residual(const solution *s, const float *x, int64_t begin, int64_t end, float *e);
 
-/* Parts of a whole matrix of the same shape and rule. to may have a smaller rank: its factors and curves are the first of from's. Of the facts:
- * what belongs to the parts. */
+/* Parts of a whole matrix of the same shape and rule. to may have a smaller rank: its factors and curves are the first of from's (rounds are those
+ * of one rank). Of the facts: what belongs to the parts. */
 void solution_copy(const solution *from, unsigned parts, solution *to);
 
 /* The uniform grid of the rows from `row` on. */
@@ -94,6 +99,10 @@ status solution_check_nested(const solution *s, const char *where);
 
 enum { SOLUTION_DATASETS = 18, SOLUTION_PATH = 96 };
 
+/* The variant that serves a rank, of those that the linear's own group lists ("4,16", its attribute `ranks`): the smallest that is not below it, for
+ * 0 the largest; 0: there is none. */
+int solution_variant(const char *ranks, int rank);
+
 /* The group that holds it: "self_attn.q_proj", or "self_attn.q_proj/rank-16" of a variant. */
 void solution_group(const solution *s, char path[SOLUTION_PATH]);
 
@@ -104,8 +113,8 @@ status solution_grid_attributes(const solution *s, attributes *group);
 int solution_datasets(const solution *s, bool heldout, char paths[SOLUTION_DATASETS][SOLUTION_PATH], dataset sets[SOLUTION_DATASETS]);
 
 /* What the file says of a linear, without arrays: shape, grid, largest rank. where names it in messages ("run/….h5: self_attn.q_proj").
- * rank: the one that is wanted, where ranks have variants (0: the largest). E_DATA: absent, a shape that is not the model's, a grid that
- * this version does not know; E_USAGE: no variant of that rank. group (may be NULL): receives the attributes. */
+ * rank: the one that is wanted, where ranks have variants (0: the largest); s->rank is the variant's, which may be larger where smaller ranks are
+ * truncations. E_DATA: absent, a shape that is not the model's, a grid that this version does not know; E_USAGE: no variant of that rank. group (may be NULL): receives the attributes. */
 status solution_describe(container *file, const char *where, const arch *a, linear_id l, int rank, attributes *group, solution *s);
 
 void solution_read_facts(const attributes *group, solution_facts *f); /* from those that solution_describe gave */

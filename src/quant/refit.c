@@ -1,0 +1,314 @@
+#include "quant/refit.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/half.h"
+#include "base/hot.h"
+
+enum { QUAD = REFIT_QUAD, ROWS = REFIT_ROWS, PART = 16 /* columns between two updates inside a block */ };
+
+/* Vectors of 32 bytes at most: see recursion.h. */
+typedef float eight __attribute__((vector_size(32), may_alias));
+typedef float four __attribute__((vector_size(16), may_alias));
+typedef double wide __attribute__((vector_size(32), may_alias));
+enum { EIGHT = 8, FOUR = 4 };
+
+void refit_read(refit_block *b, const grid_rule *r, int bits, int columns, const float *p, int64_t ldp, double least, const uint8_t *dead) {
+  b->columns = columns;
+  b->padded = (columns + QUAD - 1) / QUAD * QUAD;
+  b->top = (1 << bits) - 1;
+  b->rule = *r;
+  b->bits = bits;
+  b->one_one = 0;
+  for (int j = 0; j < b->padded; j++)
+    for (int i = 0; i < b->padded; i++)
+      b->p[(j / QUAD * b->padded + i) * QUAD + j % QUAD] = i < columns && j < columns ? p[i * ldp + j] : 0;
+  for (int j = 0; j < columns; j++) {
+    float diagonal = p[j * ldp + j];
+    bool stays = diagonal <= least || (dead && dead[j]);
+    b->inverse[j] = stays ? 0 : 1 / diagonal;
+    b->square[j] = diagonal;
+    b->one[j] = 0;
+    for (int i = 0; i < columns; i++) b->one[j] += p[i * ldp + j];
+    b->one_one += b->one[j];
+  }
+}
+
+/* y (QUAD columns) = from + sign sum_{i < n} p_i x_i, for 16 rows: eight accumulators. from NULL: 0. */
+static inline __attribute__((always_inline)) void add_quad(int n, const float *restrict p, const float (*restrict x)[ROWS], bool minus,
+                                                           const float (*from)[ROWS], float (*y)[ROWS]) {
+  eight a[QUAD][2] = {{{0}}};
+  for (int j = 0; from && j < QUAD; j++) memcpy(a[j], from[j], sizeof a[j]);
+  for (int i = 0; i < n; i++) {
+    const eight *e = (const eight *)x[i];
+    for (int j = 0; j < QUAD; j++) {
+      float f = p[i * QUAD + j];
+      if (minus) {
+        a[j][0] -= e[0] * f;
+        a[j][1] -= e[1] * f;
+      } else {
+        a[j][0] += e[0] * f;
+        a[j][1] += e[1] * f;
+      }
+    }
+  }
+  for (int j = 0; j < QUAD; j++) memcpy(y[j], a[j], sizeof a[j]);
+}
+
+/* y = x P_gg; columns up to the padding. */
+static inline __attribute__((always_inline)) void times_p(const refit_block *b, const float (*x)[ROWS], float (*y)[ROWS]) {
+  for (int j = 0; j < b->padded; j += QUAD)
+    for (int part = 0; part < ROWS; part += 2 * EIGHT)
+      add_quad(b->columns, b->p + j * b->padded, (const float(*)[ROWS])(x[0] + part), false, NULL, (float(*)[ROWS])(y[j] + part));
+}
+
+/* ---- grid ---- */
+
+#define WIDEN(x) __builtin_convertvector(*(const four *)(x), wide) /* no function: vectors are returned as the plain clone would */
+
+/* The sums of a tile whose k and kp are made. y: NULL: R + s k P. */
+static inline __attribute__((always_inline)) void sum_up(int columns, const double *one, const refit_tile *t, const float (*y)[ROWS],
+                                                         refit_sums *restrict s) {
+  for (int row = 0; row < ROWS; row += FOUR) {
+    wide ky = {0}, y1 = {0}, kpk = {0}, kp = {0};
+    four scale = *(const four *)(t->scale + row);
+    for (int j = 0; j < columns; j++) {
+      four pull;
+      if (y)
+        pull = *(const four *)(y[j] + row);
+      else
+        pull = *(const four *)(t->r[j] + row) + scale * *(const four *)(t->kp[j] + row);
+      wide v = __builtin_convertvector(pull, wide), k = WIDEN(t->k[j] + row);
+      ky += k * v;
+      y1 += v;
+      kpk += k * WIDEN(t->kp[j] + row);
+      kp += k * one[j];
+    }
+    *(wide *)(s->ky + row) += ky;
+    *(wide *)(s->y + row) += y1;
+    *(wide *)(s->kpk + row) += kpk;
+    *(wide *)(s->kp + row) += kp;
+  }
+}
+
+static inline __attribute__((always_inline)) void deviations(const refit_block *b, refit_tile *t) {
+  for (int j = 0; j < b->columns; j++)
+    for (int r = 0; r < ROWS; r++) t->k[j][r] = t->code[j][r] - t->zero[r];
+}
+
+/* What the zero moves by: of the codes' best pair, or of the best integer one. */
+static double best_shift(const grid_rule *g, int bits, double one_one, double ky, double y, double kpk, double kp, double zero) {
+  if (g->symmetric) return 0;
+  if (g->real_zero) {
+    double a = ky * one_one - y * kp, c = y * kpk - ky * kp; /* (s, s shift) times the determinant, but for the sign of shift */
+    double shift = grid_stored_zero(true, zero - c / a, 0) - zero;
+    return isfinite(shift) ? shift : 0;
+  }
+  double best = 0, top = ky > 0 ? ky * ky : 0, bottom = ky > 0 ? kpk : 1;
+  for (double z = 0; z < 1 << bits; z++) {
+    double shift = z - zero, num = ky - shift * y, den = kpk - 2 * shift * kp + shift * shift * one_one;
+    if (!(num > 0 && den > 0 && num * num * bottom > top * den)) continue;
+    best = shift;
+    top = num * num;
+    bottom = den;
+  }
+  return best;
+}
+
+void refit_choose(const grid_rule *g, int bits, double one_one, const refit_sums *sums, float *scale, float *zero, double *gain) {
+  for (int r = 0; r < ROWS; r++) {
+    double ky = sums->ky[r], y = sums->y[r], kpk = sums->kpk[r], kp = sums->kp[r], s = scale[r];
+    double shift = best_shift(g, bits, one_one, ky, y, kpk, kp, zero[r]);
+    double num = ky - shift * y, den = kpk - 2 * shift * kp + shift * shift * one_one;
+    if (!(num > 0 && den > 0)) continue;
+    int64_t replaced = 0;
+    double next = half_to_float(grid_scale(num / den, &replaced));
+    double change = (next * next * den - 2 * next * num) - (s * s * kpk - 2 * s * ky);
+    if (replaced || !(change < 0)) continue;
+    scale[r] = (float)next;
+    zero[r] = (float)(zero[r] + shift);
+    gain[r] += change;
+  }
+}
+
+HOT void refit_add_sums(int columns, const double *one, const refit_tile *t, refit_sums *s) { sum_up(columns, one, t, NULL, s); }
+
+static HOT void grid_sums(const refit_block *b, refit_tile *t, refit_sums *s) {
+  deviations(b, t);
+  times_p(b, (const float(*)[ROWS])t->k, t->kp);
+  memset(s, 0, sizeof *s);
+  sum_up(b->columns, b->one, t, NULL, s);
+}
+
+/* R on another grid: R += s k P - s' (k P - (zero' - zero) 1 P). */
+static HOT void move_grid(const refit_block *b, refit_tile *t, const float *restrict scale, const float *restrict zero) {
+  for (int j = 0; j < b->columns; j++) {
+    float one = (float)b->one[j];
+    for (int r = 0; r < ROWS; r++) t->r[j][r] += (scale[r] - t->scale[r]) * t->kp[j][r] + t->scale[r] * ((t->zero[r] - zero[r]) * one);
+  }
+}
+
+void refit_grid(const refit_block *b, refit_tile *t) {
+  refit_sums s;
+  float scale[ROWS], zero[ROWS];
+  grid_sums(b, t, &s);
+  memcpy(scale, t->scale, sizeof scale);
+  memcpy(zero, t->zero, sizeof zero);
+  refit_choose(&b->rule, b->bits, b->one_one, &s, t->scale, t->zero, t->gain);
+  move_grid(b, t, scale, zero);
+}
+
+/* ---- codes ---- */
+
+/* f[ROWS] -= the steps of n columns of the same part; p walks one column of a quad. */
+static inline __attribute__((always_inline)) void add_column(int n, const float *restrict p, const float (*restrict step)[ROWS],
+                                                             float *restrict f) {
+  eight a[ROWS / EIGHT];
+  memcpy(a, f, sizeof a);
+  for (int i = 0; i < n; i++) {
+    const eight *e = (const eight *)step[i];
+    for (int l = 0; l < ROWS / EIGHT; l++) a[l] -= e[l] * p[i * QUAD];
+  }
+  memcpy(f, a, sizeof a);
+}
+
+/* One column of 32 rows: R -> code, step and change of the loss. */
+static inline __attribute__((always_inline)) void step_column(float inverse, float square, float top, const float *restrict f,
+                                                              const float *restrict scale, const float *restrict per_scale,
+                                                              float *restrict code, float *restrict step, double *restrict gain) {
+  for (int r = 0; r < ROWS; r++) {
+    float u = rintf(code[r] + f[r] * inverse * per_scale[r]);
+    u = u > 0 ? u : 0;
+    u = u < top ? u : top;
+    float d = scale[r] * (u - code[r]);
+    gain[r] += d * (d * square - 2 * f[r]);
+    code[r] = u;
+    step[r] = d;
+  }
+}
+
+static inline __attribute__((always_inline)) void sweep_tile(const refit_block *b, refit_tile *t, double *restrict gain) {
+  float per_scale[ROWS];
+  for (int r = 0; r < ROWS; r++) per_scale[r] = 1 / t->scale[r];
+  for (int first = 0; first < b->columns; first += PART) {
+    int end = first + PART < b->columns ? first + PART : b->columns;
+    for (int j = first; j < end; j += QUAD)
+      for (int part = 0; part < ROWS; part += 2 * EIGHT)
+        add_quad(first, b->p + j * b->padded, (const float(*)[ROWS])(t->step[0] + part), true, (const float(*)[ROWS])(t->r[j] + part),
+                 (float(*)[ROWS])(t->r[j] + part));
+    for (int j = first; j < end; j++) {
+      add_column(j - first, b->p + j / QUAD * QUAD * b->padded + first * QUAD + j % QUAD, (const float(*)[ROWS])t->step[first], t->r[j]);
+      step_column(b->inverse[j], b->square[j], (float)b->top, t->r[j], t->scale, per_scale, t->code[j], t->step[j], gain);
+    }
+  }
+}
+
+HOT void refit_codes(const refit_block *b, refit_tile *t) { sweep_tile(b, t, t->gain); }
+
+/* ---- candidates ---- */
+
+static const struct {
+  double scale;
+  int zero;
+} neighbours[] = {{1, 0}, {.94, 0}, {.97, 0}, {1.03, 0}, {1.06, 0}, {1, -1}, {1, 1}};
+enum { NEIGHBOURS = sizeof neighbours / sizeof *neighbours };
+
+/* The row's grid of a neighbour; where there is none, its own. */
+static void neighbour_grid(const refit_block *b, int n, const float *scale, const float *zero, float *s, float *z) {
+  for (int r = 0; r < ROWS; r++) {
+    int64_t replaced = 0;
+    float near = half_to_float(grid_scale(neighbours[n].scale * scale[r], &replaced));
+    double moved = grid_stored_zero(b->rule.real_zero, (double)zero[r] + neighbours[n].zero, b->top);
+    s[r] = replaced ? scale[r] : near;
+    z[r] = b->rule.symmetric ? zero[r] : (float)moved;
+  }
+}
+
+/* y = R + s k P of the tile as it is. */
+static HOT void pull(const refit_block *b, refit_tile *t) {
+  deviations(b, t);
+  times_p(b, (const float(*)[ROWS])t->k, t->kp);
+  for (int j = 0; j < b->columns; j++)
+    for (int r = 0; r < ROWS; r++) t->y[j][r] = t->r[j][r] + t->scale[r] * t->kp[j][r];
+}
+
+/* t->code: nearest to the values from_scale (from - from_zero), on the tile's grid. Columns that stay keep theirs. */
+static HOT void snap(const refit_block *b, refit_tile *t, const float (*restrict from)[ROWS], const float *restrict from_scale,
+                     const float *restrict from_zero) {
+  float ratio[ROWS], top = (float)b->top;
+  for (int r = 0; r < ROWS; r++) ratio[r] = from_scale[r] / t->scale[r];
+  for (int j = 0; j < b->columns; j++) {
+    if (b->inverse[j] == 0) {
+      memcpy(t->code[j], from[j], sizeof t->code[j]);
+      continue;
+    }
+    for (int r = 0; r < ROWS; r++) {
+      float u = rintf((from[j][r] - from_zero[r]) * ratio[r] + t->zero[r]);
+      u = u > 0 ? u : 0;
+      t->code[j][r] = u < top ? u : top;
+    }
+  }
+}
+
+/* R = y - s k P of the tile as it is. */
+static HOT void settle(const refit_block *b, refit_tile *t) {
+  deviations(b, t);
+  times_p(b, (const float(*)[ROWS])t->k, t->kp);
+  for (int j = 0; j < b->columns; j++)
+    for (int r = 0; r < ROWS; r++) t->r[j][r] = t->y[j][r] - t->scale[r] * t->kp[j][r];
+}
+
+static HOT void swept_sums(const refit_block *b, refit_tile *t, refit_sums *s) {
+  double ignored[ROWS] = {0};
+  sweep_tile(b, t, ignored);
+  deviations(b, t);
+  times_p(b, (const float(*)[ROWS])t->k, t->kp);
+  memset(s, 0, sizeof *s);
+  sum_up(b->columns, b->one, t, (const float(*)[ROWS])t->y, s);
+}
+
+static double least_for_codes(double ky, double kpk, float *scale) {
+  int64_t replaced = 0;
+  double s = *scale;
+  if (ky > 0 && kpk > 0) {
+    double best = half_to_float(grid_scale(ky / kpk, &replaced));
+    if (!replaced) s = best;
+  }
+  *scale = (float)s;
+  return s * s * kpk - 2 * s * ky;
+}
+
+void refit_candidates(const refit_block *b, refit_tile *t) {
+  refit_sums sums;
+  float own_scale[ROWS], own_zero[ROWS], best_scale[ROWS], best_zero[ROWS];
+  double least[ROWS], own[ROWS];
+  size_t grid = sizeof own_scale, codes = (size_t)b->columns * sizeof *t->code;
+  pull(b, t);
+  grid_sums(b, t, &sums);
+  for (int r = 0; r < ROWS; r++) {
+    double s = t->scale[r];
+    own[r] = least[r] = s * s * sums.kpk[r] - 2 * s * sums.ky[r];
+  }
+  memcpy(own_scale, t->scale, grid), memcpy(own_zero, t->zero, grid);
+  memcpy(best_scale, t->scale, grid), memcpy(best_zero, t->zero, grid);
+  memcpy(t->own, t->code, codes), memcpy(t->best, t->code, codes);
+  for (int n = 0; n < NEIGHBOURS; n++) {
+    neighbour_grid(b, n, own_scale, own_zero, t->scale, t->zero);
+    snap(b, t, (const float(*)[ROWS])t->own, own_scale, own_zero);
+    settle(b, t);
+    swept_sums(b, t, &sums);
+    for (int r = 0; r < ROWS; r++) {
+      float s = t->scale[r];
+      double error = least_for_codes(sums.ky[r], sums.kpk[r], &s);
+      if (!(error < least[r])) continue;
+      least[r] = error;
+      best_scale[r] = s;
+      best_zero[r] = t->zero[r];
+      for (int j = 0; j < b->columns; j++) t->best[j][r] = t->code[j][r];
+    }
+  }
+  memcpy(t->code, t->best, codes), memcpy(t->scale, best_scale, grid), memcpy(t->zero, best_zero, grid);
+  for (int r = 0; r < ROWS; r++) t->gain[r] += least[r] - own[r];
+  settle(b, t);
+}

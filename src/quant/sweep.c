@@ -1,0 +1,337 @@
+#include "quant/sweep.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/blas.h"
+#include "base/hot.h"
+#include "base/memory.h"
+#include "quant/refit.h"
+
+enum {
+  PANEL = 256, /* columns of R at a time */
+  PASS = 512,  /* rows at most that share one reading of P */
+  SKEW = 16,   /* added to row strides that would be multiples of 4 KiB */
+  TILE = REFIT_ROWS,
+};
+
+/* Rows that go through the round together, and a panel of columns. The row index is contiguous. */
+typedef struct slab {
+  int first, rows;       /* of the request */
+  int chunk, ld;         /* rows of one product, row stride */
+  float *e;              /* (width, ld) W - Q; column j is row j of this array */
+  float *r;              /* (PANEL, ld) E P */
+  float *d;              /* (PANEL, ld) what the current block took from E */
+  float *scale, *zero;   /* (groups, ld) */
+  double *before, *gain; /* [ld] f, and its change */
+  float *k;              /* (group, ld) code - zero of a group wider than a panel */
+  refit_sums *sums;      /* [ld / TILE + 1] of such a group */
+} slab;
+
+static int group_columns(const sweep_request *q) { return q->width / grid_groups(&q->rule, q->width); }
+static int least_of(int a, int b) { return a < b ? a : b; }
+static int tile_rows(const slab *b, int row) { return least_of(b->rows - row, TILE); }
+
+/* Whole groups, or part of one. */
+static int panel_columns(const sweep_request *q, int first) {
+  int size = group_columns(q);
+  return size <= PANEL ? least_of(PANEL / size * size, q->width - first) : least_of(PANEL, size - first % size);
+}
+
+static double value(float scale, float zero, float code) { return (double)scale * ((double)code - (double)zero); }
+
+static void read_codes(const sweep_request *q, const slab *b, int first, int columns, int row, const uint8_t *codes, refit_tile *t) {
+  int rows = tile_rows(b, row);
+  if (rows < TILE) memset(t->code, 0, (size_t)columns * sizeof *t->code);
+  for (int r = 0; r < rows; r++) {
+    const uint8_t *from = codes + (int64_t)(b->first + row + r) * q->width + first;
+    for (int j = 0; j < columns; j++) t->code[j][r] = from[j];
+  }
+}
+
+static void write_codes(const sweep_request *q, const slab *b, int first, int columns, int row, const refit_tile *t, uint8_t *codes) {
+  int rows = tile_rows(b, row);
+  for (int r = 0; r < rows; r++) {
+    uint8_t *to = codes + (int64_t)(b->first + row + r) * q->width + first;
+    for (int j = 0; j < columns; j++) to[j] = (uint8_t)(int)t->code[j][r];
+  }
+}
+
+/* The slab's grid, and W - Q; 0 in padding. */
+static void start(const sweep_request *q, slab *b, const uint8_t *codes) {
+  int size = group_columns(q), groups = q->width / size;
+  memset(b->e, 0, (size_t)q->width * (size_t)b->ld * sizeof *b->e);
+  memset(b->before, 0, (size_t)b->ld * sizeof *b->before);
+  memset(b->gain, 0, (size_t)b->ld * sizeof *b->gain);
+  for (int g = 0; g < groups; g++) {
+    float *scale = b->scale + (int64_t)g * b->ld, *zero = b->zero + (int64_t)g * b->ld;
+    for (int r = 0; r < b->ld; r++) {
+      int64_t at = (int64_t)(b->first + r) * groups + g;
+      scale[r] = r < b->rows ? half_to_float(q->grid.scales[at]) : 1;
+      zero[r] = r < b->rows ? (float)grid_zero(&q->rule, q->grid, at) : 0;
+    }
+    for (int r = 0; r < b->rows; r++) {
+      const float *w = q->w + (b->first + r) * q->ldw + (int64_t)g * size;
+      const uint8_t *c = codes + (int64_t)(b->first + r) * q->width + (int64_t)g * size;
+      for (int j = 0; j < size; j++) b->e[((int64_t)g * size + j) * b->ld + r] = (float)(w[j] - value(scale[r], zero[r], c[j]));
+    }
+  }
+}
+
+static void finish(const sweep_request *q, const slab *b) {
+  int groups = grid_groups(&q->rule, q->width);
+  for (int g = 0; g < groups; g++) {
+    const float *scale = b->scale + (int64_t)g * b->ld, *zero = b->zero + (int64_t)g * b->ld;
+    for (int r = 0; r < b->rows; r++) {
+      int64_t at = (int64_t)(b->first + r) * groups + g;
+      q->grid.scales[at] = float_to_half(scale[r]);
+      if (q->rule.real_zero)
+        q->grid.real_zeros[at] = float_to_half(zero[r]);
+      else
+        q->grid.zeros[at] = (uint8_t)(int)zero[r];
+    }
+  }
+}
+
+/* r (+)= E[:, from .. end) P[from .. end, first ..). */
+static void add_product(const sweep_request *q, slab *b, int first, int columns, int from, int end, bool anew) {
+  for (int row = 0; row < b->rows; row += b->chunk) {
+    if (from < end)
+      sgemm(false, false, columns, b->chunk, end - from, 1, q->p + (int64_t)first * q->width + from, q->width,
+            b->e + (int64_t)from * b->ld + row, b->ld, anew ? 0 : 1, b->r + row, b->ld);
+    else
+      for (int j = 0; anew && j < columns; j++) memset(b->r + (int64_t)j * b->ld + row, 0, (size_t)b->chunk * sizeof *b->r);
+  }
+}
+
+/* before += E r of a panel, by row. */
+static HOT void add_dots(int columns, int rows, int ld, const float *restrict e, const float *restrict r, double *restrict before) {
+  for (int j = 0; j < columns; j++)
+    for (int i = 0; i < rows; i++) before[i] += (double)e[(int64_t)j * ld + i] * (double)r[(int64_t)j * ld + i];
+}
+
+/* r = R of a panel that lies in columns begin .. end of which none has changed, while those before have. So f of the old codes is the sum over
+ * panels of E r for r = E (begin .. end) P + 2 E (end ..) P. */
+static void pull_and_measure(const sweep_request *q, slab *b, int first, int columns, int begin, int end) {
+  const float *e = b->e + (int64_t)first * b->ld;
+  add_product(q, b, first, columns, end, q->width, true);
+  add_dots(columns, b->rows, b->ld, e, b->r, b->before);
+  add_product(q, b, first, columns, begin, end, false);
+  add_dots(columns, b->rows, b->ld, e, b->r, b->before);
+  add_product(q, b, first, columns, 0, begin, false);
+}
+
+typedef struct work {
+  refit_block block;
+  refit_tile tile;
+  float was[PANEL][TILE]; /* codes before the step */
+  double one[PANEL];      /* of a group wider than a panel: 1 P_gg */
+} work;
+
+static void read_tile(const sweep_request *q, const slab *b, int panel, int first, int columns, int row, const uint8_t *codes, work *m) {
+  int64_t g = first / group_columns(q);
+  refit_tile *t = &m->tile;
+  read_codes(q, b, first, columns, row, codes, t);
+  memcpy(m->was, t->code, (size_t)columns * sizeof *m->was);
+  for (int j = 0; j < columns; j++) memcpy(t->r[j], b->r + (int64_t)(first - panel + j) * b->ld + row, sizeof t->r[j]);
+  memcpy(t->scale, b->scale + g * b->ld + row, sizeof t->scale);
+  memcpy(t->zero, b->zero + g * b->ld + row, sizeof t->zero);
+  memcpy(t->gain, b->gain + row, sizeof t->gain);
+}
+
+/* e -= d, the change of the values between two codes on two grids. */
+static HOT void move_errors(int columns, int ld, const refit_tile *restrict t, const float (*restrict was)[TILE],
+                            const float *restrict scale, const float *restrict zero, float *restrict e, float *restrict d) {
+  for (int j = 0; j < columns; j++) {
+    for (int r = 0; r < TILE; r++) {
+      double to = (double)t->scale[r] * ((double)t->code[j][r] - (double)t->zero[r]);
+      double change = to - (double)scale[r] * ((double)was[j][r] - (double)zero[r]);
+      d[(int64_t)j * ld + r] = (float)change;
+      e[(int64_t)j * ld + r] = (float)((double)e[(int64_t)j * ld + r] - change);
+    }
+  }
+}
+
+static void write_tile(const sweep_request *q, slab *b, int first, int columns, int row, const work *m, uint8_t *codes) {
+  int64_t g = first / group_columns(q);
+  const refit_tile *t = &m->tile;
+  float *scale = b->scale + g * b->ld + row, *zero = b->zero + g * b->ld + row;
+  move_errors(columns, b->ld, t, m->was, scale, zero, b->e + (int64_t)first * b->ld + row, b->d + row);
+  memcpy(scale, t->scale, sizeof t->scale);
+  memcpy(zero, t->zero, sizeof t->zero);
+  memcpy(b->gain + row, t->gain, sizeof t->gain);
+  write_codes(q, b, first, columns, row, t, codes);
+}
+
+/* ---- a group wider than a panel: its grid before its codes ---- */
+
+static bool is_wide(const sweep_request *q) { return group_columns(q) > PANEL && q->grid_moves != SWEEP_GRID_STAYS; }
+
+static void read_deviations(const sweep_request *q, slab *b, int64_t g, const uint8_t *codes) {
+  int size = group_columns(q);
+  const float *zero = b->zero + g * b->ld;
+  memset(b->k, 0, (size_t)size * (size_t)b->ld * sizeof *b->k);
+  for (int r = 0; r < b->rows; r++) {
+    const uint8_t *from = codes + (int64_t)(b->first + r) * q->width + g * size;
+    for (int j = 0; j < size; j++) b->k[(int64_t)j * b->ld + r] = (float)from[j] - zero[r];
+  }
+}
+
+/* The sums of every row over one panel of the group, whose R is in r and whose k P_gg is in d. */
+static void add_sums(const slab *b, int64_t g, int columns, const float *k, work *m) {
+  refit_tile *t = &m->tile;
+  for (int row = 0; row < b->rows; row += TILE) {
+    memcpy(t->scale, b->scale + g * b->ld + row, sizeof t->scale);
+    for (int j = 0; j < columns; j++) {
+      int64_t at = (int64_t)j * b->ld + row;
+      memcpy(t->r[j], b->r + at, sizeof t->r[j]);
+      memcpy(t->kp[j], b->d + at, sizeof t->kp[j]);
+      memcpy(t->k[j], k + at, sizeof t->k[j]);
+    }
+    refit_add_sums(columns, m->one, t, b->sums + row / TILE);
+  }
+}
+
+static HOT void move_wide(int columns, int ld, const float *restrict k, const float *restrict scale, const float *restrict zero,
+                          const float *restrict to_scale, const float *restrict to_zero, float *restrict e) {
+  for (int j = 0; j < columns; j++) {
+    for (int r = 0; r < TILE; r++) {
+      int64_t at = (int64_t)j * ld + r;
+      double to = (double)to_scale[r] * ((double)k[at] + ((double)zero[r] - (double)to_zero[r]));
+      e[at] = (float)((double)e[at] - (to - (double)scale[r] * (double)k[at]));
+    }
+  }
+}
+
+static void refit_wide(const sweep_request *q, slab *b, int begin, const uint8_t *codes, work *m) {
+  int size = group_columns(q), end = begin + size, columns;
+  int64_t g = begin / size;
+  double one_one = 0;
+  read_deviations(q, b, g, codes);
+  memset(b->sums, 0, (size_t)(b->ld / TILE) * sizeof *b->sums);
+  for (int first = begin; first < end; first += columns) {
+    columns = panel_columns(q, first);
+    pull_and_measure(q, b, first, columns, begin, end);
+    for (int row = 0; row < b->rows; row += b->chunk)
+      sgemm(false, false, columns, b->chunk, size, 1, q->p + (int64_t)first * q->width + begin, q->width, b->k + row, b->ld, 0, b->d + row,
+            b->ld);
+    for (int j = 0; j < columns; j++) {
+      m->one[j] = 0;
+      for (int i = begin; i < end; i++) m->one[j] += q->p[(int64_t)(first + j) * q->width + i];
+      one_one += m->one[j];
+    }
+    add_sums(b, g, columns, b->k + (int64_t)(first - begin) * b->ld, m);
+  }
+  for (int row = 0; row < b->rows; row += TILE) {
+    float *scale = b->scale + g * b->ld + row, *zero = b->zero + g * b->ld + row, old_scale[TILE], old_zero[TILE];
+    memcpy(old_scale, scale, sizeof old_scale);
+    memcpy(old_zero, zero, sizeof old_zero);
+    refit_choose(&q->rule, group_bits(&q->rule, (int)g), one_one, b->sums + row / TILE, scale, zero, b->gain + row);
+    move_wide(size, b->ld, b->k + row, old_scale, old_zero, scale, zero, b->e + (int64_t)begin * b->ld + row);
+  }
+}
+
+/* ---- a round ---- */
+
+/* One block of columns: a group, or a panel of a wide one. */
+static void step(const sweep_request *q, slab *b, int panel, int first, int columns, double least, uint8_t *codes, work *m) {
+  bool moves = q->grid_moves != SWEEP_GRID_STAYS && !is_wide(q);
+  int64_t diagonal = (int64_t)first * q->width + first;
+  refit_read(&m->block, &q->rule, group_bits(&q->rule, first / group_columns(q)), columns, q->p + diagonal, q->width, least,
+             q->dead ? q->dead + first : NULL);
+  for (int row = 0; row < b->rows; row += TILE) {
+    read_tile(q, b, panel, first, columns, row, codes, m);
+    if (moves) refit_grid(&m->block, &m->tile);
+    if (moves && q->grid_moves == SWEEP_GRID_CANDIDATES) refit_candidates(&m->block, &m->tile);
+    refit_codes(&m->block, &m->tile);
+    write_tile(q, b, first, columns, row, m, codes);
+  }
+}
+
+static void round_of(const sweep_request *q, slab *b, double least, uint8_t *codes, work *m) {
+  int size = group_columns(q), columns;
+  bool wide = is_wide(q);
+  for (int first = 0; first < q->width; first += columns) {
+    columns = panel_columns(q, first);
+    int end = first + columns, block = least_of(size, columns);
+    if (wide && first % size == 0) refit_wide(q, b, first, codes, m);
+    if (wide)
+      add_product(q, b, first, columns, 0, q->width, true);
+    else
+      pull_and_measure(q, b, first, columns, first, end);
+    for (int at = first; at < end; at += block) {
+      int next = at + block;
+      step(q, b, first, at, block, least, codes, m);
+      for (int row = 0; next < end && row < b->rows; row += b->chunk)
+        sgemm(false, false, end - next, b->chunk, block, -1, q->p + (int64_t)next * q->width + at, q->width, b->d + row, b->ld, 1,
+              b->r + (int64_t)(next - first) * b->ld + row, b->ld);
+    }
+  }
+}
+
+static status add_losses(const slab *b, double sums[2]) {
+  for (int r = 0; r < b->rows; r++) {
+    double after = b->before[r] + b->gain[r];
+    if (!isfinite(after))
+      return fail(E_NUMERICS, "sweep: row %d, expected finite weights and metric, found a loss of %g", b->first + r, after);
+    sums[0] += b->before[r];
+    sums[1] += after;
+  }
+  return OK;
+}
+
+static status slab_new(const sweep_request *q, slab *b) {
+  status st = OK;
+  int groups = grid_groups(&q->rule, q->width);
+  TRY(NEW(b->e, (int64_t)q->width * b->ld, "sweep: W - Q"));
+  TRY(NEW(b->r, (int64_t)PANEL * b->ld, "sweep: (W - Q) P of a panel"));
+  TRY(NEW(b->d, (int64_t)PANEL * b->ld, "sweep: steps of a panel"));
+  TRY(NEW(b->scale, (int64_t)groups * b->ld, "sweep: scales"));
+  TRY(NEW(b->zero, (int64_t)groups * b->ld, "sweep: zeros"));
+  TRY(NEW(b->before, b->ld, "sweep: losses"));
+  TRY(NEW(b->gain, b->ld, "sweep: losses"));
+  if (is_wide(q)) {
+    TRY(NEW(b->k, (int64_t)group_columns(q) * b->ld, "sweep: codes of a wide group"));
+    TRY(NEW(b->sums, b->ld / TILE + 1, "sweep: sums of a wide group"));
+  }
+done:
+  return st;
+}
+
+static void slab_free(slab *b) {
+  FREE(b->e), FREE(b->r), FREE(b->d), FREE(b->scale), FREE(b->zero), FREE(b->before), FREE(b->gain), FREE(b->k), FREE(b->sums);
+}
+
+int sweep_slab(int64_t width) { return width < 2048 ? 64 : 256; }
+
+status sweep(const sweep_request *q, uint8_t *codes, double *losses) {
+  status st = OK;
+  int most = least_of(q->rows, PASS);
+  slab b = {.rows = most, .chunk = sweep_slab(q->width)};
+  work *m = NULL;
+  double sums[2] = {0}, most_diagonal = 0;
+  b.ld = (most + b.chunk - 1) / b.chunk * b.chunk + SKEW;
+  for (int64_t j = 0; j < q->width; j++) most_diagonal = fmax(most_diagonal, q->p[j * q->width + j]);
+  TRY(slab_new(q, &b));
+  TRY(NEW(m, 1, "sweep: tile"));
+  for (b.first = 0; b.first < q->rows; b.first += most) {
+    b.rows = least_of(q->rows - b.first, most);
+    start(q, &b, codes);
+    round_of(q, &b, 1e-12 * most_diagonal, codes, m);
+    finish(q, &b);
+    TRY(add_losses(&b, sums));
+  }
+  if (losses) memcpy(losses, sums, sizeof sums);
+done:
+  slab_free(&b);
+  FREE(m);
+  return st;
+}
+
+double sweep_flops(int64_t rows, int64_t width) { return 2.0 * (double)rows * (double)width * (double)width; }
+
+uint64_t sweep_bytes(const grid_rule *r, int64_t width) {
+  uint64_t ld = PASS + SKEW, groups = (uint64_t)grid_groups(r, (int)width), size = (uint64_t)width / groups;
+  return ld * (4 * ((uint64_t)width + 2 * PANEL + 2 * groups) + 16) +
+         (size > PANEL ? ld * 4 * size + (ld / TILE) * sizeof(refit_sums) : 0) + sizeof(work);
+}
