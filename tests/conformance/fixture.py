@@ -59,7 +59,7 @@ for row, bits in zip(fixture["expected"], (2, 3)):
             f = relative(w, result)
             found.append(f / expected)
             # its adapter of that round is not the best one, and nearly
-            if plan[2] != "range" and not f * (1 - 1e-5) <= said <= 1.01 * f:
+            if plan[2] != "range" and not f * (1 - 1e-5) <= said <= 1.03 * f:
                 failed += 1
                 print(f"FAILED: {stage}, {bits} bits: found a loss of {said}, the best adapter leaves {f}", file=sys.stderr)
         own = relative(W, by_recipe(W, bits, *plan)) / expected

@@ -71,7 +71,6 @@ static status better(const team *t, const grid_rule *rule, refine_plan plan, dou
                       .rank = p->rank,
                       .w = p->w,
                       .h = p->h,
-                      .diagonal = p->diagonal,
                       .damping = damping,
                       .weigh_diagonal = true,
                       .start = p->start,
