@@ -17,8 +17,6 @@ bool few_tokens(const double per_column[IN_COUNT], char text[FEW_TOKENS_TEXT]) {
     used += (size_t)snprintf(text + used, FEW_TOKENS_TEXT - used, "%s %s %.3g",
                              used ? "," : "few calibration tokens a column:", input_name((input_id)i), per_column[i]);
   }
-  if (used)
-    snprintf(text + used, FEW_TOKENS_TEXT - used, "; below %d what is solved fits other tokens worse: compare held-out losses",
-             TOKENS_A_COLUMN);
+  if (used) snprintf(text + used, FEW_TOKENS_TEXT - used, "; below %d compare held-out losses", TOKENS_A_COLUMN);
   return used > 0;
 }

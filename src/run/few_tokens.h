@@ -12,7 +12,7 @@ enum { TOKENS_A_COLUMN = 4, FEW_TOKENS_TEXT = 256 };
 /* Tokens of w for each column of a Gram; NaN of inputs that no target reads, and of all without w. */
 void tokens_a_column(const arch *a, const windows *w, const bool wanted[IN_COUNT], double per_column[IN_COUNT]);
 
-/* Whether some have fewer than TOKENS_A_COLUMN: text says it, "few calibration tokens a column: mlp_out 2.67; …", else it is empty. */
+/* Whether some have fewer than TOKENS_A_COLUMN: text says it, "few calibration tokens a column: mlp_out 2.67; below 4 compare held-out losses", else it is empty. */
 bool few_tokens(const double per_column[IN_COUNT], char text[FEW_TOKENS_TEXT]);
 
 #endif

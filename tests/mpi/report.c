@@ -195,7 +195,7 @@ static void check_table(void) {
       "\n  codes of r=2 serve r=3, too: ",
       "\n  adapter at r=4: 0.25 of W; the codes were made for it: Q without it is useless\n",
       "\nAll settings, all matrices\n",
-      "\n  cloq-b3-g8     0.250        -   0.0156        -  9.77e-4      5.38      -   7.51      -   9.64\n"};
+      "\n  cloq-b3-g8      0.250        -   0.0156        -  9.77e-4      5.38      -   7.51      -   9.64\n"};
   for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) CHECK(strstr(text, parts[i]), "expected \"%s\" in\n%s", parts[i], text);
   for (const char *line = text; *line;) {
     size_t length = strcspn(line, "\n");
