@@ -75,7 +75,7 @@ static void test_defaults(void **state) {
   job_free(&j);
 }
 
-/* refine is what a sweep gets that names no method. A rank has codes of its own unless a larger one that has is at most twice as large. */
+/* refine is what a sweep gets that names no method. With spread a rank has codes of its own unless a larger one that has is at most twice as large. */
 static void test_recommended(void **state) {
   (void)state;
   job j;
@@ -86,7 +86,8 @@ static void test_recommended(void **state) {
   assert_true(setting_refines(s) && setting_fits(s) && !setting_nests(s) && !setting_joint(s));
   const options *o = &s->options;
   assert_true(o->grid_search == SEARCH_REFIT && o->grid_weight == WEIGHT_DIAGONAL && o->optq_order_act && o->refine_rounds == ROUNDS_AUTO);
-  assert_true(o->refine_ridge == 0.03 && o->refine_stop == 0.01 && !o->refine_candidates && o->refine_ranks == RANKS_SPREAD);
+  assert_true(o->refine_ridge == 0.03 && o->refine_stop == 0.01 && !o->refine_candidates && o->refine_ranks == RANKS_EACH);
+  s->options.refine_ranks = RANKS_SPREAD;
   assert_int_equal(setting_variants(s, ranks), 3);
   assert_true(ranks[0] == 8 && ranks[1] == 17 && ranks[2] == 64);
   assert_true(setting_variant(s, 7) == 8 && setting_variant(s, 16) == 17 && setting_variant(s, 18) == 64 && setting_variant(s, 65) == 64);
