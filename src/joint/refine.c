@@ -35,7 +35,8 @@ typedef struct work {
   double *y, *u, *a, *values; /* (columns, n), (rank, n), (rank, m), [rank] */
   /* mine */
   float *v, *factor_u, *factor_a, *pad; /* (rows, m): what is quantized; (rows, rank), (rank, m): U and A; two padded slabs */
-  float *weight;                        /* [m] */
+  float *weight, *diagonal;             /* [m] of a search; of P */
+  int32_t *order;                       /* [2 m] columns as OPTQ takes them, and a buffer; NULL natural */
   double f, f_gram;                     /* of now, in the metric it was measured in and on H */
 } work;
 
@@ -99,6 +100,8 @@ static status work_new(const refine_request *q, state *best, work *c) {
   TRY(NEW(c->factor_a, rank * q->m, "A in float"));
   TRY(NEW(c->pad, 2 * (int64_t)c->slab * (q->m > rank ? q->m : rank), "slabs of rows"));
   TRY(NEW(c->weight, q->m, "weights of a search"));
+  TRY(NEW(c->diagonal, q->m, "diagonal of P"));
+  if (q->act_order) TRY(NEW(c->order, 2 * q->m, "order of columns"));
   grid_place(q, c->rows, c->grid_memory, &c->now.grid);
   shared_place(c);
 done:
@@ -108,7 +111,7 @@ done:
 static void work_free(work *c) {
   FREE(c->now.codes), FREE(c->grid_memory);
   FREE(c->y), FREE(c->u), FREE(c->a), FREE(c->values);
-  FREE(c->v), FREE(c->factor_u), FREE(c->factor_a), FREE(c->pad), FREE(c->weight);
+  FREE(c->v), FREE(c->factor_u), FREE(c->factor_a), FREE(c->pad), FREE(c->weight), FREE(c->diagonal), FREE(c->order);
 }
 
 static void copy_state(const work *c, const state *from, state *to) {
@@ -248,7 +251,7 @@ static void eigenvectors(work *c) {
 static status grid_anew(work *c) {
   const refine_request *q = c->q;
   if (c->rows == 0) return OK;
-  for (int64_t j = 0; j < q->m; j++) c->weight[j] = fmaxf(c->p[j * q->m + j], (float)q->least_weight);
+  for (int64_t j = 0; j < q->m; j++) c->weight[j] = fmaxf(c->diagonal[j], (float)q->least_weight);
   return grid_fit(&q->rule, c->rows, c->m, c->v, c->m, q->weigh_diagonal ? c->weight : NULL, c->now.grid, &c->now.tiny);
 }
 
@@ -262,14 +265,17 @@ static status shape(work *c, bool from_gram) {
     memcpy(c->v, my_weights(c), (size_t)c->rows * (size_t)c->m * sizeof *c->v);
   if (from_gram) eigenvectors(c);
   TRY(deflate_by(c, c->a, 0, q->plan.shrink ? q->damping : 0));
+  for (int64_t j = 0; j < q->m; j++) c->diagonal[j] = c->p[j * q->m + j];
+  if (c->order) optq_act_order(q->m, c->diagonal, c->order, c->order + q->m);
   if (regrid) TRY(agree(q->t->comm, grid_anew(c)));
-  TRY(reverse_cholesky(q->where, q->t, q->m, c->p, q->damping, NULL, q->factor));
+  TRY(reverse_cholesky(q->where, q->t, q->m, c->p, q->damping, c->order, q->factor));
   optq_request r = {.rule = q->rule,
                     .rows = c->rows,
                     .width = c->m,
                     .w = c->v,
                     .ldw = q->m,
                     .u = q->factor,
+                    .order = c->order,
                     .dead = q->dead,
                     .dead_rtn = q->dead_rtn,
                     .grid = c->now.grid};
@@ -368,7 +374,8 @@ uint64_t refine_bytes(const refine_plan *p, const grid_rule *r, int64_t n, int64
   uint64_t x = (uint64_t)n, y = (uint64_t)m, k = (uint64_t)rank, slab = (uint64_t)optq_slab(m), columns = (uint64_t)ritz_columns(n, rank);
   uint64_t mine = ((x + (uint64_t)ranks - 1) / (uint64_t)ranks + slab - 1) / slab * slab, groups = (uint64_t)grid_groups(r, (int)m);
   mine = mine < x ? mine : x;
-  uint64_t held = mine * y * 5 + mine * groups * 4 + 8 * (columns + k) * x + 12 * k * y + 4 * mine * k + 8 * slab * (y > k ? y : k) + 4 * y;
+  uint64_t held =
+      mine * y * 5 + mine * groups * 4 + 8 * (columns + k) * x + 12 * k * y + 4 * mine * k + 8 * slab * (y > k ? y : k) + 16 * y;
   uint64_t most = larger(ritz_bytes(n, m, rank), deflate_bytes(m, rank));
   if (p->shapes) most = larger(most, larger(optq_bytes(r, m), grid_bytes(r, m)));
   if (p->descents) most = larger(most, sweep_bytes(r, m));

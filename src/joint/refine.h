@@ -41,11 +41,12 @@ typedef struct refine_request {
   grid_rule rule;
   int64_t n, m, begin, end; /* rows [begin, end) are mine, in slabs */
   int rank;
-  const float *w;        /* (n, m) seen by the team, and so is h; borrowed */
-  const float *h;        /* (m, m) */
-  const uint8_t *dead;   /* [m]; NULL none */
+  const float *w;      /* (n, m) seen by the team, and so is h; borrowed */
+  const float *h;      /* (m, m) */
+  const uint8_t *dead; /* [m]; NULL none */
   bool dead_rtn;
   double damping;      /* absolute: lambda, of the shaped rounds */
+  bool act_order;      /* shaped rounds take columns by descending diag P */
   bool weigh_diagonal; /* a grid anew is searched by diag P; else by ones */
   double least_weight; /* what a weight is at least */
   const double *start; /* (>= rank + RITZ_EXTRA rows where there are as many, m) leading eigenvectors of h, seen by the team; borrowed */

@@ -116,44 +116,86 @@ static void fit_start(const grid_rule *r, int bits, int n, const float *w, doubl
 
 static bool searches(const grid_rule *r) { return r->search == SEARCH_MSE || r->search == SEARCH_SCAN || r->search == SEARCH_REFIT; }
 
-/* One group, whose entry is `at`. */
-static void fit_group(const grid_rule *r, search_room *room, int bits, int n, const float *w, const float *weight, code_grid g, int64_t at,
-                      int64_t *replaced) {
-  double top = (1 << bits) - 1, zero = 1 << (bits - 1);
+typedef struct fit {
+  const grid_rule *rule;
+  int bits, columns;
+  const float *weight; /* of the group, or NULL */
+  search_room *room;
+  int64_t replaced;
+} fit;
+
+static search_group group_of(const fit *f, const float *w) {
+  return (search_group){.bits = f->bits,
+                        .symmetric = f->rule->symmetric,
+                        .real_zero = f->rule->real_zero,
+                        .columns = f->columns,
+                        .w = w,
+                        .weight = f->weight};
+}
+
+/* The grid of a group's range or by its start, and the range. */
+static void fit_first(fit *f, const float *w, double *lo, double *hi, uint16_t *scale, double *zero) {
+  const grid_rule *r = f->rule;
+  double top = (1 << f->bits) - 1;
   float least, most;
-  range(n, w, &least, &most);
-  search_group q = {.bits = bits, .symmetric = r->symmetric, .real_zero = r->real_zero, .columns = n, .w = w, .weight = weight};
-  q.lo = least == most ? -1 : least;
-  q.hi = least == most ? 1 : most;
+  range(f->columns, w, &least, &most);
+  *lo = least == most ? -1 : least;
+  *hi = least == most ? 1 : most;
+  *zero = 1 << (f->bits - 1);
   if (searches(r) || r->search == SEARCH_NONE)
-    fit_range(r, searches(r) ? 1 : r->beta, top, q.lo, q.hi, g.scales + at, &zero, replaced);
+    fit_range(r, searches(r) ? 1 : r->beta, top, *lo, *hi, scale, zero, &f->replaced);
   else
-    fit_start(r, bits, n, w, q.lo, q.hi, g.scales + at, &zero, replaced);
-  if (r->search == SEARCH_MSE) search_mse(&q, room, g.scales + at, &zero);
-  if (r->search == SEARCH_SCAN) search_scan(&q, room, g.scales + at, &zero);
-  if (r->search == SEARCH_REFIT) search_refit(&q, room, g.scales + at, &zero);
+    fit_start(r, f->bits, f->columns, w, *lo, *hi, scale, zero, &f->replaced);
+}
+
+static void store(const grid_rule *r, code_grid g, int64_t at, uint16_t scale, double zero) {
+  g.scales[at] = scale;
   if (r->real_zero)
     g.real_zeros[at] = float_to_half((float)zero);
   else
     g.zeros[at] = (uint8_t)zero;
 }
 
+/* One group, whose entry is `at`. */
+static void fit_group(fit *f, const float *w, code_grid g, int64_t at) {
+  search_group q = group_of(f, w);
+  uint16_t scale;
+  double zero;
+  fit_first(f, w, &q.lo, &q.hi, &scale, &zero);
+  if (f->rule->search == SEARCH_MSE) search_mse(&q, f->room, &scale, &zero);
+  if (f->rule->search == SEARCH_SCAN) search_scan(&q, f->room, &scale, &zero);
+  store(f->rule, g, at, scale, zero);
+}
+
+/* The same group of several rows, whose entries are `stride` apart. */
+static void fit_rows(fit *f, int rows, const float *w, int64_t ldw, code_grid g, int64_t at, int stride) {
+  search_group q = group_of(f, w);
+  double lo[SEARCH_ROWS], hi[SEARCH_ROWS], zero[SEARCH_ROWS];
+  uint16_t scale[SEARCH_ROWS];
+  for (int r = 0; r < rows; r++) fit_first(f, w + r * ldw, lo + r, hi + r, scale + r, zero + r);
+  search_refit(&q, rows, ldw, lo, hi, f->room, scale, zero);
+  for (int r = 0; r < rows; r++) store(f->rule, g, at + r * stride, scale[r], zero[r]);
+}
+
 status grid_fit(const grid_rule *r, int rows, int width, const float *w, int64_t ldw, const float *weight, code_grid g, int64_t *replaced) {
   status st = OK;
-  search_room *room = NULL;
-  int groups = grid_groups(r, width), columns = width / groups;
-  int64_t count = 0;
-  if (searches(r)) TRY(search_new(&room, columns));
-  for (int i = 0; i < rows; i++) {
+  int groups = grid_groups(r, width), side = r->search == SEARCH_REFIT ? SEARCH_ROWS : 1;
+  fit f = {.rule = r, .columns = width / groups};
+  if (searches(r)) TRY(search_new(&f.room, f.columns));
+  for (int i = 0; i < rows; i += side) {
     for (int k = 0; k < groups; k++) {
-      int64_t first = (int64_t)k * columns;
-      fit_group(r, room, group_bits(r, k), columns, w + i * ldw + first, weight ? weight + first : NULL, g, (int64_t)i * groups + k,
-                &count);
+      int64_t first = (int64_t)k * f.columns, at = (int64_t)i * groups + k;
+      f.bits = group_bits(r, k);
+      f.weight = weight ? weight + first : NULL;
+      if (side > 1)
+        fit_rows(&f, rows - i < side ? rows - i : side, w + i * ldw + first, ldw, g, at, groups);
+      else
+        fit_group(&f, w + i * ldw + first, g, at);
     }
   }
-  if (replaced) *replaced = count;
+  if (replaced) *replaced = f.replaced;
 done:
-  search_free(&room);
+  search_free(&f.room);
   return st;
 }
 

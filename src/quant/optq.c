@@ -225,3 +225,17 @@ uint64_t optq_dynamic_bytes(const grid_rule *r, int64_t width) {
   uint64_t size = (uint64_t)(r->group ? r->group : width);
   return PASS * (4 * size + 5) + 8 * size * TILE + grid_bytes(r, width);
 }
+
+void optq_act_order(int64_t m, const float *diagonal, int32_t *order, int32_t *buffer) {
+  for (int32_t k = 0; k < m; k++) order[k] = k;
+  for (int64_t width = 1; width < m; width *= 2) { /* merge sort: stable, and the same on every rank */
+    for (int64_t a = 0; a < m; a += 2 * width) {
+      int64_t b = a + width < m ? a + width : m, end = a + 2 * width < m ? a + 2 * width : m, i = a, j = b, at = a;
+      while (i < b || j < end) {
+        bool left = j >= end || (i < b && diagonal[order[i]] >= diagonal[order[j]]);
+        buffer[at++] = left ? order[i++] : order[j++];
+      }
+    }
+    memcpy(order, buffer, (size_t)m * sizeof *order);
+  }
+}

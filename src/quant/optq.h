@@ -34,6 +34,9 @@ typedef struct optq_request {
  * E_MEMORY; E_USAGE: dynamic groups in another order; E_NUMERICS when a diagonal entry of u is not positive, or a weight or u is NaN/Inf (names the row). */
 status optq(const optq_request *q, uint8_t *codes, double *loss);
 
+/* The processing order of act: order[m] = columns by descending diagonal, ties in natural order. buffer [m]. */
+void optq_act_order(int64_t m, const float *diagonal, int32_t *order, int32_t *buffer);
+
 int optq_slab(int64_t width);                                   /* rows of one update: deal rows in multiples of it, others are padded */
 double optq_flops(int64_t rows, int64_t width);                 /* of one call, for rates */
 uint64_t optq_bytes(const grid_rule *r, int64_t width);         /* workspace of a call with many rows, for plans */

@@ -11,11 +11,11 @@ enum { MSE_RANGES = 80, SCAN_SCALES = 60, REFIT_SCALES = 14, REFIT_ZEROS = 4, RE
 /* A group in whole vectors: what pads it has no part. So no loop has a rest, and nothing depends on an address. */
 enum { VECTOR = 16 };
 struct search_room {
-  int n;                           /* padded */
-  float *w;                        /* [n] */
-  double *part;                    /* [n] */
-  double *x, *at;                  /* [n] w / scale, and the nearest integers */
-  float *weight, *ratio, *nearest; /* [n] the same for refit */
+  int n;                /* padded */
+  float *w;             /* [n] */
+  double *part;         /* [n] */
+  double *x, *at;       /* [n] w / scale, and the nearest integers */
+  float *weight, *rows; /* refit: [columns], (columns, SEARCH_ROWS) */
 };
 
 static int padded(int columns) { return (columns + VECTOR - 1) / VECTOR * VECTOR; }
@@ -27,9 +27,8 @@ status search_new(search_room **room, int columns) {
   TRY(NEW((*room)->part, padded(columns), "grid: search"));
   TRY(NEW((*room)->x, padded(columns), "grid: search"));
   TRY(NEW((*room)->at, padded(columns), "grid: search"));
-  TRY(NEW((*room)->weight, padded(columns), "grid: search"));
-  TRY(NEW((*room)->ratio, padded(columns), "grid: search"));
-  TRY(NEW((*room)->nearest, padded(columns), "grid: search"));
+  TRY(NEW((*room)->weight, columns, "grid: search"));
+  TRY(NEW((*room)->rows, (int64_t)columns * SEARCH_ROWS, "grid: search"));
 done:
   if (st != OK) search_free(room);
   return st;
@@ -38,13 +37,13 @@ done:
 void search_free(search_room **room) {
   if (!*room) return;
   FREE((*room)->w), FREE((*room)->part), FREE((*room)->x), FREE((*room)->at);
-  FREE((*room)->weight), FREE((*room)->ratio), FREE((*room)->nearest);
+  FREE((*room)->weight), FREE((*room)->rows);
   FREE(*room);
 }
 
 uint64_t search_bytes(int64_t columns) {
   search_room *m;
-  return sizeof *m + (uint64_t)(columns + VECTOR) * (4 * sizeof *m->w + sizeof *m->part + sizeof *m->x + sizeof *m->at);
+  return sizeof *m + (uint64_t)(columns + VECTOR) * ((2 + SEARCH_ROWS) * sizeof *m->w + sizeof *m->part + sizeof *m->x + sizeof *m->at);
 }
 
 static void enter(const search_group *q, const float *weight, search_room *m) {
@@ -225,125 +224,192 @@ void search_scan(const search_group *q, search_room *m, uint16_t *scale, double 
 
 /* ---- refit ---- */
 
-static HOT void divide_float(search_room *m, float scale) {
-  const float *restrict w = m->w;
-  float *restrict ratio = m->ratio, *restrict nearest = m->nearest;
-#pragma omp simd
-  for (int i = 0; i < m->n; i++) {
-    ratio[i] = w[i] / scale;
-    nearest[i] = rintf(ratio[i]);
-  }
-}
+enum { LANES = SEARCH_ROWS };
 
-static inline __attribute__((always_inline)) float miss(float nearest, float ratio, float weight, float zero, float top) {
-  float q = nearest > -zero ? nearest : -zero;
-  q = q < top - zero ? q : top - zero;
-  return weight * ((q - ratio) * (q - ratio));
-}
+/* Rows of groups on grids of their own, row by row in lanes. */
+typedef struct lanes {
+  float error[LANES]; /* sum weight (q - w)^2 */
+  float scale[LANES], zero[LANES];
+} lanes;
 
-/* error[z] = sum weight (q - w)^2 in units of the scale squared, for each of four zeros. */
-static HOT void refit_sums(const search_room *m, const float zero[REFIT_ZEROS], float top, float error[REFIT_ZEROS]) {
-  const float *restrict ratio = m->ratio, *restrict nearest = m->nearest, *restrict weight = m->weight;
-  float a = 0, b = 0, c = 0, d = 0, za = zero[0], zb = zero[1], zc = zero[2], zd = zero[3];
-#pragma omp simd reduction(+ : a, b, c, d)
-  for (int i = 0; i < m->n; i++) {
-    a += miss(nearest[i], ratio[i], weight[i], za, top);
-    b += miss(nearest[i], ratio[i], weight[i], zb, top);
-    c += miss(nearest[i], ratio[i], weight[i], zc, top);
-    d += miss(nearest[i], ratio[i], weight[i], zd, top);
-  }
-  error[0] = a, error[1] = b, error[2] = c, error[3] = d;
-}
+enum { EIGHT = 8 }; /* lanes that go through a group together: their sums stay in registers */
 
-/* Sums over a group on one grid, k = code - zero and x = w / scale: what the best scale (and zero) of its codes follow from. */
-typedef struct moments {
-  double error; /* sum weight (q - w)^2 */
-  float kk, kx, k, x, one;
-} moments;
-
-static inline __attribute__((always_inline)) moments moments_sum(bool real, const search_room *m, float scale, float zero, float top) {
-  const float *restrict w = m->w, *restrict weight = m->weight;
-  float error = 0, kk = 0, kx = 0, k1 = 0, x1 = 0, one = 0;
-#pragma omp simd reduction(+ : error, kk, kx, k1, x1, one)
-  for (int i = 0; i < m->n; i++) {
-    float x = w[i] / scale, u = real ? rintf(x + zero) : rintf(x) + zero;
-    u = u > 0 ? u : 0;
-    u = u < top ? u : top;
-    float k = u - zero, h = weight[i];
-    error += h * ((k - x) * (k - x));
-    kk += h * (k * k);
-    kx += h * (k * x);
-    k1 += h * k;
-    x1 += h * x;
-    one += h;
-  }
-  return (moments){(double)scale * scale * error, kk, kx, k1, x1, one};
-}
-
-static HOT moments moments_integer(const search_room *m, float scale, float zero, float top) {
-  return moments_sum(false, m, scale, zero, top);
-}
-
-static HOT moments moments_real(const search_room *m, float scale, float zero, float top) { return moments_sum(true, m, scale, zero, top); }
-
-static moments moments_of(const search_group *q, const search_room *m, uint16_t scale, double zero) {
-  return (q->real_zero ? moments_real : moments_integer)(m, half_to_float(scale), (float)zero, (float)((1 << q->bits) - 1));
-}
-
-/* The scale, and the real zero, that are best for the codes whose moments these are. False: none can be stored. */
-static bool best_for_codes(const search_group *q, const moments *t, uint16_t *scale, double *zero) {
-  double s = half_to_float(*scale), by = t->kx / t->kk;
-  int64_t replaced = 0;
-  if (q->real_zero && !q->symmetric) {
-    double mean_k = t->k / t->one, mean_x = t->x / t->one, spread = t->kk / t->one - mean_k * mean_k;
-    by = (t->kx / t->one - mean_k * mean_x) / spread;
-    *zero = grid_stored_zero(true, *zero + mean_k - mean_x / by, 0); /* by (code - zero') = by (k - mean_k) + mean_x */
-  }
-  if (!(by > 0 && by < INFINITY)) return false;
-  *scale = grid_scale(by * s, &replaced);
-  return replaced == 0;
-}
-
-static int refit_zeros(const search_group *q, double scale, double zero, float list[REFIT_ZEROS]) {
-  double top = (1 << q->bits) - 1, middle = rint(top / 2 - (q->hi + q->lo) / 2 / scale);
-  for (int k = 0; k < REFIT_ZEROS; k++) {
-    double z = q->bits == 2 ? k : middle - 1 + (k < 3 ? k : 0);
-    list[k] = (float)(q->symmetric ? zero : grid_stored_zero(false, z, top));
-  }
-  return q->symmetric ? 1 : q->bits == 2 ? 4 : 3;
-}
-
-void search_refit(const search_group *q, search_room *m, uint16_t *scale, double *zero) {
-  float top = (float)((1 << q->bits) - 1), zeros[REFIT_ZEROS], error[REFIT_ZEROS];
-  m->n = padded(q->columns);
-  for (int i = 0; i < m->n; i++) {
-    m->w[i] = i < q->columns ? q->w[i] : 0;
-    m->weight[i] = i < q->columns ? (q->weight ? q->weight[i] : 1) : 0;
-  }
-  double least = moments_of(q, m, *scale, *zero).error, range_zero = *zero;
-  for (int k = 0; k < REFIT_SCALES; k++) {
-    uint16_t half = scale_of(q, (40 + 5 * k) / 100.0);
-    if (half == 0) continue;
-    float s = half_to_float(half);
-    int count = refit_zeros(q, s, range_zero, zeros);
-    divide_float(m, s);
-    refit_sums(m, zeros, top, error);
-    for (int z = 0; z < count; z++) {
-      if (!((double)s * s * error[z] < least)) continue;
-      least = (double)s * s * error[z];
-      *scale = half;
-      *zero = zeros[z];
+/* Where one of the zeros rounds better with this scale, it and the scale become best. A scale of NaN never does. */
+static inline __attribute__((always_inline)) void try_zeros(int zeros, int n, const float *restrict w, const float *restrict weight,
+                                                            float top, const float *restrict scale, const float (*restrict zero)[LANES],
+                                                            lanes *restrict best) {
+  for (int part = 0; part < LANES; part += EIGHT) {
+    float inverse[EIGHT], low[REFIT_ZEROS][EIGHT], high[REFIT_ZEROS][EIGHT], sum[REFIT_ZEROS][EIGHT];
+    for (int r = 0; r < EIGHT; r++) {
+      inverse[r] = 1 / scale[part + r];
+      for (int z = 0; z < zeros; z++) low[z][r] = -zero[z][part + r], high[z][r] = top - zero[z][part + r], sum[z][r] = 0;
+    }
+    for (int i = 0; i < n; i++) {
+      float h = weight[i];
+      const float *restrict at = w + i * LANES + part;
+      for (int r = 0; r < EIGHT; r++) {
+        float x = at[r] * inverse[r], k = rintf(x);
+        for (int z = 0; z < zeros; z++) {
+          float q = k > low[z][r] ? k : low[z][r];
+          q = (q < high[z][r] ? q : high[z][r]) - x;
+          sum[z][r] += h * (q * q);
+        }
+      }
+    }
+    for (int r = 0; r < EIGHT; r++) {
+      float s = scale[part + r];
+      for (int z = 0; z < zeros; z++) {
+        float error = s * s * sum[z][r];
+        if (!(error < best->error[part + r])) continue;
+        best->error[part + r] = error;
+        best->scale[part + r] = s;
+        best->zero[part + r] = -low[z][r];
+      }
     }
   }
-  moments t = moments_of(q, m, *scale, *zero);
+}
+
+static HOT void try_one(int n, const float *w, const float *weight, float top, const float *s, const float (*z)[LANES], lanes *best) {
+  try_zeros(1, n, w, weight, top, s, z, best);
+}
+static HOT void try_three(int n, const float *w, const float *weight, float top, const float *s, const float (*z)[LANES], lanes *best) {
+  try_zeros(3, n, w, weight, top, s, z, best);
+}
+static HOT void try_four(int n, const float *w, const float *weight, float top, const float *s, const float (*z)[LANES], lanes *best) {
+  try_zeros(2, n, w, weight, top, s, z, best); /* all four would not stay in AVX2's registers */
+  try_zeros(2, n, w, weight, top, s, z + 2, best);
+}
+
+/* Sums over a group on its grid, k = code - zero and x = w / scale: what the best scale (and zero) of its codes follow from. */
+typedef struct moments {
+  float kk[LANES], kx[LANES], k[LANES], x[LANES];
+} moments;
+
+static inline __attribute__((always_inline)) void sum_moments(bool real, int n, const float *restrict w, const float *restrict weight,
+                                                              float top, lanes *restrict g, moments *restrict m) {
+  for (int part = 0; part < LANES; part += EIGHT) {
+    float inverse[EIGHT], zero[EIGHT], error[EIGHT], kk[EIGHT], kx[EIGHT], k1[EIGHT], x1[EIGHT];
+    for (int r = 0; r < EIGHT; r++) {
+      inverse[r] = 1 / g->scale[part + r];
+      zero[r] = g->zero[part + r];
+      error[r] = kk[r] = kx[r] = k1[r] = x1[r] = 0;
+    }
+    for (int i = 0; i < n; i++) {
+      float h = weight[i];
+      const float *restrict at = w + i * LANES + part;
+      for (int r = 0; r < EIGHT; r++) {
+        float x = at[r] * inverse[r], u = real ? rintf(x + zero[r]) : rintf(x) + zero[r];
+        u = u > 0 ? u : 0;
+        u = u < top ? u : top;
+        float k = u - zero[r], hk = h * k;
+        error[r] += h * ((k - x) * (k - x));
+        kk[r] += hk * k;
+        kx[r] += hk * x;
+        k1[r] += hk;
+        x1[r] += h * x;
+      }
+    }
+    for (int r = 0; r < EIGHT; r++) {
+      float s = g->scale[part + r];
+      g->error[part + r] = s * s * error[r];
+      m->kk[part + r] = kk[r], m->kx[part + r] = kx[r], m->k[part + r] = k1[r], m->x[part + r] = x1[r];
+    }
+  }
+}
+
+static HOT void moments_integer(int n, const float *w, const float *weight, float top, lanes *g, moments *m) {
+  sum_moments(false, n, w, weight, top, g, m);
+}
+
+static HOT void moments_real(int n, const float *w, const float *weight, float top, lanes *g, moments *m) {
+  sum_moments(true, n, w, weight, top, g, m);
+}
+
+static void sums_on(const search_group *q, const search_room *m, lanes *g, moments *sums) {
+  (q->real_zero ? moments_real : moments_integer)(q->columns, m->rows, m->weight, (float)((1 << q->bits) - 1), g, sums);
+}
+
+/* The scale, and the real zero, that are best for a row's codes; its own where none can be stored. */
+static void best_for_codes(bool real, double one, const moments *m, int r, float *scale, float *zero) {
+  double by = (double)m->kx[r] / m->kk[r], to = *zero;
+  int64_t replaced = 0;
+  if (real) {
+    double k = m->k[r] / one, x = m->x[r] / one; /* x ~ by (k - its mean) + its mean */
+    by = (m->kx[r] / one - k * x) / (m->kk[r] / one - k * k);
+    to = grid_stored_zero(true, *zero + k - x / by, 0);
+  }
+  if (!(by > 0 && by < INFINITY)) return;
+  double s = half_to_float(grid_scale(by * *scale, &replaced));
+  if (replaced) return;
+  *scale = (float)s;
+  *zero = (float)to;
+}
+
+/* The shares of the ranges as they are stored; NaN for one that cannot be. */
+static HOT void scales_of(const double *restrict range, double top, float (*restrict s)[LANES]) {
+  float wanted[REFIT_SCALES][LANES];
+  uint16_t half[REFIT_SCALES][LANES];
+  for (int k = 0; k < REFIT_SCALES; k++) {
+    double t = (40 + 5 * k) / 100.0;
+    for (int r = 0; r < LANES; r++) wanted[k][r] = (float)(t * range[r] / top);
+  }
+  float_to_half_array(half[0], wanted[0], REFIT_SCALES * LANES);
+  half_to_float_array(s[0], half[0], REFIT_SCALES * LANES);
+  for (int k = 0; k < REFIT_SCALES; k++)
+    for (int r = 0; r < LANES; r++) s[k][r] = s[k][r] > 0 && s[k][r] < INFINITY ? s[k][r] : NAN;
+}
+
+/* The three zeros about the middle of the range. */
+static HOT void zeros_of(const float *restrict middle, float top, const float *restrict s, float (*restrict zero)[LANES]) {
+  for (int r = 0; r < LANES; r++) {
+    float z = rintf(top / 2 - middle[r] / s[r]);
+    for (int k = 0; k < 3; k++) {
+      float at = z + (float)(k - 1);
+      at = at > 0 ? at : 0;
+      zero[k][r] = at < top ? at : top;
+    }
+  }
+}
+
+void search_refit(const search_group *q, int rows, int64_t ldw, const double *lo, const double *hi, search_room *m, uint16_t *scale,
+                  double *zero) {
+  int n = q->columns;
+  float top = (float)((1 << q->bits) - 1), middle[LANES], s[REFIT_SCALES][LANES], zeros[REFIT_ZEROS][LANES];
+  double one = 0, range[LANES];
+  bool done[LANES], real = q->real_zero && !q->symmetric;
+  lanes best, next;
+  moments sums, next_sums;
+  for (int i = 0; i < n; i++) m->weight[i] = q->weight ? q->weight[i] : 1, one += m->weight[i];
+  for (int r = 0; r < LANES; r++) {
+    for (int i = 0; i < n; i++) m->rows[i * LANES + r] = r < rows ? q->w[r * ldw + i] : 0;
+    best.scale[r] = r < rows ? half_to_float(scale[r]) : 1;
+    best.zero[r] = r < rows ? (float)zero[r] : 0;
+    range[r] = r >= rows ? 1 : q->symmetric ? 2 * fmax(-lo[r], hi[r]) : hi[r] - lo[r];
+    middle[r] = r < rows ? (float)((lo[r] + hi[r]) / 2) : 0;
+    done[r] = r >= rows;
+    for (int z = 0; z < REFIT_ZEROS; z++) zeros[z][r] = q->symmetric ? best.zero[r] : (float)z;
+  }
+  scales_of(range, top, s);
+  sums_on(q, m, &best, &sums);
+  for (int k = 0; k < REFIT_SCALES; k++) {
+    if (q->bits != 2 && !q->symmetric) zeros_of(middle, top, s[k], zeros);
+    (q->symmetric ? try_one : q->bits == 2 ? try_four : try_three)(n, m->rows, m->weight, top, s[k], (const float(*)[LANES])zeros, &best);
+  }
+  sums_on(q, m, &best, &sums);
   for (int k = 0; k < REFIT_TIMES; k++) {
-    uint16_t next = *scale;
-    double next_zero = *zero;
-    if (!best_for_codes(q, &t, &next, &next_zero)) return;
-    moments there = moments_of(q, m, next, next_zero);
-    if (!(there.error < t.error)) return;
-    *scale = next;
-    *zero = next_zero;
-    t = there;
+    next = best;
+    for (int r = 0; r < rows; r++)
+      if (!done[r]) best_for_codes(real, one, &sums, r, next.scale + r, next.zero + r);
+    sums_on(q, m, &next, &next_sums);
+    for (int r = 0; r < rows; r++) {
+      done[r] = done[r] || !(next.error[r] < best.error[r]);
+      if (done[r]) continue;
+      best.error[r] = next.error[r], best.scale[r] = next.scale[r], best.zero[r] = next.zero[r];
+      sums.kk[r] = next_sums.kk[r], sums.kx[r] = next_sums.kx[r], sums.k[r] = next_sums.k[r], sums.x[r] = next_sums.x[r];
+    }
+  }
+  for (int r = 0; r < rows; r++) {
+    scale[r] = float_to_half(best.scale[r]);
+    zero[r] = best.zero[r];
   }
 }

@@ -31,6 +31,11 @@ typedef struct search_group {
 /* On entry *scale and *zero are those of the range, as stored; on return the best. */
 void search_mse(const search_group *q, search_room *room, uint16_t *scale, double *zero);
 void search_scan(const search_group *q, search_room *room, uint16_t *scale, double *zero);
-void search_refit(const search_group *q, search_room *room, uint16_t *scale, double *zero);
+
+/* The same for up to SEARCH_ROWS rows at once, ldw apart, with ranges, scales and zeros of their own [rows]; q->lo and q->hi are not read. What a
+ * row gets does not depend on the others. */
+enum { SEARCH_ROWS = 16 };
+void search_refit(const search_group *q, int rows, int64_t ldw, const double *lo, const double *hi, search_room *room, uint16_t *scale,
+                  double *zero);
 
 #endif

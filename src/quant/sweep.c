@@ -20,6 +20,7 @@ typedef struct slab {
   int first, rows;       /* of the request */
   int chunk, ld;         /* rows of one product, row stride */
   float *e;              /* (width, ld) W - Q; column j is row j of this array */
+  uint8_t *code;         /* (width, ld) */
   float *r;              /* (PANEL, ld) E P */
   float *d;              /* (PANEL, ld) what the current block took from E */
   float *scale, *zero;   /* (groups, ld) */
@@ -30,7 +31,6 @@ typedef struct slab {
 
 static int group_columns(const sweep_request *q) { return q->width / grid_groups(&q->rule, q->width); }
 static int least_of(int a, int b) { return a < b ? a : b; }
-static int tile_rows(const slab *b, int row) { return least_of(b->rows - row, TILE); }
 
 /* Whole groups, or part of one. */
 static int panel_columns(const sweep_request *q, int first) {
@@ -38,59 +38,94 @@ static int panel_columns(const sweep_request *q, int first) {
   return size <= PANEL ? least_of(PANEL / size * size, q->width - first) : least_of(PANEL, size - first % size);
 }
 
-static double value(float scale, float zero, float code) { return (double)scale * ((double)code - (double)zero); }
+typedef struct work {
+  refit_block block;
+  refit_tile tile;
+  _Alignas(64) float was[PANEL][TILE]; /* weights; codes before a step */
+  double one[PANEL];                   /* of a group wider than a panel: 1 P_gg */
+} work;
 
-static void read_codes(const sweep_request *q, const slab *b, int first, int columns, int row, const uint8_t *codes, refit_tile *t) {
-  int rows = tile_rows(b, row);
-  if (rows < TILE) memset(t->code, 0, (size_t)columns * sizeof *t->code);
-  for (int r = 0; r < rows; r++) {
-    const uint8_t *from = codes + (int64_t)(b->first + row + r) * q->width + first;
-    for (int j = 0; j < columns; j++) t->code[j][r] = from[j];
+static HOT void widen(int columns, int ld, const uint8_t *restrict byte, float (*restrict code)[TILE]) {
+  for (int j = 0; j < columns; j++)
+    for (int r = 0; r < TILE; r++) code[j][r] = byte[(int64_t)j * ld + r];
+}
+
+static HOT void narrow(int columns, int ld, const float (*restrict code)[TILE], uint8_t *restrict byte) {
+  for (int j = 0; j < columns; j++)
+    for (int r = 0; r < TILE; r++) byte[(int64_t)j * ld + r] = (uint8_t)(int)code[j][r];
+}
+
+/* e = w - q of a tile. */
+static HOT void tile_errors(int columns, int ld, const float (*restrict w)[TILE], const uint8_t *restrict code, const float *restrict scale,
+                            const float *restrict zero, float *restrict e) {
+  for (int j = 0; j < columns; j++) {
+    for (int r = 0; r < TILE; r++) {
+      int64_t at = (int64_t)j * ld + r;
+      e[at] = (float)((double)w[j][r] - (double)scale[r] * ((double)code[at] - (double)zero[r]));
+    }
   }
 }
 
-static void write_codes(const sweep_request *q, const slab *b, int first, int columns, int row, const refit_tile *t, uint8_t *codes) {
-  int rows = tile_rows(b, row);
-  for (int r = 0; r < rows; r++) {
-    uint8_t *to = codes + (int64_t)(b->first + row + r) * q->width + first;
-    for (int j = 0; j < columns; j++) to[j] = (uint8_t)(int)t->code[j][r];
+/* A tile of codes and errors of a slab, of part of a group; 0 in padding. Eight rows at a time: as many streams as a prefetcher follows. */
+static void start_tile(const sweep_request *q, slab *b, int first, int columns, int row, const uint8_t *codes, work *m) {
+  int64_t g = first / group_columns(q), at = (int64_t)first * b->ld + row;
+  uint8_t *code = b->code + at;
+  for (int some = 0; some < TILE; some += 8) {
+    if (row + some + 8 <= b->rows) {
+      const uint8_t *c = codes + (int64_t)(b->first + row + some) * q->width + first;
+      const float *w = q->w + (b->first + row + some) * q->ldw + first;
+      for (int j = 0; j < columns; j++) {
+        for (int r = 0; r < 8; r++) code[(int64_t)j * b->ld + some + r] = c[(int64_t)r * q->width + j];
+        for (int r = 0; r < 8; r++) m->was[j][some + r] = w[r * q->ldw + j];
+      }
+    } else {
+      for (int j = 0; j < columns; j++) {
+        for (int r = some; r < some + 8; r++) {
+          int64_t from = b->first + row + r;
+          bool there = row + r < b->rows;
+          code[(int64_t)j * b->ld + r] = there ? codes[from * q->width + first + j] : 0;
+          m->was[j][r] = there ? q->w[from * q->ldw + first + j] : 0;
+        }
+      }
+    }
   }
+  tile_errors(columns, b->ld, (const float(*)[TILE])m->was, code, b->scale + g * b->ld + row, b->zero + g * b->ld + row, b->e + at);
 }
 
 /* The slab's grid, and W - Q; 0 in padding. */
-static void start(const sweep_request *q, slab *b, const uint8_t *codes) {
-  int size = group_columns(q), groups = q->width / size;
-  memset(b->e, 0, (size_t)q->width * (size_t)b->ld * sizeof *b->e);
+static void start(const sweep_request *q, slab *b, const uint8_t *codes, work *m) {
+  int size = group_columns(q), groups = q->width / size, columns;
   memset(b->before, 0, (size_t)b->ld * sizeof *b->before);
   memset(b->gain, 0, (size_t)b->ld * sizeof *b->gain);
-  for (int g = 0; g < groups; g++) {
-    float *scale = b->scale + (int64_t)g * b->ld, *zero = b->zero + (int64_t)g * b->ld;
-    for (int r = 0; r < b->ld; r++) {
+  for (int r = 0; r < b->ld; r++) {
+    for (int g = 0; g < groups; g++) {
       int64_t at = (int64_t)(b->first + r) * groups + g;
-      scale[r] = r < b->rows ? half_to_float(q->grid.scales[at]) : 1;
-      zero[r] = r < b->rows ? (float)grid_zero(&q->rule, q->grid, at) : 0;
+      b->scale[(int64_t)g * b->ld + r] = r < b->rows ? half_to_float(q->grid.scales[at]) : 1;
+      b->zero[(int64_t)g * b->ld + r] = r < b->rows ? (float)grid_zero(&q->rule, q->grid, at) : 0;
     }
-    for (int r = 0; r < b->rows; r++) {
-      const float *w = q->w + (b->first + r) * q->ldw + (int64_t)g * size;
-      const uint8_t *c = codes + (int64_t)(b->first + r) * q->width + (int64_t)g * size;
-      for (int j = 0; j < size; j++) b->e[((int64_t)g * size + j) * b->ld + r] = (float)(w[j] - value(scale[r], zero[r], c[j]));
-    }
+  }
+  for (int first = 0; first < q->width; first += columns) {
+    columns = least_of(size, panel_columns(q, first));
+    for (int row = 0; row < b->ld - SKEW; row += TILE) start_tile(q, b, first, columns, row, codes, m);
   }
 }
 
-static void finish(const sweep_request *q, const slab *b) {
+static void finish(const sweep_request *q, const slab *b, uint8_t *codes) {
   int groups = grid_groups(&q->rule, q->width);
-  for (int g = 0; g < groups; g++) {
-    const float *scale = b->scale + (int64_t)g * b->ld, *zero = b->zero + (int64_t)g * b->ld;
-    for (int r = 0; r < b->rows; r++) {
-      int64_t at = (int64_t)(b->first + r) * groups + g;
-      q->grid.scales[at] = float_to_half(scale[r]);
+  for (int r = 0; r < b->rows; r++) {
+    for (int g = 0; g < groups; g++) {
+      int64_t at = (int64_t)(b->first + r) * groups + g, from = (int64_t)g * b->ld + r;
+      q->grid.scales[at] = float_to_half(b->scale[from]);
       if (q->rule.real_zero)
-        q->grid.real_zeros[at] = float_to_half(zero[r]);
+        q->grid.real_zeros[at] = float_to_half(b->zero[from]);
       else
-        q->grid.zeros[at] = (uint8_t)(int)zero[r];
+        q->grid.zeros[at] = (uint8_t)(int)b->zero[from];
     }
   }
+  for (int first = 0; first < q->width; first += PANEL)
+    for (int r = 0; r < b->rows; r++)
+      for (int j = first; j < least_of(first + PANEL, q->width); j++)
+        codes[(int64_t)(b->first + r) * q->width + j] = b->code[(int64_t)j * b->ld + r];
 }
 
 /* r (+)= E[:, from .. end) P[from .. end, first ..). */
@@ -121,17 +156,10 @@ static void pull_and_measure(const sweep_request *q, slab *b, int first, int col
   add_product(q, b, first, columns, 0, begin, false);
 }
 
-typedef struct work {
-  refit_block block;
-  refit_tile tile;
-  float was[PANEL][TILE]; /* codes before the step */
-  double one[PANEL];      /* of a group wider than a panel: 1 P_gg */
-} work;
-
-static void read_tile(const sweep_request *q, const slab *b, int panel, int first, int columns, int row, const uint8_t *codes, work *m) {
+static void read_tile(const sweep_request *q, const slab *b, int panel, int first, int columns, int row, work *m) {
   int64_t g = first / group_columns(q);
   refit_tile *t = &m->tile;
-  read_codes(q, b, first, columns, row, codes, t);
+  widen(columns, b->ld, b->code + (int64_t)first * b->ld + row, t->code);
   memcpy(m->was, t->code, (size_t)columns * sizeof *m->was);
   for (int j = 0; j < columns; j++) memcpy(t->r[j], b->r + (int64_t)(first - panel + j) * b->ld + row, sizeof t->r[j]);
   memcpy(t->scale, b->scale + g * b->ld + row, sizeof t->scale);
@@ -152,7 +180,7 @@ static HOT void move_errors(int columns, int ld, const refit_tile *restrict t, c
   }
 }
 
-static void write_tile(const sweep_request *q, slab *b, int first, int columns, int row, const work *m, uint8_t *codes) {
+static void write_tile(const sweep_request *q, slab *b, int first, int columns, int row, const work *m) {
   int64_t g = first / group_columns(q);
   const refit_tile *t = &m->tile;
   float *scale = b->scale + g * b->ld + row, *zero = b->zero + g * b->ld + row;
@@ -160,28 +188,22 @@ static void write_tile(const sweep_request *q, slab *b, int first, int columns, 
   memcpy(scale, t->scale, sizeof t->scale);
   memcpy(zero, t->zero, sizeof t->zero);
   memcpy(b->gain + row, t->gain, sizeof t->gain);
-  write_codes(q, b, first, columns, row, t, codes);
+  narrow(columns, b->ld, (const float(*)[TILE])t->code, b->code + (int64_t)first * b->ld + row);
 }
 
 /* ---- a group wider than a panel: its grid before its codes ---- */
 
 static bool is_wide(const sweep_request *q) { return group_columns(q) > PANEL && q->grid_moves != SWEEP_GRID_STAYS; }
 
-static void read_deviations(const sweep_request *q, slab *b, int64_t g, const uint8_t *codes) {
-  int size = group_columns(q);
-  const float *zero = b->zero + g * b->ld;
-  memset(b->k, 0, (size_t)size * (size_t)b->ld * sizeof *b->k);
-  for (int r = 0; r < b->rows; r++) {
-    const uint8_t *from = codes + (int64_t)(b->first + r) * q->width + g * size;
-    for (int j = 0; j < size; j++) b->k[(int64_t)j * b->ld + r] = (float)from[j] - zero[r];
-  }
+static HOT void deviations(int columns, int ld, const uint8_t *restrict code, const float *restrict zero, float *restrict k) {
+  for (int j = 0; j < columns; j++)
+    for (int r = 0; r < ld; r++) k[(int64_t)j * ld + r] = (float)code[(int64_t)j * ld + r] - zero[r];
 }
 
 /* The sums of every row over one panel of the group, whose R is in r and whose k P_gg is in d. */
-static void add_sums(const slab *b, int64_t g, int columns, const float *k, work *m) {
+static void add_sums(const slab *b, int columns, const float *k, work *m) {
   refit_tile *t = &m->tile;
   for (int row = 0; row < b->rows; row += TILE) {
-    memcpy(t->scale, b->scale + g * b->ld + row, sizeof t->scale);
     for (int j = 0; j < columns; j++) {
       int64_t at = (int64_t)j * b->ld + row;
       memcpy(t->r[j], b->r + at, sizeof t->r[j]);
@@ -203,11 +225,11 @@ static HOT void move_wide(int columns, int ld, const float *restrict k, const fl
   }
 }
 
-static void refit_wide(const sweep_request *q, slab *b, int begin, const uint8_t *codes, work *m) {
+static void refit_wide(const sweep_request *q, slab *b, int begin, work *m) {
   int size = group_columns(q), end = begin + size, columns;
   int64_t g = begin / size;
   double one_one = 0;
-  read_deviations(q, b, g, codes);
+  deviations(size, b->ld, b->code + (int64_t)begin * b->ld, b->zero + g * b->ld, b->k);
   memset(b->sums, 0, (size_t)(b->ld / TILE) * sizeof *b->sums);
   for (int first = begin; first < end; first += columns) {
     columns = panel_columns(q, first);
@@ -220,7 +242,7 @@ static void refit_wide(const sweep_request *q, slab *b, int begin, const uint8_t
       for (int i = begin; i < end; i++) m->one[j] += q->p[(int64_t)(first + j) * q->width + i];
       one_one += m->one[j];
     }
-    add_sums(b, g, columns, b->k + (int64_t)(first - begin) * b->ld, m);
+    add_sums(b, columns, b->k + (int64_t)(first - begin) * b->ld, m);
   }
   for (int row = 0; row < b->rows; row += TILE) {
     float *scale = b->scale + g * b->ld + row, *zero = b->zero + g * b->ld + row, old_scale[TILE], old_zero[TILE];
@@ -234,34 +256,34 @@ static void refit_wide(const sweep_request *q, slab *b, int begin, const uint8_t
 /* ---- a round ---- */
 
 /* One block of columns: a group, or a panel of a wide one. */
-static void step(const sweep_request *q, slab *b, int panel, int first, int columns, double least, uint8_t *codes, work *m) {
+static void step(const sweep_request *q, slab *b, int panel, int first, int columns, double least, work *m) {
   bool moves = q->grid_moves != SWEEP_GRID_STAYS && !is_wide(q);
   int64_t diagonal = (int64_t)first * q->width + first;
   refit_read(&m->block, &q->rule, group_bits(&q->rule, first / group_columns(q)), columns, q->p + diagonal, q->width, least,
              q->dead ? q->dead + first : NULL);
   for (int row = 0; row < b->rows; row += TILE) {
-    read_tile(q, b, panel, first, columns, row, codes, m);
+    read_tile(q, b, panel, first, columns, row, m);
     if (moves) refit_grid(&m->block, &m->tile);
     if (moves && q->grid_moves == SWEEP_GRID_CANDIDATES) refit_candidates(&m->block, &m->tile);
     refit_codes(&m->block, &m->tile);
-    write_tile(q, b, first, columns, row, m, codes);
+    write_tile(q, b, first, columns, row, m);
   }
 }
 
-static void round_of(const sweep_request *q, slab *b, double least, uint8_t *codes, work *m) {
+static void round_of(const sweep_request *q, slab *b, double least, work *m) {
   int size = group_columns(q), columns;
   bool wide = is_wide(q);
   for (int first = 0; first < q->width; first += columns) {
     columns = panel_columns(q, first);
     int end = first + columns, block = least_of(size, columns);
-    if (wide && first % size == 0) refit_wide(q, b, first, codes, m);
+    if (wide && first % size == 0) refit_wide(q, b, first, m);
     if (wide)
       add_product(q, b, first, columns, 0, q->width, true);
     else
       pull_and_measure(q, b, first, columns, first, end);
     for (int at = first; at < end; at += block) {
       int next = at + block;
-      step(q, b, first, at, block, least, codes, m);
+      step(q, b, first, at, block, least, m);
       for (int row = 0; next < end && row < b->rows; row += b->chunk)
         sgemm(false, false, end - next, b->chunk, block, -1, q->p + (int64_t)next * q->width + at, q->width, b->d + row, b->ld, 1,
               b->r + (int64_t)(next - first) * b->ld + row, b->ld);
@@ -284,6 +306,7 @@ static status slab_new(const sweep_request *q, slab *b) {
   status st = OK;
   int groups = grid_groups(&q->rule, q->width);
   TRY(NEW(b->e, (int64_t)q->width * b->ld, "sweep: W - Q"));
+  TRY(NEW(b->code, (int64_t)q->width * b->ld, "sweep: codes"));
   TRY(NEW(b->r, (int64_t)PANEL * b->ld, "sweep: (W - Q) P of a panel"));
   TRY(NEW(b->d, (int64_t)PANEL * b->ld, "sweep: steps of a panel"));
   TRY(NEW(b->scale, (int64_t)groups * b->ld, "sweep: scales"));
@@ -299,7 +322,8 @@ done:
 }
 
 static void slab_free(slab *b) {
-  FREE(b->e), FREE(b->r), FREE(b->d), FREE(b->scale), FREE(b->zero), FREE(b->before), FREE(b->gain), FREE(b->k), FREE(b->sums);
+  FREE(b->e), FREE(b->code), FREE(b->r), FREE(b->d), FREE(b->scale), FREE(b->zero), FREE(b->before), FREE(b->gain), FREE(b->k),
+      FREE(b->sums);
 }
 
 int sweep_slab(int64_t width) { return width < 2048 ? 64 : 256; }
@@ -316,9 +340,9 @@ status sweep(const sweep_request *q, uint8_t *codes, double *losses) {
   TRY(NEW(m, 1, "sweep: tile"));
   for (b.first = 0; b.first < q->rows; b.first += most) {
     b.rows = least_of(q->rows - b.first, most);
-    start(q, &b, codes);
-    round_of(q, &b, 1e-12 * most_diagonal, codes, m);
-    finish(q, &b);
+    start(q, &b, codes, m);
+    round_of(q, &b, 1e-12 * most_diagonal, m);
+    finish(q, &b, codes);
     TRY(add_losses(&b, sums));
   }
   if (losses) memcpy(losses, sums, sizeof sums);
@@ -332,6 +356,6 @@ double sweep_flops(int64_t rows, int64_t width) { return 2.0 * (double)rows * (d
 
 uint64_t sweep_bytes(const grid_rule *r, int64_t width) {
   uint64_t ld = PASS + SKEW, groups = (uint64_t)grid_groups(r, (int)width), size = (uint64_t)width / groups;
-  return ld * (4 * ((uint64_t)width + 2 * PANEL + 2 * groups) + 16) +
+  return ld * (5 * (uint64_t)width + 4 * (2 * PANEL + 2 * groups) + 16) +
          (size > PANEL ? ld * 4 * size + (ld / TILE) * sizeof(refit_sums) : 0) + sizeof(work);
 }

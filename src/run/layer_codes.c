@@ -54,21 +54,6 @@ status codes_magr(input_work *w, const setting *s) {
 
 /* ---- the factor ---- */
 
-/* Descending diagonal, ties in natural order: the processing order of act. */
-static void order_by_diagonal(int64_t m, const float *diagonal, int32_t *order, int32_t *buffer) {
-  for (int32_t k = 0; k < m; k++) order[k] = k;
-  for (int64_t width = 1; width < m; width *= 2) { /* merge sort: stable, and the same on every rank */
-    for (int64_t a = 0; a < m; a += 2 * width) {
-      int64_t b = a + width < m ? a + width : m, end = a + 2 * width < m ? a + 2 * width : m, i = a, j = b, at = a;
-      while (i < b || j < end) {
-        bool left = j >= end || (i < b && diagonal[order[i]] >= diagonal[order[j]]);
-        buffer[at++] = left ? order[i++] : order[j++];
-      }
-    }
-    memcpy(order, buffer, (size_t)m * sizeof *order);
-  }
-}
-
 /* Into shared memory, unless it is there already. */
 static status factor(input_work *w, const setting *s, const int32_t *order) {
   session *c = w->s->c;
@@ -261,7 +246,7 @@ status codes_make(input_work *w, int first, bool *handled) {
     if (lead->options.optq_order_act) {
       st = NEW(order, 2 * w->m, "order of columns");
       TRY(agree(c->team.comm, st));
-      order_by_diagonal(w->m, w->diagonal, order, order + w->m);
+      optq_act_order(w->m, w->diagonal, order, order + w->m);
       r.order = order;
     }
     TRY(factor(w, lead, order));

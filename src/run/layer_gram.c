@@ -9,13 +9,15 @@
 #include "dist/dlinalg.h"
 #include "quant/magr.h"
 #include "quant/optq.h"
+#include "quant/sweep.h"
 #include "run/layer_work.h"
 #include "run/unit.h"
 
 /* ---- dealing ---- */
 
 void my_rows(const session *c, int64_t out, int64_t in, int64_t *begin, int64_t *end) {
-  int slab = optq_slab((int)in) > magr_slab((int)in) ? optq_slab((int)in) : magr_slab((int)in);
+  int slab = optq_slab(in) > magr_slab((int)in) ? optq_slab(in) : magr_slab((int)in);
+  if (sweep_slab(in) > slab) slab = sweep_slab(in);
   deal_range(out, c->team.size, c->team.rank, slab, begin, end);
 }
 

@@ -74,6 +74,7 @@ static status refine_rows(input_work *w, const setting *s, const options *o, int
                       .dead = w->any_dead ? w->dead : NULL,
                       .dead_rtn = o->optq_dead_rtn,
                       .damping = o->damping * w->facts->mean_diag,
+                      .act_order = o->optq_order_act,
                       .weigh_diagonal = o->grid_weight == WEIGHT_DIAGONAL,
                       .least_weight = least_weight(w),
                       .start = w->s->leading.base,

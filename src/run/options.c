@@ -85,7 +85,17 @@ static double auto_grid_weight(const method *m, int bits, int group, const optio
 
 static double auto_refine_stop(const method *m, int bits, int group, const options *o) {
   (void)m, (void)bits, (void)group;
-  return o->refine_rounds == ROUNDS_AUTO ? 0.01 : 0.001;
+  return o->refine_rounds == ROUNDS_AUTO ? 0.003 : 0;
+}
+
+static double auto_candidates(const method *m, int bits, int group, const options *o) {
+  (void)m, (void)bits, (void)group;
+  return o->refine_rounds == ROUNDS_AUTO;
+}
+
+static double auto_optq_order(const method *m, int bits, int group, const options *o) {
+  (void)bits, (void)group, (void)o;
+  return m->init == INIT_REFINE;
 }
 
 static double auto_cd_rounds(const method *m, int bits, int group, const options *o) {
@@ -133,7 +143,7 @@ static const option_row rows[] = {
     CHOICE(grid_search, STAGE_CODES, with_uniform, grid_search, auto_grid_search, "none", "mse", "scan", "refit", "lsq", "symm", "asymm",
            "l4q"),
     CHOICE(grid_weight, STAGE_CODES, with_uniform, grid_weight, auto_grid_weight, "ones", "sqrt", "diag"),
-    CHOICE(optq_order, STAGE_FACTOR, with_optq, optq_order_act, NULL, "natural", "act"),
+    CHOICE(optq_order, STAGE_FACTOR, with_optq, optq_order_act, auto_optq_order, "natural", "act"),
     CHOICE(optq_groups, STAGE_CODES, with_optq, optq_dynamic, NULL, "static", "dynamic"),
     CHOICE(optq_dead, STAGE_CODES, with_optq, optq_dead_rtn, NULL, "zero", "rtn"),
     CHOICE(cd_pass, STAGE_CODES, with_descent, cd_pass, NULL, "none", "comq"),
@@ -150,8 +160,8 @@ static const option_row rows[] = {
     CHOICE(refine_rounds, STAGE_ADAPTER, with_refine, refine_rounds, NULL, "auto", "3+2", "6+4", "12+4"),
     REAL(refine_stop, STAGE_ADAPTER, with_refine, 0, 0, 1, auto_refine_stop),
     REAL(refine_ridge, STAGE_ADAPTER, with_ridge, 0.03, 0, 10, NULL),
-    CHOICE(refine_candidates, STAGE_ADAPTER, with_refine, refine_candidates, NULL, "off", "on"),
-    CHOICE(refine_ranks, STAGE_ADAPTER, with_ranks, refine_ranks, NULL, "spread", "each", "largest"),
+    CHOICE(refine_candidates, STAGE_ADAPTER, with_refine, refine_candidates, auto_candidates, "off", "on"),
+    CHOICE(refine_ranks, STAGE_NONE, with_ranks, refine_ranks, NULL, "each", "spread", "largest"),
     COUNT(l4q_steps, STAGE_ADAPTER, with_l4q, l4q_steps, 100, 1, 100000, NULL),
     COUNT(adapter_seed, STAGE_ADAPTER, with_random, seed, 0, 0, 1000000000, NULL),
     CHOICE(split, STAGE_NONE, all, split, auto_split, "cloq", "qera", "balanced"),

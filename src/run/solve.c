@@ -198,14 +198,14 @@ static status report_unit(const layer_solver *s, int index, int64_t layer, int s
   char unit[256];
   relative_losses(s, index, &without, &with);
   snprintf(unit, sizeof unit, "solutions/%s/layer-%03lld", c->job.settings[index].name, (long long)layer);
-  double total = t->load + t->magr + t->factor + t->quantize + t->joint + t->trace + t->adapter + t->losses;
-  json_t *o =
-      json_pack("{s:s, s:s, s:I, s:{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}, s:f, s:f, s:f, s:f, s:I, s:I}", "unit", unit, "setting",
-                c->job.settings[index].name, "layer", (json_int_t)layer, "seconds", "load", share * t->load, "magr", share * t->magr,
-                "factor", share * t->factor, "quantize", share * t->quantize, "joint", share * t->joint, "trace", share * t->trace,
-                "adapter", share * t->adapter, "losses", share * t->losses, "write", write_seconds, "rank_seconds_alone",
-                seconds_alone(s, index), "gflops", 1e-9 * t->flops / total, "relative_loss_without_adapter", without, "relative_loss", with,
-                "private_bytes_peak", (json_int_t)memory_watch_private(), "shared_bytes_peak", (json_int_t)memory_watch_shared());
+  double total = t->load + t->magr + t->factor + t->quantize + t->refine + t->joint + t->trace + t->adapter + t->losses;
+  json_t *o = json_pack("{s:s, s:s, s:I, s:{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}, s:f, s:f, s:f, s:f, s:I, s:I}", "unit", unit,
+                        "setting", c->job.settings[index].name, "layer", (json_int_t)layer, "seconds", "load", share * t->load, "magr",
+                        share * t->magr, "factor", share * t->factor, "quantize", share * t->quantize, "refine", share * t->refine, "joint",
+                        share * t->joint, "trace", share * t->trace, "adapter", share * t->adapter, "losses", share * t->losses, "write",
+                        write_seconds, "rank_seconds_alone", seconds_alone(s, index), "gflops", 1e-9 * t->flops / total,
+                        "relative_loss_without_adapter", without, "relative_loss", with, "private_bytes_peak",
+                        (json_int_t)memory_watch_private(), "shared_bytes_peak", (json_int_t)memory_watch_shared());
   return o ? unit_metrics(c, o) : fail(E_MEMORY, "metrics.jsonl: no memory for a line");
 }
 

@@ -160,7 +160,7 @@ for name in "${names[@]}"; do
     peak_memory_vs_plan)
         job=models/smollm2/config.json
         if [ -e "$job" ]; then
-            peak_memory --set model=models/smollm2 --set calibration.tokens=models/smollm2/calib.npy --set heldout.tokens=models/smollm2/heldout.npy \
+            peak_memory --set sweep.method=cloq --set model=models/smollm2 --set calibration.tokens=models/smollm2/calib.npy --set heldout.tokens=models/smollm2/heldout.npy \
                 --set calibration.windows=8 --set calibration.length=2048 --set heldout.windows=4 --set heldout.length=2048 --set options.magr_K=5
         else
             peak_memory

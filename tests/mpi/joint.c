@@ -2,11 +2,13 @@
 #include "check.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "../unit/problem.h"
 #include "adapter/mixed.h"
 #include "base/blas.h"
+#include "base/fault.h"
 #include "dist/agree.h"
 #include "joint/deflate.h"
 #include "joint/ritz.h"
@@ -118,12 +120,17 @@ static void answer_free(answer *x) {
   FREE(x->values);
 }
 
-static status call(const team *t, const layer *l, int rank, int steps, answer *x) {
+/* work: seen by the team, of ritz_shared bytes. */
+static status call_within(const team *t, const layer *l, int rank, int steps, double *work, answer *x) {
   ritz_request q = {
       .t = t, .where = "layer 4", .n = l->n, .m = l->m, .rank = rank, .steps = steps, .e = l->e.base, .em = l->em.base, .trace = l->trace};
+  return ritz(&q, x->y, work, x->u, x->a, x->values, &x->loss);
+}
+
+static status call(const team *t, const layer *l, int rank, int steps, answer *x) {
   shared work;
   CHECK_OK(shared_new(t, ritz_shared(l->n, l->m, rank), "ritz", &work));
-  status st = ritz(&q, x->y, work.base, x->u, x->a, x->values, &x->loss);
+  status st = call_within(t, l, rank, steps, work.base, x);
   shared_free(&work);
   return st;
 }
@@ -180,7 +187,7 @@ static void same_on_few(const team *t, const layer *l, int rank, int steps, cons
 
 /* slack: relative to the trace, what the rounding of E H to float does to losses. */
 static void ritz_of(const team *t, const layer *l, int rank, double slack) {
-  enum { CALLS = 12, STEPS = 3 };
+  enum { CALLS = 8, STEPS = 4 };
   answer x = answer_new(l->n, l->m, rank);
   double best = best_loss(l, rank), before = INFINITY, allowed = slack * l->trace + 1e-300, length = sqrt(dot(l->n * l->m, l->ed, l->ed)),
          *ue = NULL;
@@ -216,7 +223,7 @@ static void ritz_shapes(const team *t) {
   for (size_t s = 0; s < sizeof shape / sizeof *shape; s++) {
     int64_t n = shape[s][0], m = shape[s][1];
     int most = (int)least(n, m);
-    for (size_t kind = 0; kind < sizeof kinds / sizeof *kinds; kind++) {
+    for (size_t kind = 0; kind < (most > 8 ? sizeof kinds / sizeof *kinds : 1); kind++) {
       layer l = layer_of_kind(t, kinds[kind], n, m);
       ritz_of(t, &l, 1, 1e-7);
       if (most > 8) ritz_of(t, &l, 9, 1e-7);
@@ -238,12 +245,16 @@ typedef struct deflation {
   double ridge, shrink;
 } deflation;
 
-static status call_deflate(const team *t, const layer *l, const deflation *d, float *p) {
+static status deflate_within(const team *t, const layer *l, const deflation *d, double *work, float *p) {
   deflate_request q = {
       .t = t, .where = "layer 4", .m = d->m, .rank = d->rank, .a = d->a, .h = l->h.base, .ridge = d->ridge, .shrink = d->shrink};
+  return deflate(&q, work, p);
+}
+
+static status call_deflate(const team *t, const layer *l, const deflation *d, float *p) {
   shared work;
   CHECK_OK(shared_new(t, deflate_shared(d->m, d->rank), "deflation", &work));
-  status st = deflate(&q, work.base, p);
+  status st = deflate_within(t, l, d, work.base, p);
   shared_free(&work);
   return st;
 }
@@ -380,6 +391,12 @@ static void deflate_by_rows(const team *t, const layer *l, int rank, double ridg
   CHECK_OK(call_deflate(t, l, &d, p.base));
   CHECK(p_distance(l, p.base, exact) <= 1e-11, "order %lld, dependent rows: P is off by %.1e", (long long)l->m,
         p_distance(l, p.base, exact));
+  team_barrier(t);
+  for (int64_t j = 0; j < l->m; j++) d.a[rank * l->m + j] += 1e-7 * problem_entry(10, j); /* next to nothing */
+  CHECK_OK(call_deflate(t, l, &d, p.base));
+  CHECK(p_distance(l, p.base, exact) <= 1e-4, "order %lld, all but dependent rows: P is off by %.1e", (long long)l->m,
+        p_distance(l, p.base, exact));
+  team_barrier(t);
   memset(d.a, 0, (size_t)(d.rank * l->m) * sizeof *d.a);
   CHECK_OK(call_deflate(t, l, &d, p.base));
   int wrong = 0;
@@ -485,6 +502,41 @@ static void refusals(const team *t) {
   layer_free(&l);
 }
 
+/* The n-th fallible operation of one rank fails, for every n: all ranks return the same, and nobody waits for anybody. */
+static void faults(const team *t) {
+  enum { N = 40, M = 60, RANK = 4 };
+  layer l = layer_of_kind(t, PROBLEM_SINGULAR, N, M);
+  answer x = answer_new(N, M, RANK);
+  deflation d = {.m = M, .rank = RANK};
+  shared p, work;
+  CHECK_OK(NEW(d.a, RANK * M, "A"));
+  for (int i = 0; i < RANK * M; i++) d.a[i] = problem_entry(9, i);
+  CHECK_OK(shared_new(t, M * M * sizeof(float), "P", &p));
+  CHECK_OK(shared_new(t, ritz_shared(N, M, RANK) + deflate_shared(M, RANK), "work", &work));
+  for (int which = 0; which < 2; which++)
+    for (int bad = 0; bad<t->size; bad += t->size> 1 ? t->size - 1 : 1)
+      for (int n = 1, hit = 1; hit; n++) {
+        char text[32];
+        snprintf(text, sizeof text, "%d:%d", bad, n);
+        setenv("CLOQWORK_FAULT", text, 1);
+        fault_setup(t->rank);
+        status st = which ? deflate_within(t, &l, &d, work.base, p.base) : call_within(t, &l, RANK, 2, work.base, &x);
+        hit = agree_any(t->comm, fault_count() >= (uint64_t)n);
+        CHECK(hit ? st != OK && status_message()[0] : st == OK, "call %d, fault %s: status %d: %s", which, text, (int)st, status_message());
+        status_clear();
+        int code = (int)st;
+        CHECK_OK(agree_same(t->comm, "status", &code, sizeof code));
+        CHECK(n < 200, "faults without end");
+        unsetenv("CLOQWORK_FAULT");
+        fault_setup(t->rank);
+      }
+  shared_free(&work);
+  shared_free(&p);
+  FREE(d.a);
+  answer_free(&x);
+  layer_free(&l);
+}
+
 int main(int argc, char **argv) {
   MPI_Init(&argc, &argv);
   team t;
@@ -493,6 +545,7 @@ int main(int argc, char **argv) {
   ritz_shapes(&t);
   deflate_shapes(&t);
   refusals(&t);
+  faults(&t);
   team_free(&t);
   CHECK(mem_now() == 0, "%llu bytes not freed", (unsigned long long)mem_now());
   return check_end("joint");

@@ -1,4 +1,5 @@
 /* Solved linears through a file: every kind of grid, whole and by rows, at smaller ranks, and what must not be believed. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -142,6 +143,166 @@ static void check_rule(const team *t, const grid_rule *rule, real_type loaded) {
   FREE(memory);
 }
 
+/* ---- ranks with codes of their own ---- */
+
+static void check_choice(void) {
+  static const struct {
+    const char *list;
+    int rank, serves;
+  } cases[] = {{"4,16", 0, 16}, {"4,16", 1, 4}, {"4,16", 4, 4}, {"4,16", 5, 16}, {"4,16", 16, 16}, {"4,16", 17, 0},
+               {"16,4", 3, 4},  {"8", 8, 8},    {"8", 0, 8},    {"", 0, 0},      {"", 3, 0}};
+  for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+    int found = solution_variant(cases[k].list, cases[k].rank);
+    CHECK(found == cases[k].serves, "%d of %s: %d", cases[k].rank, cases[k].list, found);
+  }
+}
+
+enum { SMALL = 2, LARGE = RANK_MAX };
+
+/* The group of the linear lists two variants; codes differ, so that it shows whose they are. */
+static void write_variants(const team *t, solution both[2], const char *ranks, bool truncates, bool own_rank) {
+  char paths[2 * SOLUTION_DATASETS][SOLUTION_PATH], groups[2][SOLUTION_PATH];
+  dataset sets[2 * SOLUTION_DATASETS];
+  attributes root = {0}, parent = {0}, of[2] = {{0}};
+  int count = 0;
+  CHECK_OK(attr_text(&root, "model_fingerprint", "abc"));
+  CHECK_OK(attr_text(&parent, "ranks", ranks));
+  if (truncates) CHECK_OK(attr_int(&parent, "truncates", 1));
+  if (own_rank) CHECK_OK(attr_int(&parent, "own_rank", 1));
+  for (int v = 0; v < 2; v++) {
+    solution_group(&both[v], groups[v]);
+    CHECK_OK(attr_int(&of[v], "bits", both[v].rule.bits));
+    CHECK_OK(attr_int(&of[v], "group", both[v].rule.group));
+    CHECK_OK(attr_real(&of[v], "adapter_size", 0.25 * (v + 1)));
+    CHECK_OK(attr_real(&of[v], "ridge_used", 0.5 * v));
+    both[v].own_rank = own_rank;
+    CHECK_OK(solution_grid_attributes(&both[v], &of[v]));
+    count += solution_datasets(&both[v], true, paths + count, sets + count);
+  }
+  group_attributes all[] = {{"", &root}, {linear_path(which), &parent}, {groups[0], &of[0]}, {groups[1], &of[1]}};
+  CHECK_OK(container_write(t, path, "test", "solution", sets, count, all, 4));
+  attr_free(&root);
+  attr_free(&parent);
+  for (int v = 0; v < 2; v++) attr_free(&of[v]);
+}
+
+/* Rank `rank` is the first columns of variant v. */
+static void check_variant(const solution both[2], int rank, int v, bool truncates) {
+  container *file = NULL;
+  solution r, d;
+  const solution *from = &both[v];
+  int expected = rank ? rank : from->rank;
+  CHECK_OK(container_open(path, "solution", &file));
+  CHECK_OK(solution_describe(file, "here", &model, which, rank, NULL, &d));
+  CHECK(d.rank == from->rank && d.variant == from->variant && d.truncates == truncates && d.round_count == from->round_count,
+        "rank %d: %d of %d", rank, d.rank, d.variant);
+  CHECK_OK(solution_load(file, "here", &model, which, 0, -1, rank, SOLUTION_ALL, &r));
+  CHECK(r.rank == expected && r.variant == from->variant, "rank %d: %d of %d", rank, r.rank, r.variant);
+  CHECK(memcmp(r.codes, from->codes, (size_t)(OUT * r.words) * sizeof *r.codes) == 0, "rank %d: other codes", rank);
+  CHECK(memcmp(r.lora_a, from->lora_a, (size_t)(r.rank * IN) * sizeof *w) == 0, "rank %d", rank);
+  for (int64_t i = 0; i < OUT; i++)
+    CHECK(memcmp(r.lora_b + i * r.rank, from->lora_b + i * from->rank, (size_t)r.rank * sizeof *w) == 0, "rank %d, row %d", rank, (int)i);
+  for (int k = 0; k <= r.rank; k++) CHECK(r.loss[k] == from->loss[k], "rank %d, %d", rank, k);
+  for (int k = 0; k < r.round_count; k++) CHECK(r.rounds[k] == from->rounds[k], "rank %d, round %d", rank, k);
+  CHECK(r.facts->adapter_size == 0.25 * (v + 1) && r.facts->ridge_used == 0.5 * v, "%g", r.facts->adapter_size);
+  solution_free(&r);
+  container_close(&file);
+}
+
+static void refuse_variant(int rank, status expected) {
+  container *file = NULL;
+  solution r;
+  CHECK_OK(container_open(path, "solution", &file));
+  CHECK_FAILS(solution_describe(file, "here", &model, which, rank, NULL, &r), expected);
+  container_close(&file);
+}
+
+/* The norm of the first `rank` columns of B times the first rows of A, by the whole product. */
+static double product_norm(const solution *s, int rank) {
+  double all = 0;
+  for (int64_t i = 0; i < s->out; i++)
+    for (int64_t j = 0; j < s->in; j++) {
+      double sum = 0;
+      for (int k = 0; k < rank; k++) sum += (double)s->lora_b[i * s->rank + k] * (double)s->lora_a[k * s->in + j];
+      all += sum * sum;
+    }
+  return sqrt(all);
+}
+
+static void check_norm(void) {
+  enum { N = 7, M = 11, MOST = 37 };
+  static float a[MOST * M], b[N * MOST];
+  for (int k = 0; k < MOST * M; k++) a[k] = entry(k + 5);
+  for (int k = 0; k < N * MOST; k++) b[k] = entry(k + 6);
+  for (int rank = 1; rank <= MOST; rank++) {
+    solution s = {.out = N, .in = M, .end = N, .rank = rank, .lora_a = a, .lora_b = b};
+    double expected = product_norm(&s, rank), found = solution_adapter_norm(&s);
+    CHECK(fabs(found - expected) <= 1e-10 * expected && expected > 0, "rank %d: %.17g, expected %.17g", rank, found, expected);
+  }
+}
+
+/* A copy of the first columns has their size, and the rounds of the whole. */
+static void check_copy(const solution *s) {
+  solution to = *s;
+  char *memory = NULL;
+  to.rank = SMALL;
+  CHECK_OK(NEW(memory, solution_place(&to, SOLUTION_ALL, NULL), "a solution"));
+  solution_place(&to, SOLUTION_ALL, memory);
+  s->facts->adapter_size = 0.5;
+  s->facts->round = 2;
+  solution_copy(s, SOLUTION_ALL, &to);
+  double expected = 0.5 * product_norm(s, SMALL) / product_norm(s, s->rank);
+  CHECK(fabs(to.facts->adapter_size - expected) <= 1e-10, "%g, expected %g", to.facts->adapter_size, expected);
+  CHECK(to.facts->round == 2 && memcmp(to.rounds, s->rounds, (size_t)s->round_count * sizeof *s->rounds) == 0, "%d", to.facts->round);
+  FREE(memory);
+}
+
+static void check_variants(const team *t) {
+  grid_rule rule = {.bits = 3, .group = 64, .beta = 1};
+  solution both[2];
+  char *memory[2] = {NULL, NULL};
+  for (int v = 0; v < 2; v++) {
+    both[v] = solution_shape(&model, which, &rule, RANK_MAX);
+    both[v].round_count = 3;
+    CHECK_OK(NEW(memory[v], solution_place(&both[v], SOLUTION_ALL, NULL), "a solution"));
+    solution_place(&both[v], SOLUTION_ALL, memory[v]);
+    make(&both[v]);
+    both[v].codes[7] ^= (uint32_t)(v + 1);
+    for (int k = 0; k < 3; k++) both[v].rounds[k] = 10 * v + k;
+    for (int k = 0; k <= RANK_MAX; k++) both[v].loss[k] = 100 * v + 10 - k;
+  }
+  check_copy(&both[1]);
+  both[0].rank = both[0].variant = SMALL; /* of RANK_MAX columns the first; rows lie closer */
+  both[1].variant = LARGE;
+  for (int64_t i = 0; i < OUT * SMALL; i++) both[0].lora_b[i] = entry(i + 3);
+  write_variants(t, both, "2,5", true, false);
+  for (int rank = 0; rank <= LARGE; rank++) check_variant(both, rank, rank == 0 || rank > SMALL, true);
+  refuse_variant(LARGE + 1, E_USAGE);
+  MPI_Barrier(t->comm);
+  write_variants(t, both, "2,5", false, false); /* each for its own rank */
+  check_variant(both, 0, 1, false);
+  check_variant(both, SMALL, 0, false);
+  check_variant(both, LARGE, 1, false);
+  refuse_variant(1, E_USAGE);
+  refuse_variant(3, E_USAGE);
+  MPI_Barrier(t->comm);
+  write_variants(t, both, "5", true, true); /* a matrix with a rank of its own */
+  check_variant(both, 0, 1, true);
+  check_variant(both, 4, 1, true);
+  container *file = NULL;
+  solution r;
+  CHECK_OK(container_open(path, "solution", &file));
+  CHECK_OK(solution_load(file, "here", &model, which, 0, -1, LARGE + 3, SOLUTION_ADAPTER, &r));
+  CHECK(r.rank == LARGE, "%d", r.rank);
+  solution_free(&r);
+  container_close(&file);
+  MPI_Barrier(t->comm);
+  write_variants(t, both, "2,4,5", true, false); /* one that is not there */
+  refuse_variant(3, E_DATA);
+  MPI_Barrier(t->comm);
+  for (int v = 0; v < 2; v++) FREE(memory[v]);
+}
+
 int main(int argc, char **argv) {
   team t;
   int rank;
@@ -159,6 +320,9 @@ int main(int argc, char **argv) {
   check_rule(&t, &(grid_rule){.kind = GRID_NF, .bits = 2, .group = 32, .nested = true}, REAL_BF16);
   check_rule(&t, &(grid_rule){.kind = GRID_NF, .bits = 3, .group = 64}, REAL_F16);
   check_rule(&t, &(grid_rule){.kind = GRID_BINARY, .bits = 1, .group = 32}, REAL_F32);
+  check_choice();
+  check_norm();
+  check_variants(&t);
   if (rank == 0) {
     unlink(path);
     CHECK(rmdir(folder) == 0, "%s", folder);

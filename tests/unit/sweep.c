@@ -374,20 +374,71 @@ static void test_sharing(void **state) {
   job_free(&j);
 }
 
+static int count_pieces(const char *sweep, piece *pieces) {
+  job j;
+  assert_done(read_job(sweep, &j));
+  int count = job_pieces(&j, NULL);
+  assert_in_range(count, 1, 8);
+  assert_int_equal(job_pieces(&j, pieces), count);
+  for (int p = 0; p < count; p++) pieces[p].setting = NULL; /* gone with the job */
+  job_free(&j);
+  return count;
+}
+
+/* One piece for all ranks, for each, or for those that have codes of their own, ascending. */
+static void test_pieces(void **state) {
+  (void)state;
+  piece p[8];
+  assert_int_equal(count_pieces("sweep: {method: [cloq, loftq], bits: 2, group: 32, rank: [2, 4, 16]}", p), 4);
+  assert_int_equal(p[0].rank, 0);
+  assert_int_equal(p[0].index, 0);
+  for (int k = 1; k < 4; k++) assert_int_equal(p[k].index, 1);
+  assert_int_equal(p[1].rank, 2);
+  assert_int_equal(p[3].rank, 16);
+  assert_int_equal(count_pieces("sweep: {method: refine, bits: 2, group: 32, rank: [2, 4, 16]}", p), 2);
+  assert_int_equal(p[0].rank, 4);
+  assert_int_equal(p[1].rank, 16);
+  assert_int_equal(count_pieces("sweep: {method: refine, bits: 2, group: 32, rank: [2, 4, 16]}\noptions: {refine_ranks: largest}", p), 1);
+  assert_int_equal(p[0].rank, 16);
+  assert_int_equal(count_pieces("sweep: {method: refine, bits: 2, group: 32, rank: {default: 8, down_proj: 4}, label: own}", p), 1);
+  assert_int_equal(p[0].rank, 8);
+}
+
+/* Codes that belong to a rank are shared where that rank, their start and their making are equal. */
+static void test_sharing_refined(void **state) {
+  (void)state;
+  job j;
+  sharing n = {0}, late = {0}, other = {0};
+  bool pending[4] = {true, true, true, true}, last[4] = {false, false, true, true};
+  assert_done(read_job("sweep: {method: [refine, cloq-nomagr], bits: 2, group: 32, rank: [2, 4, 16]}\noptions: {split: [cloq, qera]}", &j));
+  assert_int_equal(j.setting_count, 4);
+  assert_done(sharing_count(&j, 0, pending, &n));
+  assert_step(n.refined, 28, 14, 0); /* ranks 4 and 16 */
+  assert_step(n.codes, 14, 7, 0);
+  assert_step(n.fits, 42, 21, 0);
+  assert_step(n.joint, 0, 0, 0);
+  for (int k = 0; k < 4; k++) last[k] = j.settings[k].options.split == SPLIT_QERA;
+  assert_done(sharing_count(&j, 0, last, &late));
+  assert_step(late.refined, 14, 0, 14);
+  assert_step(late.fits, 21, 0, 21);
+  assert_step(late.factors, 12, 0, 0);
+  job_free(&j);
+  assert_done(read_job("sweep: {method: refine, bits: 2, group: 32, rank: [2, 4, 16]}\n"
+                       "options: {refine_ranks: [each, spread], refine_ridge: [0.03, 0.01]}",
+                       &j));
+  assert_int_equal(j.setting_count, 4);
+  assert_done(sharing_count(&j, 0, pending, &other));
+  assert_step(other.refined, 2 * (21 + 14), 2 * 21, 0); /* what spread has, each has; not with another ridge */
+  job_free(&j);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_which_value_holds),
-      cmocka_unit_test(test_sharing),
-      cmocka_unit_test(test_names),
-      cmocka_unit_test(test_ranks),
-      cmocka_unit_test(test_automatic),
-      cmocka_unit_test(test_describe),
-      cmocka_unit_test(test_options_of_a_map),
-      cmocka_unit_test(test_maps_in_files),
-      cmocka_unit_test(test_allocations),
-      cmocka_unit_test(test_resolved_tree),
-      cmocka_unit_test(test_refusals),
-      cmocka_unit_test(test_model),
+      cmocka_unit_test(test_which_value_holds), cmocka_unit_test(test_sharing),     cmocka_unit_test(test_pieces),
+      cmocka_unit_test(test_sharing_refined),   cmocka_unit_test(test_names),       cmocka_unit_test(test_ranks),
+      cmocka_unit_test(test_automatic),         cmocka_unit_test(test_describe),    cmocka_unit_test(test_options_of_a_map),
+      cmocka_unit_test(test_maps_in_files),     cmocka_unit_test(test_allocations), cmocka_unit_test(test_resolved_tree),
+      cmocka_unit_test(test_refusals),          cmocka_unit_test(test_model),
   };
   return cmocka_run_group_tests(tests, enter_folder, leave_folder);
 }
