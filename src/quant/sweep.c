@@ -38,6 +38,7 @@ static int panel_columns(const sweep_request *q, int first) {
   return size <= PANEL ? least_of(PANEL / size * size, q->width - first) : least_of(PANEL, size - first % size);
 }
 
+/* One tile of rows and one block of columns. */
 typedef struct work {
   refit_block block;
   refit_tile tile;
