@@ -21,7 +21,7 @@ typedef struct export_matrix {
   const char *setting; /* borrowed */
   int rank;            /* of its adapter; 0: it has none */
   /* read from the file (export_describe): */
-  solution shape; /* without arrays; shape.rank is the largest stored rank, or the one that its codes were made for */
+  solution shape; /* without arrays; shape.rank is the largest stored rank */
   char base_fingerprint[HASH_HEX];
   double loss[2], loss_heldout[2]; /* relative to the reference: without adapter, and at `rank`; NaN: unknown */
 } export_matrix;

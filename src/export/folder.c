@@ -279,24 +279,22 @@ static double mean_loss(const export_request *q, int linear, bool heldout, int c
   return n ? exp(sum / n) : NAN;
 }
 
-/* Codes that were refined for an adapter (shape.truncates). */
+/* Codes that were refined for an adapter (shape.extends). */
 static void say_refined(const export_request *q, bool adapter, text *t) {
-  int refined = 0, cut = 0;
+  int refined = 0, other = 0;
   for (int i = 0; i < q->count; i++) {
-    refined += q->matrices[i].shape.truncates;
-    cut += q->matrices[i].shape.truncates && q->matrices[i].rank && q->matrices[i].rank < q->matrices[i].shape.rank;
+    const export_matrix *m = &q->matrices[i];
+    refined += m->shape.extends;
+    other += m->shape.extends && m->rank && m->rank != m->shape.variant;
   }
   if (refined && adapter)
     say(t, "The codes of that base were made for this adapter: without it the base is useless.\n");
   else if (refined)
     say(t, "**Not to be used alone:** its codes were made for %s; without it this model is useless.\n",
         request_has_adapter(q) ? "the adapter beside it" : "an adapter that was not exported");
-  if (cut)
-    say(t,
-        "The adapter of %d linear%s is the first columns of one of larger rank, for which the codes were made: solved for this rank they "
-        "may lose "
-        "less.\n",
-        cut, cut == 1 ? "" : "s");
+  if (other)
+    say(t, "The codes of %d linear%s were made for an adapter of another rank: solved for this rank they may lose less.\n", other,
+        other == 1 ? "" : "s");
   if (refined) say(t, "\n");
 }
 

@@ -166,10 +166,10 @@ static status add_points(allocator *a, container *file, const char *where, int s
   const setting *s = a->settings[setting_index];
   solution r = {0};
   piece p;
-  for (int v = 0, rank = 1; setting_piece(s, 0, v, &p); v++) { /* each variant from the rank above the one before it */
-    TRY(solution_load(file, where, &a->c->model.arch, m->linear, 0, -1, p.rank, SOLUTION_CURVES, &r));
+  for (int v = 0; setting_piece(s, 0, v, &p); v++) {
+    TRY(solution_load_variant(file, where, &a->c->model.arch, m->linear, p.rank, SOLUTION_CURVES, &r));
     m->weights = (double)r.out * (double)r.in;
-    for (; rank <= r.rank; rank++)
+    for (int rank = p.rank ? p.rank : 1; rank <= r.rank; rank++)
       if (offers(s, rank)) TRY(add_point(m, &rooms[0], &rooms[1], &r, setting_index, rank));
     solution_free(&r);
   }

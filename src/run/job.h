@@ -58,8 +58,8 @@ typedef struct options {
   enum {
     RANKS_EACH,
     RANKS_SPREAD,
-    RANKS_LARGEST
-  } refine_ranks;     /* each | spread | largest: which ranks get codes of their own (setting_variants) */
+    RANKS_SMALLEST
+  } refine_ranks;     /* each | spread | smallest: which ranks get codes of their own (setting_variants) */
   int l4q_steps;      /* 100 */
   int seed;           /* adapter_seed, of A in zero and l4q: 0 */
   export_split split; /* cloq | qera | balanced; auto: the initialization's */
@@ -130,13 +130,15 @@ static inline bool setting_refines(const setting *s) { return setting_scheme(s) 
 /* Is its adapter a fit of what the codes leave? */
 static inline bool setting_fits(const setting *s) { return setting_scheme(s) == SCHEME_FIT || setting_refines(s); }
 static inline bool setting_nests(const setting *s) { return !setting_joint(s) && !setting_refines(s); } /* one solution for all ranks? */
-/* The ranks that have a solution of their own, ascending, into ranks [rank_count] (may be NULL); returns how many: all of a joint scheme; of one
- * that refines those that options.refine_ranks says (spread: the largest, and again the largest of those below half of it, until none is left);
- * one that nests has none, 0. */
+/* The ranks that have codes of their own, ascending, into ranks [rank_count] (may be NULL); returns how many: all of a joint scheme; of one that
+ * refines those that options.refine_ranks says (spread: the smallest, and again the smallest of those above twice it, until none is left); one that
+ * nests has none, 0. Codes that were refined for a rank serve larger ones nearly as well, with more columns of the adapter; smaller ones not at
+ * all: what they leave lies in as many directions as the adapter was to have. */
 int setting_variants(const setting *s, int *ranks);
-int setting_variant(const setting *s, int rank); /* the one that serves this rank: the smallest that is not below it; 0: it nests */
-bool setting_has_own_ranks(const setting *s);    /* every matrix has a rank of its own */
-metric setting_metric(const setting *s);         /* in which its last fit is the best: what certifies its adapter */
+int setting_variant(const setting *s,
+                    int rank); /* the one that serves this rank: the largest that is not above it, else the smallest; 0: it nests */
+bool setting_has_own_ranks(const setting *s); /* every matrix has a rank of its own */
+metric setting_metric(const setting *s);      /* in which its last fit is the best: what certifies its adapter */
 
 /* What can be said only with the model at hand: layers that the sweep names are there, group divides every target's width, ranks fit
  * every target. E_USAGE. */

@@ -286,8 +286,8 @@ static status read_stored(input_work *w, void *context, int p, int k) {
   unit_solution_path(c, &c->job.settings[plan->codes.from], w->layer, path);
   snprintf(where, sizeof where, "%s: %s", path, linear_path(w->linears[k]));
   TRY(container_open(path, "solution", &file));
-  TRY(solution_load(file, where, &c->model.arch, w->linears[k], 0, -1, to->variant, all ? SOLUTION_ALL : SOLUTION_BASE | SOLUTION_CURVES,
-                    &from));
+  TRY(solution_load_variant(file, where, &c->model.arch, w->linears[k], to->variant, all ? SOLUTION_ALL : SOLUTION_BASE | SOLUTION_CURVES,
+                            &from));
   from.facts->trace = from.loss[0];
   from.facts->trace_heldout = w->heldout ? from.loss_heldout[0] : NAN;
   solution_copy(&from, all ? SOLUTION_ALL : SOLUTION_BASE, to);

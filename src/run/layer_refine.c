@@ -68,7 +68,7 @@ static status refine_rows(input_work *w, const setting *s, const options *o, int
                       .m = to->in,
                       .begin = begin,
                       .end = end,
-                      .rank = to->rank,
+                      .rank = to->variant,
                       .w = weights_of(w, k),
                       .h = w->s->h.base,
                       .dead = w->any_dead ? w->dead : NULL,
@@ -109,7 +109,7 @@ status refine_result(input_work *w, const setting *s, const options *o, int p, i
   TRY(agree(c->team.comm, st));
   if (plan.shapes) w->factored = NULL;
   TRY(refine_rows(w, s, o, p, k, codes, begin, end));
-  w->s->spent.flops += refine_flops(&plan, to->out, to->in, to->rank);
+  w->s->spent.flops += refine_flops(&plan, to->out, to->in, to->variant);
   if (c->team.rank == 0) to->facts->codes_seconds += c->team.size * (clock_now() - start) + w->facts->leading_seconds / w->linear_count;
 done:
   FREE(codes);

@@ -24,7 +24,7 @@ solution layer_solution(const arch *a, const piece *p, int64_t layer, linear_id 
   grid_rule rule = setting_rule(p->setting, layer, l);
   rule.mixed = p->setting->method->quantizer == QUANT_SLIM;
   solution s = solution_shape(a, l, &rule, piece_rank(p, layer, l));
-  s.variant = p->rank ? s.rank : 0;
+  s.variant = piece_variant(p, layer, l);
   s.own_rank = setting_has_own_ranks(p->setting);
   s.round_count = joint_rounds(p->setting) + refine_rounds(p->setting);
   return s;
@@ -149,13 +149,11 @@ static double matrix_flops(const job *j, const arch *a, int k, linear_id l) {
     fit = fit && !same_fit(&j->settings[e], s, 0, l);
   }
   if (!setting_nests(s)) {
-    for (int v = 0, last = 0; v < s->rank_count; v++) {
-      int rank = setting_variant(s, s->ranks[v]);
-      if (rank == last) continue;
-      last = rank;
-      adapter_request q = adapter_shape(s, rank, out, in);
-      flops += product * sets + (setting_joint(s) ? joint_flops(s, rank, out, in)
-                                                  : codes_flops(s, out, in) + refine_result_flops(s, rank, out, in) + fit_flops(s, &q));
+    piece p;
+    for (int v = 0; setting_piece(s, k, v, &p); v++) {
+      adapter_request q = adapter_shape(s, p.most, out, in);
+      flops += product * sets + (setting_joint(s) ? joint_flops(s, p.rank, out, in)
+                                                  : codes_flops(s, out, in) + refine_result_flops(s, p.rank, out, in) + fit_flops(s, &q));
     }
     return flops;
   }

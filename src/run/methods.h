@@ -43,7 +43,7 @@ extern const char *const metric_names[METRIC_COUNT]; /* in solution files: certi
 
 /* How codes and adapter come about:
  *   zero, fit  codes first, and one adapter for every rank at once: the truncations of the largest
- *   refine     codes refined for one rank (joint/refine.h), then the fit of their residual: smaller ranks may be truncations of it
+ *   refine     codes refined for one rank (joint/refine.h), then the fit of their residual: larger ranks may have more of its columns
  *   joint      codes and adapter together, for one rank */
 typedef enum scheme { SCHEME_ZERO, SCHEME_FIT, SCHEME_REFINE, SCHEME_JOINT } scheme;
 

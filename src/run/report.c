@@ -233,20 +233,18 @@ static void print_heading(FILE *out, const run_report *r, const setting_report *
   fprintf(out, "\n%s   %lld bit%s, %s, %s\n", s->name, (long long)s->bits, s->bits == 1 ? "" : "s", share, layers);
 }
 
-/* "truncations: r=2 3 of r=4, r=9 of r=16" */
-static void print_truncations(FILE *out, const setting_report *s) {
+/* "codes of r=4 serve r=6 8, of r=16 serve r=24" */
+static void print_variants(FILE *out, const setting_report *s) {
   int of = 0;
   for (int p = 1; p < s->point_count; p++) {
-    if (s->variants[p] <= s->points[p]) continue;
+    if (s->variants[p] == 0 || s->variants[p] == s->points[p]) continue;
     if (s->variants[p] == of)
       fprintf(out, " %d", s->points[p]);
-    else if (of)
-      fprintf(out, " of r=%d, r=%d", of, s->points[p]);
     else
-      fprintf(out, "  truncations: r=%d", s->points[p]);
+      fprintf(out, "%s of r=%d serve r=%d", of ? "," : "  codes", s->variants[p], s->points[p]);
     of = s->variants[p];
   }
-  if (of) fprintf(out, " of r=%d: its codes, the first columns of its adapter\n", of);
+  if (of) fprintf(out, ", too: what was refined for that rank, with the adapter's columns of this one\n");
 }
 
 static void print_adapter_size(FILE *out, const setting_report *s) {
@@ -273,7 +271,7 @@ static status print_setting(FILE *out, const run_report *r, const setting_report
   TRY(seconds_panel(s, types, rows, &panels[count++]));
   print_panels(out, WIDTH, rows, label, LABEL_WIDTH, panels, count);
   TRY(print_bits(out, s, types, rows, LABEL_WIDTH, panels[0].width));
-  print_truncations(out, s);
+  print_variants(out, s);
   print_adapter_size(out, s);
   if (s->eval.count) TRY(print_eval(out, r, s, LABEL_WIDTH, panels[0].width));
 done:

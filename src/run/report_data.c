@@ -154,10 +154,10 @@ static void add_point(const curves *v, int point, int p, matrix_report *m, bool 
     m->loss[g][p] += rank < v->length[g] ? log(fmax(v->loss[g][rank], 0) / v->reference[g]) : NAN;
 }
 
-/* The variant of a point: the one that serves its rank. A larger rank, of a matrix with a smaller one of its own, is the largest's. */
-static int variant_of(const char *ranks, int point) {
+/* The variant of a point. Where each serves its own rank alone, one that was not solved for is a truncation of the largest. */
+static int variant_of(const char *ranks, bool extends, int point) {
   int found = solution_variant(ranks, point);
-  return found ? found : solution_variant(ranks, 0);
+  return extends || found == point ? found : solution_variant(ranks, 0);
 }
 
 /* Tokens for a column of the Gram that the linear was solved on. */
@@ -175,12 +175,13 @@ static status add_linear(container *c, const char *path, const char *group, line
   TRY(container_attributes(c, group, &a));
   const char *ranks = attr_get_text(&a, "ranks");
   bool own_rank = attr_get_int(&a, "own_rank", 0) == 1;
-  s->refined |= attr_get_int(&a, "truncates", 0) == 1;
+  bool extends = attr_get_int(&a, "extends", 0) == 1;
+  s->refined |= extends;
   for (int p = 0; p < s->point_count; p++) {
     char name[160];
-    s->variants[p] = *ranks && !own_rank ? variant_of(ranks, s->points[p]) : 0;
+    s->variants[p] = *ranks && !own_rank ? variant_of(ranks, extends, s->points[p]) : 0;
     if (*ranks)
-      snprintf(name, sizeof name, "%.120s/rank-%d", group, variant_of(ranks, s->points[p]));
+      snprintf(name, sizeof name, "%.120s/rank-%d", group, variant_of(ranks, extends, s->points[p]));
     else
       snprintf(name, sizeof name, "%.120s", group);
     if (p == 0 || *ranks) {

@@ -26,7 +26,7 @@ typedef struct setting_report {
   int64_t bits, group, layers;
   int *points;   /* [point_count] ascending, points[0] = 0; owned */
   int *variants; /* [point_count] the rank whose codes serve a point, 0: codes are those of all ranks, or every matrix has its own; owned */
-  bool refined;  /* codes were made for an adapter, and smaller ranks may be truncations */
+  bool refined;  /* codes were made for an adapter of such a rank, and may serve others */
   int point_count;
   matrix_report matrix[MATRIX_TYPES];
   eval_result eval; /* of RUN/eval, if it belongs to these very files and to the original's evaluation; else without points */

@@ -34,28 +34,28 @@ scheme setting_scheme(const setting *s) {
   return method_init(s->method)->scheme;
 }
 
-/* Going down the ranks: has this one a solution of its own, where `last` is the one above it that has (0: none)? */
-static bool own_solution(const setting *s, int rank, int last) {
+/* Going up the ranks: has this one codes of its own, where `last` is the one below it that has (0: none)? */
+static bool own_codes(const setting *s, int rank, int last) {
   return last == 0 || setting_joint(s) || s->options.refine_ranks == RANKS_EACH ||
-         (s->options.refine_ranks == RANKS_SPREAD && 2 * rank < last);
+         (s->options.refine_ranks == RANKS_SPREAD && rank > 2 * last);
 }
 
 int setting_variants(const setting *s, int *ranks) {
   int count = 0, last = 0;
-  if (setting_nests(s)) return 0;
-  for (int k = s->rank_count - 1; k >= 0; k--)
-    if (own_solution(s, s->ranks[k], last)) last = s->ranks[k], count++;
-  last = 0;
-  for (int k = s->rank_count - 1, at = count; ranks && k >= 0; k--)
-    if (own_solution(s, s->ranks[k], last)) ranks[--at] = last = s->ranks[k];
+  for (int k = 0; k < s->rank_count && !setting_nests(s); k++) {
+    if (!own_codes(s, s->ranks[k], last)) continue;
+    last = s->ranks[k];
+    if (ranks) ranks[count] = last;
+    count++;
+  }
   return count;
 }
 
 int setting_variant(const setting *s, int rank) {
   int last = 0;
   if (setting_nests(s)) return 0;
-  for (int k = s->rank_count - 1; k >= 0 && (last == 0 || s->ranks[k] >= rank); k--)
-    if (own_solution(s, s->ranks[k], last)) last = s->ranks[k];
+  for (int k = 0; k < s->rank_count && (last == 0 || s->ranks[k] <= rank); k++)
+    if (own_codes(s, s->ranks[k], last)) last = s->ranks[k];
   return last;
 }
 

@@ -4,14 +4,19 @@
 #include "run/options.h"
 
 bool setting_piece(const setting *s, int index, int v, piece *p) {
-  *p = (piece){s, index, 0};
+  int count = 0, last = 0;
+  *p = (piece){s, index, 0, s->rank_max};
   if (setting_nests(s)) return v == 0;
   for (int k = 0; k < s->rank_count; k++) {
-    if (setting_variant(s, s->ranks[k]) != s->ranks[k] || v-- > 0) continue;
-    p->rank = s->ranks[k];
-    return true;
+    int own = setting_variant(s, s->ranks[k]);
+    if (own == last) continue;
+    if (count == v) p->rank = own;
+    if (count == v + 1) p->most = own - 1;
+    last = own;
+    count++;
   }
-  return false;
+  if (setting_joint(s)) p->most = p->rank;
+  return v < count;
 }
 
 int job_pieces(const job *j, piece *pieces) {
@@ -24,7 +29,11 @@ int job_pieces(const job *j, piece *pieces) {
 }
 
 int piece_rank(const piece *p, int64_t layer, linear_id l) {
-  return p->rank && !setting_has_own_ranks(p->setting) ? p->rank : setting_rank(p->setting, layer, l);
+  return p->rank && !setting_has_own_ranks(p->setting) ? p->most : setting_rank(p->setting, layer, l);
+}
+
+int piece_variant(const piece *p, int64_t layer, linear_id l) {
+  return p->rank && setting_has_own_ranks(p->setting) ? setting_rank(p->setting, layer, l) : p->rank;
 }
 
 /* ---- what is equal ---- */
@@ -64,7 +73,7 @@ bool same_codes(const setting *a, const setting *b, int64_t layer, linear_id l) 
 
 bool same_refined(const piece *a, const piece *b, int64_t layer, linear_id l) {
   return setting_refines(a->setting) && a->setting->method->init == b->setting->method->init &&
-         piece_rank(a, layer, l) == piece_rank(b, layer, l) && same_rounding(a->setting, b->setting, layer, l) &&
+         piece_variant(a, layer, l) == piece_variant(b, layer, l) && same_rounding(a->setting, b->setting, layer, l) &&
          same_options(STAGE_ADAPTER, a->setting, b->setting, layer, l);
 }
 
@@ -81,29 +90,26 @@ bool share_magr(const job *j, const setting *a, const setting *b, int64_t layer,
 
 /* ---- what is taken over from where ---- */
 
-/* Has a setting this very variant? */
-static bool has_refined(const setting *s, const piece *p, int64_t layer, linear_id l) {
-  piece other;
-  for (int v = 0; setting_piece(s, p->index, v, &other); v++)
-    if (same_refined(&other, p, layer, l)) return true;
-  return false;
+static bool equal_codes(const piece *a, const piece *b, int64_t layer, linear_id l) {
+  return same_codes(a->setting, b->setting, layer, l) || same_refined(a, b, layer, l);
+}
+
+static bool equal_fit(const piece *a, const piece *b, int64_t layer, linear_id l) {
+  return same_fit(a->setting, b->setting, layer, l) || same_refined(a, b, layer, l);
 }
 
 /* From settings that were finished earlier: codes, and perhaps the fit at a rank that holds this one. Whether all is found. */
 static bool find_finished(const job *j, const piece *p, int64_t layer, linear_id l, const bool *pending, result_plan *plan) {
-  for (int e = 0; e < j->setting_count; e++) {
-    const setting *other = &j->settings[e];
-    if (!pending[e] && has_refined(other, p, layer, l)) {
-      *plan = (result_plan){{PART_STORED, e}, {PART_STORED, e}};
+  piece other;
+  for (int e = 0; e < j->setting_count; e++)
+    for (int v = 0; !pending[e] && setting_piece(&j->settings[e], e, v, &other); v++) {
+      if (!equal_codes(&other, p, layer, l)) continue;
+      bool fit = equal_fit(&other, p, layer, l) && piece_rank(&other, layer, l) >= piece_rank(p, layer, l);
+      if (plan->codes.how == PART_OWN || fit) plan->codes = (part_source){PART_STORED, e};
+      if (!fit) continue;
+      plan->fit = (part_source){PART_STORED, e};
       return true;
     }
-    if (pending[e] || !same_codes(other, p->setting, layer, l)) continue;
-    bool fit = same_fit(other, p->setting, layer, l) && setting_rank(other, layer, l) >= piece_rank(p, layer, l);
-    if (plan->codes.how == PART_OWN || fit) plan->codes = (part_source){PART_STORED, e};
-    if (!fit) continue;
-    plan->fit = (part_source){PART_STORED, e};
-    return true;
-  }
   return false;
 }
 
@@ -117,13 +123,9 @@ void plan_results(const job *j, const piece *pieces, int count, int64_t layer, l
     for (int e = 0; e < p; e++) { /* made here by a piece before this one, of the same group: others may have their turn later */
       const setting *other = pieces[e].setting;
       if (!pending[pieces[e].index] || !share_magr(j, other, s, layer, linear_input(l))) continue;
-      if (same_refined(&pieces[e], &pieces[p], layer, l) && plan[e * stride].codes.how == PART_OWN) {
-        *to = (result_plan){{PART_COPY, e}, {PART_COPY, e}};
-        break;
-      }
-      if (!same_codes(other, s, layer, l)) continue;
+      if (!equal_codes(&pieces[e], &pieces[p], layer, l)) continue;
       if (to->codes.how == PART_OWN) to->codes = (part_source){PART_COPY, e};
-      if (plan[e * stride].fit.how != PART_OWN || !same_fit(other, s, layer, l)) continue;
+      if (plan[e * stride].fit.how != PART_OWN || !equal_fit(&pieces[e], &pieces[p], layer, l)) continue;
       if (piece_rank(&pieces[e], layer, l) != piece_rank(&pieces[p], layer, l)) continue;
       to->fit = (part_source){PART_COPY, e};
       break;

@@ -9,13 +9,15 @@
 typedef struct piece {
   const setting *setting;
   int index; /* of the setting in the job */
-  int rank;  /* 0: all ranks are one solution */
+  int rank;  /* that its codes are made for; 0: for all */
+  int most;  /* the largest rank of its adapter: up to the next variant's */
 } piece;
 
 /* The v-th piece of a setting, ranks ascending; false: it has no more. */
 bool setting_piece(const setting *s, int index, int v, piece *p);
-int job_pieces(const job *j, piece *pieces);                /* fills in pieces (NULL: none) and returns how many */
-int piece_rank(const piece *p, int64_t layer, linear_id l); /* of its adapter of that matrix */
+int job_pieces(const job *j, piece *pieces);                   /* fills in pieces (NULL: none) and returns how many */
+int piece_rank(const piece *p, int64_t layer, linear_id l);    /* of its adapter of that matrix */
+int piece_variant(const piece *p, int64_t layer, linear_id l); /* that its codes of that matrix are made for; 0: for all */
 
 /* Where a part of a result comes from: another piece of this run, the file of a finished setting, or work of its own. */
 typedef struct part_source {
@@ -32,7 +34,7 @@ bool same_magr(const setting *a, const setting *b, int64_t layer, linear_id l); 
 bool same_codes(const setting *a, const setting *b, int64_t layer, linear_id l); /* of settings that nest */
 bool same_fit(const setting *a, const setting *b, int64_t layer,
               linear_id l); /* likewise, up to the rank: the smaller one is a part of the larger */
-/* Of variants that are refined from the same start to the same rank: codes and fit. */
+/* Of variants that are refined from the same start for the same rank: codes, and the fit up to the rank. */
 bool same_refined(const piece *a, const piece *b, int64_t layer, linear_id l);
 
 /* Whether two settings quantize the same weights, of every target that reads the input: such pieces are worked at together. */

@@ -80,7 +80,7 @@ static status add_parent(const setting *which, const solution *r, const char *ra
   TRY(attr_int(&g->attributes, "bits", r->rule.bits));
   TRY(attr_int(&g->attributes, "group", r->rule.group));
   TRY(attr_text(&g->attributes, "ranks", ranks));
-  if (setting_refines(which)) TRY(attr_int(&g->attributes, "truncates", 1));
+  if (setting_refines(which)) TRY(attr_int(&g->attributes, "extends", 1));
   if (r->own_rank) TRY(attr_int(&g->attributes, "own_rank", 1));
 done:
   return st;

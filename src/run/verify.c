@@ -80,7 +80,7 @@ static status check_tail(verifier *v, const char *where, const solution *r, cons
  * approximation, of which the stored one is the optimum, and rounds that were not made are NaN. */
 static status check_rounds(const char *where, const setting *s, const solution *r, int expected) {
   int kept = r->facts->round;
-  double loss = r->loss[r->rank];
+  double loss = r->loss[r->variant];
   if (r->round_count != expected) return fail(E_DATA, "%s: rounds: expected %d losses, found %d", where, expected, r->round_count);
   if (expected == 0) return OK;
   if (kept < 1 || kept > r->round_count) return fail(E_DATA, "%s: round: expected 1 to %d, found %d", where, r->round_count, kept);
@@ -150,9 +150,9 @@ static status check_result(verifier *v, const layer_view *l, const piece *p, lin
   if (!file_exists(path)) return OK; /* already found */
   snprintf(where, sizeof where, "%s: %s", path, linear_path(linear));
   TRY(NEW(curve, s->rank_max + 1, "a loss curve"));
-  if (p->rank) snprintf(where + strlen(where), sizeof where - strlen(where), "/rank-%d", piece_rank(p, l->layer, linear));
+  if (p->rank) snprintf(where + strlen(where), sizeof where - strlen(where), "/rank-%d", piece_variant(p, l->layer, linear));
   TRY(container_open(path, "solution", &file));
-  TRY(solution_load(file, where, &c->model.arch, linear, 0, -1, p->rank ? piece_rank(p, l->layer, linear) : 0, SOLUTION_ALL, &r));
+  TRY(solution_load_variant(file, where, &c->model.arch, linear, piece_variant(p, l->layer, linear), SOLUTION_ALL, &r));
   TRY(solution_check_nested(&r, where));
   solution_residual(&r, l->w, 0, r.out, l->e);
   TRY(adapter_trace(r.in, l->e, l->h, 0, r.out, NULL, &trace));

@@ -164,6 +164,8 @@ void solution_copy(const solution *from, unsigned parts, solution *to) {
     to->facts->trace_heldout = from->facts->trace_heldout;
     to->facts->damping_used = from->facts->damping_used;
     to->facts->ridge_used = from->facts->ridge_used;
+    to->facts->round = from->facts->round;
+    COPY(rounds, to->round_count);
     to->facts->tiny_scales = from->facts->tiny_scales;
     to->facts->codes_seconds = from->facts->codes_seconds;
     memcpy(to->facts->base_fingerprint, from->facts->base_fingerprint, HASH_HEX);
@@ -181,8 +183,6 @@ void solution_copy(const solution *from, unsigned parts, solution *to) {
     COPY(loss_heldout, rank + 1);
     COPY(values, rank + 1);
     for (int k = rank + 1; k <= from->rank; k++) to->values[rank] += from->values[k]; /* the last is what all others sum to */
-    COPY(rounds, to->round_count);
-    to->facts->round = from->facts->round;
   }
 #undef COPY
 }
@@ -266,13 +266,14 @@ done:
 }
 
 int solution_variant(const char *ranks, int rank) {
-  int best = 0;
+  int below = 0, least = 0, largest = 0;
   for (const char *at = ranks; *at; at += strcspn(at, ",") + (at[strcspn(at, ",")] == ',')) {
     int one = atoi(at);
-    if (one < rank || (best && rank && one > best)) continue;
-    if (rank || one > best) best = one;
+    if (one <= rank && one > below) below = one;
+    if (least == 0 || one < least) least = one;
+    if (one > largest) largest = one;
   }
-  return best;
+  return rank == 0 ? largest : below ? below : least;
 }
 
 void solution_group(const solution *s, char path[SOLUTION_PATH]) {
@@ -342,16 +343,13 @@ static status read_grid(const attributes *g, const char *where, int64_t in, grid
 /* The variant for a rank, to s->variant. One that is alone serves larger ranks, too, where it has a rank of its own. */
 static status find_variant(container *file, const char *where, linear_id l, const attributes *parent, int rank, solution *s) {
   const char *list = attr_get_text(parent, "ranks");
-  int largest = solution_variant(list, 0), found = solution_variant(list, rank);
-  bool alone = !strchr(list, ',');
+  int found = solution_variant(list, rank);
+  bool alone = !strchr(list, ',') && attr_get_int(parent, "own_rank", 0) == 1;
   s->linear = l;
-  s->truncates = attr_get_int(parent, "truncates", 0) == 1;
-  s->variant = found == rank || rank == 0 || s->truncates ? found : 0;
-  if (alone && largest < rank && attr_get_int(parent, "own_rank", 0)) s->variant = largest;
+  s->extends = attr_get_int(parent, "extends", 0) == 1;
+  s->variant = rank == 0 || found == rank || s->extends || (alone && found < rank) ? found : 0;
   if (s->variant == 0)
-    return fail(E_USAGE, "%s: expected %s, %s, found %d", where,
-                s->truncates ? "a rank of at most the largest that it was solved for" : "one of the ranks that it was solved for",
-                *list ? list : "none", rank);
+    return fail(E_USAGE, "%s: expected one of the ranks that it was solved for, %s, found %d", where, *list ? list : "none", rank);
   char path[SOLUTION_PATH];
   solution_group(s, path);
   return container_has(file, path) ? OK : fail(E_DATA, "%s: expected the group rank-%d, found nothing", where, s->variant);
@@ -392,7 +390,7 @@ status solution_describe(container *file, const char *where, const arch *a, line
   *s = solution_shape(a, l, &rule, (int)dims[0]);
   s->loaded = loaded;
   s->variant = which.variant;
-  s->truncates = which.truncates;
+  s->extends = which.extends;
   s->own_rank = attr_get_int(g, "own_rank", 0) == 1;
   dataset_path(&which, "rounds", path);
   if (container_has(file, path)) {
@@ -480,6 +478,22 @@ status solution_load(container *file, const char *where, const arch *a, linear_i
   *s = (solution){0};
   TRY(solution_describe(file, where, a, l, rank, &g, s));
   TRY(solution_arrays(file, where, begin, end, rank, parts, s));
+  solution_read_facts(&g, s->facts);
+done:
+  attr_free(&g);
+  return st;
+}
+
+status solution_load_variant(container *file, const char *where, const arch *a, linear_id l, int variant, unsigned parts, solution *s) {
+  status st = OK;
+  attributes g = {0};
+  *s = (solution){0};
+  TRY(solution_describe(file, where, a, l, variant, &g, s));
+  if (s->variant != variant) {
+    st = fail(E_DATA, "%s: expected codes of rank %d, found rank %d", where, variant, s->variant);
+    goto done;
+  }
+  TRY(solution_arrays(file, where, 0, -1, 0, parts, s));
   solution_read_facts(&g, s->facts);
 done:
   attr_free(&g);

@@ -32,7 +32,7 @@ typedef struct solution {
   int64_t groups, words;
   int rank;              /* rows of lora_a: the largest rank, or the one asked for */
   int variant;           /* codes made for this rank, and so in a group of its own, rank-VARIANT; 0: ranks nest */
-  bool truncates;        /* of a variant: smaller ranks that have none of their own are its first columns */
+  bool extends;          /* of a variant: larger ranks that have none of their own are its codes with more columns of the adapter */
   bool own_rank;         /* a setting that gives every matrix a rank of its own: a larger one that is asked for means this one */
   uint32_t *codes;       /* (end - begin, words) */
   uint16_t *scales;      /* (end - begin, groups) half; this and zeros: uniform grids alone */
@@ -82,8 +82,8 @@ void solution_merged(const solution *s, int rank, int64_t begin, int64_t end, fl
 /* e (end - begin, in) = x - Q, x (out, in) the whole matrix. */
 void solution_residual(const solution *s, const float *x, int64_t begin, int64_t end, float *e);
 
-/* Parts of a whole matrix of the same shape and rule. to may have a smaller rank: its factors and curves are the first of from's (rounds are those
- * of one rank). Of the facts: what belongs to the parts. */
+/* Parts of a whole matrix of the same shape and rule. to may have a smaller rank: its factors and curves are the first of from's. Rounds belong
+ * to the codes. Of the facts: what belongs to the parts. */
 void solution_copy(const solution *from, unsigned parts, solution *to);
 
 /* The uniform grid of the rows from `row` on. */
@@ -127,6 +127,8 @@ status solution_arrays(container *file, const char *where, int64_t begin, int64_
  * owned: solution_free. facts holds what the curves belong to. E_DATA, also for a rank beyond the stored one; E_USAGE, E_IO, E_MEMORY. */
 status solution_load(container *file, const char *where, const arch *a, linear_id l, int64_t begin, int64_t end, int rank, unsigned parts,
                      solution *s);
+/* The same of a whole variant (0: the one solution of all ranks), the adapter at its largest rank. */
+status solution_load_variant(container *file, const char *where, const arch *a, linear_id l, int variant, unsigned parts, solution *s);
 void solution_free(solution *s); /* accepts an empty one */
 
 #endif

@@ -60,6 +60,49 @@ static void write_layer(const team *t, const char *which, int layer, int bits, i
   attr_free(&linear);
 }
 
+/* Codes of their own at ranks 2 and 4 in one layer: the first serves rank 3, too. Losses of the two are told apart by a factor of 8. */
+static void write_refined(const team *t) {
+  static float lora[OUT * RANK_MAX];
+  static const int variant[] = {2, 4}, columns[] = {3, 4};
+  double loss[2][RANK_MAX + 1];
+  char path[256], groups[2][64], names[2][3][80];
+  attributes root = {0}, parent = {0}, of[2] = {{0}};
+  dataset sets[6];
+  CHECK_OK(attr_text(&root, "ranks", "2,3,4"));
+  CHECK_OK(attr_text(&parent, "method", "refine"));
+  CHECK_OK(attr_int(&parent, "bits", 2));
+  CHECK_OK(attr_int(&parent, "group", 8));
+  CHECK_OK(attr_text(&parent, "ranks", "2,4"));
+  CHECK_OK(attr_int(&parent, "extends", 1));
+  for (int v = 0; v < 2; v++) {
+    for (int r = 0; r <= RANK_MAX; r++) loss[v][r] = ldexp(relative(0, r), -3 * v);
+    CHECK_OK(attr_int(&of[v], "bits", 2));
+    CHECK_OK(attr_int(&of[v], "group", 8));
+    CHECK_OK(attr_text(&of[v], "grid", "uniform"));
+    CHECK_OK(attr_real(&of[v], "seconds", 1));
+    CHECK_OK(attr_real(&of[v], "reference", 1));
+    CHECK_OK(attr_real(&of[v], "adapter_size", 0.125 * (v + 1)));
+    CHECK_OK(attr_int(&of[v], "tokens", 100));
+    snprintf(groups[v], sizeof groups[v], "self_attn.q_proj/rank-%d", variant[v]);
+    const dataset all[] = {{"lora_A", EL_F32, 2, {columns[v], IN}, lora},
+                           {"lora_B", EL_F32, 2, {OUT, columns[v]}, lora},
+                           {"loss", EL_F64, 1, {columns[v] + 1}, loss[v]}};
+    for (int k = 0; k < 3; k++) {
+      snprintf(names[v][k], sizeof names[v][k], "%s/%s", groups[v], all[k].path);
+      sets[3 * v + k] = all[k];
+      sets[3 * v + k].path = names[v][k];
+    }
+  }
+  group_attributes list[] = {{"", &root}, {"self_attn.q_proj", &parent}, {groups[0], &of[0]}, {groups[1], &of[1]}};
+  snprintf(path, sizeof path, "%s/solutions/refine-b2-g8", folder);
+  CHECK_OK(file_make_folders(path));
+  snprintf(path, sizeof path, "%s/solutions/refine-b2-g8/layer-000.h5", folder);
+  CHECK_OK(container_write(t, path, "test", "solution", sets, 6, list, 4));
+  attr_free(&root);
+  attr_free(&parent);
+  for (int v = 0; v < 2; v++) attr_free(&of[v]);
+}
+
 static void write_master(void) {
   attributes a = {0};
   char path[256];
@@ -93,7 +136,7 @@ static void check_json(void) {
   char *text = printed(report_json);
   json_t *tree = json_loads(text, 0, NULL);
   const json_t *settings = json_object_get(tree, "settings");
-  CHECK(json_array_size(settings) == 5, "%s", text);
+  CHECK(json_array_size(settings) == 6, "%s", text);
   CHECK(json_integer_value(json_object_get(tree, "tokens")) == 4096 && json_integer_value(json_object_get(tree, "layers")) == LAYERS, "%s",
         text);
   const json_t *b2 = json_array_get(settings, 0), *b3 = json_array_get(settings, 1), *b10 = json_array_get(settings, 2);
@@ -123,6 +166,17 @@ static void check_json(void) {
   CHECK(json_is_null(json_object_get(json_object_get(json_object_get(b2, "matrices"), "all"), "relative_loss_heldout")), "%s", text);
   CHECK(json_integer_value(json_object_get(json_object_get(json_object_get(b3, "matrices"), "all"), "matrices")) == 4, "%s", text);
   CHECK(near(json_number_value(json_object_get(json_object_get(json_object_get(b3, "matrices"), "all"), "seconds")), 5), "%s", text);
+  const json_t *refined = json_array_get(settings, 5), *served = json_object_get(refined, "variants");
+  static const int serves[] = {4, 2, 2, 4}; /* the base, ranks 2, 3, 4 */
+  for (size_t p = 0; p < 4; p++) {
+    double expected = ldexp(relative(0, p ? (int)p + 1 : 0), serves[p] == 4 ? -3 : 0);
+    CHECK(json_integer_value(json_array_get(served, p)) == serves[p], "%zu: %s", p, text);
+    CHECK(near(number(refined, "all", "relative_loss", p), expected), "%zu: %s", p, text);
+  }
+  CHECK(near(json_number_value(json_object_get(json_object_get(json_object_get(refined, "matrices"), "all"), "adapter_size")), 0.25), "%s",
+        text);
+  CHECK(json_is_null(json_array_get(json_object_get(b3, "variants"), 1)), "%s", text);
+  CHECK(near(json_number_value(json_object_get(json_object_get(tree, "tokens_a_column"), "attn_in")), 100. / IN), "%s", text);
   CHECK(isnan(number(b10, "q_proj", "relative_loss", 0)), "%s", text); /* a reference of 0 has no relative loss */
   json_decref(tree);
   free(text);
@@ -130,14 +184,18 @@ static void check_json(void) {
 
 static void check_table(void) {
   char *text = printed(report_table);
-  static const char *const parts[] = {"model models/hand-made, 2 layers, 4096 calibration tokens, 1024 held out\n",
-                                      "\ncloq-b2-g0   2 bits, one scale per row, (1 of 2 layers)\n",
-                                      "\ncloq-b3-g8   3 bits, 8 columns per scale, 2 layers\n",
-                                      "\n  q_proj            0.250   0.0156  9.77e-4               0.750   0.0469  0.00293          2.50\n",
-                                      "\n  all               0.250   0.0156  9.77e-4               0.750   0.0469  0.00293          5.00\n",
-                                      "\n  q down             5.38     7.51     9.64\n",
-                                      "\nAll settings, all matrices\n",
-                                      "\n  cloq-b3-g8     0.250        -   0.0156  9.77e-4      5.38      -   7.51   9.64\n"};
+  static const char *const parts[] = {
+      "model models/hand-made, 2 layers, 4096 calibration tokens, 1024 held out\n",
+      "\ncloq-b2-g0   2 bits, one scale per row, (1 of 2 layers)\n",
+      "\ncloq-b3-g8   3 bits, 8 columns per scale, 2 layers\n",
+      "\n  q_proj            0.250   0.0156  9.77e-4               0.750   0.0469  0.00293          2.50\n",
+      "\n  all               0.250   0.0156  9.77e-4               0.750   0.0469  0.00293          5.00\n",
+      "\n  q down             5.38     7.51     9.64\n",
+      "\nwarning: few calibration tokens a column: attn_in 2.5; below 4",
+      "\n  codes of r=2 serve r=3, too: ",
+      "\n  adapter at r=4: 0.25 of W; the codes were made for it: Q without it is useless\n",
+      "\nAll settings, all matrices\n",
+      "\n  cloq-b3-g8     0.250        -   0.0156        -  9.77e-4      5.38      -   7.51      -   9.64\n"};
   for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) CHECK(strstr(text, parts[i]), "expected \"%s\" in\n%s", parts[i], text);
   for (const char *line = text; *line;) {
     size_t length = strcspn(line, "\n");
@@ -166,6 +224,7 @@ int main(int argc, char **argv) {
   write_layer(&t, "cloq-b10-g8", 0, 8, 8, "4", false, 0, "uniform", false);
   write_layer(&t, "nf4-b4-g8", 0, 4, 8, "2", true, 4, "nf4", false);
   write_layer(&t, "nf4-b4-on", 0, 4, 8, "2", true, 4, "nf4", true);
+  write_refined(&t);
   if (rank == 0) {
     char path[256];
     write_master();

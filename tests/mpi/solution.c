@@ -149,7 +149,7 @@ static void check_choice(void) {
   static const struct {
     const char *list;
     int rank, serves;
-  } cases[] = {{"4,16", 0, 16}, {"4,16", 1, 4}, {"4,16", 4, 4}, {"4,16", 5, 16}, {"4,16", 16, 16}, {"4,16", 17, 0},
+  } cases[] = {{"4,16", 0, 16}, {"4,16", 1, 4}, {"4,16", 4, 4}, {"4,16", 15, 4}, {"4,16", 16, 16}, {"4,16", 17, 16},
                {"16,4", 3, 4},  {"8", 8, 8},    {"8", 0, 8},    {"", 0, 0},      {"", 3, 0}};
   for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
     int found = solution_variant(cases[k].list, cases[k].rank);
@@ -157,17 +157,17 @@ static void check_choice(void) {
   }
 }
 
-enum { SMALL = 2, LARGE = RANK_MAX };
+enum { SMALL = 2, COLUMNS = 4, LARGE = RANK_MAX }; /* codes for 2 with 4 columns, codes for 5 with 5 */
 
 /* The group of the linear lists two variants; codes differ, so that it shows whose they are. */
-static void write_variants(const team *t, solution both[2], const char *ranks, bool truncates, bool own_rank) {
+static void write_variants(const team *t, solution both[2], const char *ranks, bool extends, bool own_rank) {
   char paths[2 * SOLUTION_DATASETS][SOLUTION_PATH], groups[2][SOLUTION_PATH];
   dataset sets[2 * SOLUTION_DATASETS];
   attributes root = {0}, parent = {0}, of[2] = {{0}};
   int count = 0;
   CHECK_OK(attr_text(&root, "model_fingerprint", "abc"));
   CHECK_OK(attr_text(&parent, "ranks", ranks));
-  if (truncates) CHECK_OK(attr_int(&parent, "truncates", 1));
+  if (extends) CHECK_OK(attr_int(&parent, "extends", 1));
   if (own_rank) CHECK_OK(attr_int(&parent, "own_rank", 1));
   for (int v = 0; v < 2; v++) {
     solution_group(&both[v], groups[v]);
@@ -187,14 +187,14 @@ static void write_variants(const team *t, solution both[2], const char *ranks, b
 }
 
 /* Rank `rank` is the first columns of variant v. */
-static void check_variant(const solution both[2], int rank, int v, bool truncates) {
+static void check_variant(const solution both[2], int rank, int v, bool extends) {
   container *file = NULL;
   solution r, d;
   const solution *from = &both[v];
   int expected = rank ? rank : from->rank;
   CHECK_OK(container_open(path, "solution", &file));
   CHECK_OK(solution_describe(file, "here", &model, which, rank, NULL, &d));
-  CHECK(d.rank == from->rank && d.variant == from->variant && d.truncates == truncates && d.round_count == from->round_count,
+  CHECK(d.rank == from->rank && d.variant == from->variant && d.extends == extends && d.round_count == from->round_count,
         "rank %d: %d of %d", rank, d.rank, d.variant);
   CHECK_OK(solution_load(file, "here", &model, which, 0, -1, rank, SOLUTION_ALL, &r));
   CHECK(r.rank == expected && r.variant == from->variant, "rank %d: %d of %d", rank, r.rank, r.variant);
@@ -206,6 +206,22 @@ static void check_variant(const solution both[2], int rank, int v, bool truncate
   for (int k = 0; k < r.round_count; k++) CHECK(r.rounds[k] == from->rounds[k], "rank %d, round %d", rank, k);
   CHECK(r.facts->adapter_size == 0.25 * (v + 1) && r.facts->ridge_used == 0.5 * v, "%g", r.facts->adapter_size);
   solution_free(&r);
+  container_close(&file);
+}
+
+/* The whole of a variant, by its name; a rank that none has. */
+static void check_whole(const solution both[2], bool extends) {
+  container *file = NULL;
+  solution r;
+  CHECK_OK(container_open(path, "solution", &file));
+  for (int v = 0; v < 2; v++) {
+    CHECK_OK(solution_load_variant(file, "here", &model, which, both[v].variant, SOLUTION_ALL, &r));
+    CHECK(r.rank == both[v].rank && r.variant == both[v].variant && r.extends == extends, "%d of %d", r.rank, r.variant);
+    CHECK(memcmp(r.lora_b, both[v].lora_b, (size_t)(OUT * r.rank) * sizeof *w) == 0, "%d", r.variant);
+    solution_free(&r);
+  }
+  CHECK_FAILS(solution_load_variant(file, "here", &model, which, SMALL + 1, SOLUTION_ALL, &r), E_DATA);
+  CHECK_FAILS(solution_load(file, "here", &model, which, 0, -1, LARGE + 1, SOLUTION_ALL, &r), E_DATA);
   container_close(&file);
 }
 
@@ -272,12 +288,13 @@ static void check_variants(const team *t) {
     for (int k = 0; k <= RANK_MAX; k++) both[v].loss[k] = 100 * v + 10 - k;
   }
   check_copy(&both[1]);
-  both[0].rank = both[0].variant = SMALL; /* of RANK_MAX columns the first; rows lie closer */
+  both[0].rank = COLUMNS; /* of RANK_MAX columns the first; rows lie closer */
+  both[0].variant = SMALL;
   both[1].variant = LARGE;
-  for (int64_t i = 0; i < OUT * SMALL; i++) both[0].lora_b[i] = entry(i + 3);
+  for (int64_t i = 0; i < OUT * COLUMNS; i++) both[0].lora_b[i] = entry(i + 3);
   write_variants(t, both, "2,5", true, false);
-  for (int rank = 0; rank <= LARGE; rank++) check_variant(both, rank, rank == 0 || rank > SMALL, true);
-  refuse_variant(LARGE + 1, E_USAGE);
+  for (int rank = 0; rank <= LARGE; rank++) check_variant(both, rank, rank == 0 || rank == LARGE, true);
+  check_whole(both, true);
   MPI_Barrier(t->comm);
   write_variants(t, both, "2,5", false, false); /* each for its own rank */
   check_variant(both, 0, 1, false);
@@ -285,6 +302,7 @@ static void check_variants(const team *t) {
   check_variant(both, LARGE, 1, false);
   refuse_variant(1, E_USAGE);
   refuse_variant(3, E_USAGE);
+  refuse_variant(LARGE + 1, E_USAGE);
   MPI_Barrier(t->comm);
   write_variants(t, both, "5", true, true); /* a matrix with a rank of its own */
   check_variant(both, 0, 1, true);
@@ -297,8 +315,8 @@ static void check_variants(const team *t) {
   solution_free(&r);
   container_close(&file);
   MPI_Barrier(t->comm);
-  write_variants(t, both, "2,4,5", true, false); /* one that is not there */
-  refuse_variant(3, E_DATA);
+  write_variants(t, both, "2,3,5", true, false); /* one that is not there */
+  refuse_variant(4, E_DATA);
   MPI_Barrier(t->comm);
   for (int v = 0; v < 2; v++) FREE(memory[v]);
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fewer calibration tokens than columns: a singular Gram. One warning per kind of input; everything stays finite, and optimal for these tokens:
-# verify holds every loss against the tail of the spectrum. Tokens added later (merge) end the warnings. (attn_in of layer 0 is as singular as the
-# text has few distinct bytes.)
+# verify holds every loss against the tail of the spectrum. Tokens added later (merge) end these; with fewer than 4 a
+# column one stays, in the log and in the report. (attn_in of layer 0 is as singular as the text has few distinct bytes.)
 . "$(dirname "$0")/common.sh"
 command -v python3 >/dev/null || exit 77
 
@@ -22,7 +22,10 @@ for line in 'attn_in of layer 0: 96 tokens for 128 columns: numerical rank [1-9]
   'mlp_in of layer 0: 96 tokens for 128' 'mlp_out of layer 0: 96 tokens for 384 columns: numerical rank 9[0-6]'; do
   [ "$(grep -c "warning: $line" "$WORK/err")" -eq 1 ] || fault "expected one warning '$line', found: $(grep warning "$WORK/err")"
 done
-[ "$(grep -c 'warning:' "$WORK/err")" -eq 4 ] || fault "expected four warnings, found: $(grep warning "$WORK/err")"
+[ "$(grep -c 'warning: .*numerical rank' "$WORK/err")" -eq 4 ] || fault "expected four warnings, found: $(grep warning "$WORK/err")"
+few='few calibration tokens a column: attn_in 0.75, attn_out 0.75, mlp_in 0.75, mlp_out 0.25;'
+[ "$(grep -c "warning: $few" "$WORK/err")" -eq 1 ] || fault "expected one warning of few tokens, found: $(grep warning "$WORK/err")"
+[ "$(grep -c "warning: $few" "$WORK/out")" -eq 1 ] || fault "expected the report to warn, too, found: $(head -3 "$WORK/out")"
 on 3 verify "$WORK/few" >"$WORK/out" 2>&1 || fault "96 tokens: verify ended with $?: $(cat "$WORK/out")"
 on 1 report "$WORK/few" --json >"$WORK/report.json" || fault "no report: $?"
 grep -qi 'nan\|inf' "$WORK/report.json" && fault "the report holds numbers that are not finite"
@@ -37,5 +40,6 @@ job more "{ tokens: $PROJECT/data/tiny/calib.npy, windows: 16, length: 32, seed:
 on 2 calibrate "$WORK/more.yaml" --quiet || fault "calibrate ended with $?"
 on 2 merge "$WORK/few.yaml" --set output="$WORK/both" --from "$WORK/few" --from "$WORK/more" --quiet || fault "merge ended with $?"
 on 2 run "$WORK/both" >"$WORK/out" 2>"$WORK/err" || fault "after the merge the run ended with $?: $(cat "$WORK/err")"
-grep -q 'warning:' "$WORK/err" && fault "expected no warning with 608 tokens, found: $(grep warning "$WORK/err")"
+grep -q 'numerical rank' "$WORK/err" && fault "expected no singular Gram with 608 tokens, found: $(grep warning "$WORK/err")"
+grep -q 'warning: few calibration tokens a column: mlp_out 1.58;' "$WORK/err" || fault "608 tokens: expected one warning, found: $(grep warning "$WORK/err")"
 finish

@@ -75,7 +75,7 @@ static void test_defaults(void **state) {
   job_free(&j);
 }
 
-/* refine is what a sweep gets that names no method. With spread a rank has codes of its own unless a larger one that has is at most twice as large. */
+/* refine is what a sweep gets that names no method. With spread a rank has codes of its own unless it is at most twice as large as one that has. */
 static void test_recommended(void **state) {
   (void)state;
   job j;
@@ -90,12 +90,12 @@ static void test_recommended(void **state) {
   s->options.refine_ranks = RANKS_SPREAD;
   assert_int_equal(setting_variants(s, ranks), 3);
   assert_true(ranks[0] == 8 && ranks[1] == 17 && ranks[2] == 64);
-  assert_true(setting_variant(s, 7) == 8 && setting_variant(s, 16) == 17 && setting_variant(s, 18) == 64 && setting_variant(s, 65) == 64);
+  assert_true(setting_variant(s, 7) == 8 && setting_variant(s, 16) == 8 && setting_variant(s, 18) == 17 && setting_variant(s, 65) == 64);
   s->options.refine_ranks = RANKS_EACH;
   assert_int_equal(setting_variants(s, ranks), 4);
-  assert_true(ranks[0] == 8 && ranks[3] == 64 && setting_variant(s, 9) == 16);
-  s->options.refine_ranks = RANKS_LARGEST;
-  assert_true(setting_variants(s, ranks) == 1 && ranks[0] == 64 && setting_variant(s, 8) == 64);
+  assert_true(ranks[0] == 8 && ranks[3] == 64 && setting_variant(s, 16) == 16);
+  s->options.refine_ranks = RANKS_SMALLEST;
+  assert_true(setting_variants(s, ranks) == 1 && ranks[0] == 8 && setting_variant(s, 64) == 8);
   job_free(&j);
 }
 

@@ -395,13 +395,49 @@ static void test_pieces(void **state) {
   for (int k = 1; k < 4; k++) assert_int_equal(p[k].index, 1);
   assert_int_equal(p[1].rank, 2);
   assert_int_equal(p[3].rank, 16);
-  assert_int_equal(count_pieces("sweep: {method: refine, bits: 2, group: 32, rank: [2, 4, 16]}", p), 2);
-  assert_int_equal(p[0].rank, 4);
-  assert_int_equal(p[1].rank, 16);
-  assert_int_equal(count_pieces("sweep: {method: refine, bits: 2, group: 32, rank: [2, 4, 16]}\noptions: {refine_ranks: largest}", p), 1);
-  assert_int_equal(p[0].rank, 16);
+  assert_int_equal(p[1].most, 2);
+  assert_int_equal(count_pieces("sweep: {method: refine, bits: 2, group: 32, rank: [2, 4, 5, 16]}", p), 3); /* 4 is not above twice 2 */
+  const int own[] = {2, 5, 16}, most[] = {4, 15, 16};
+  for (int v = 0; v < 3; v++) {
+    assert_int_equal(p[v].rank, own[v]);
+    assert_int_equal(p[v].most, most[v]);
+  }
+  assert_int_equal(count_pieces("sweep: {method: refine, bits: 2, group: 32, rank: [2, 4, 16]}\noptions: {refine_ranks: smallest}", p), 1);
+  assert_int_equal(p[0].rank, 2);
+  assert_int_equal(p[0].most, 16);
+  assert_int_equal(count_pieces("sweep: {method: refine, bits: 2, group: 32, rank: [2, 3, 4]}\noptions: {refine_ranks: each}", p), 3);
+  assert_int_equal(p[1].rank, 3);
+  assert_int_equal(p[1].most, 3);
   assert_int_equal(count_pieces("sweep: {method: refine, bits: 2, group: 32, rank: {default: 8, down_proj: 4}, label: own}", p), 1);
   assert_int_equal(p[0].rank, 8);
+}
+
+/* Which variant serves a rank: the largest that is not above it. */
+static void test_variants(void **state) {
+  (void)state;
+  job j;
+  int own[4];
+  assert_done(read_job("sweep: {method: refine, bits: 2, group: 32, rank: [4, 8, 9, 20]}", &j));
+  const setting *s = &j.settings[0];
+  assert_int_equal(setting_variants(s, NULL), 3);
+  assert_int_equal(setting_variants(s, own), 3);
+  assert_int_equal(own[0], 4);
+  assert_int_equal(own[1], 9);
+  assert_int_equal(own[2], 20);
+  const int serves[][2] = {{1, 4}, {4, 4}, {8, 4}, {9, 9}, {19, 9}, {20, 20}, {21, 20}};
+  for (size_t k = 0; k < sizeof serves / sizeof *serves; k++) assert_int_equal(setting_variant(s, serves[k][0]), serves[k][1]);
+  piece p;
+  for (int v = 0; setting_piece(s, 0, v, &p); v++) {
+    assert_int_equal(piece_variant(&p, 0, LIN_Q), own[v]);
+    assert_int_equal(piece_rank(&p, 0, LIN_Q), v < 2 ? own[v + 1] - 1 : 20);
+  }
+  job_free(&j);
+  assert_done(read_job("sweep: {method: refine, bits: 2, group: 32, rank: {default: 8, down_proj: 4}, label: own}", &j));
+  assert_true(setting_piece(&j.settings[0], 0, 0, &p)); /* every matrix has the codes of its own rank */
+  assert_int_equal(piece_variant(&p, 0, LIN_DOWN), 4);
+  assert_int_equal(piece_rank(&p, 0, LIN_DOWN), 4);
+  assert_int_equal(piece_variant(&p, 0, LIN_Q), 8);
+  job_free(&j);
 }
 
 /* Codes that belong to a rank are shared where that rank, their start and their making are equal. */
@@ -413,7 +449,7 @@ static void test_sharing_refined(void **state) {
   assert_done(read_job("sweep: {method: [refine, cloq-nomagr], bits: 2, group: 32, rank: [2, 4, 16]}\noptions: {split: [cloq, qera]}", &j));
   assert_int_equal(j.setting_count, 4);
   assert_done(sharing_count(&j, 0, pending, &n));
-  assert_step(n.refined, 28, 14, 0); /* ranks 4 and 16 */
+  assert_step(n.refined, 28, 14, 0); /* ranks 2 and 16 */
   assert_step(n.codes, 14, 7, 0);
   assert_step(n.fits, 42, 21, 0);
   assert_step(n.joint, 0, 0, 0);
@@ -428,17 +464,28 @@ static void test_sharing_refined(void **state) {
                        &j));
   assert_int_equal(j.setting_count, 4);
   assert_done(sharing_count(&j, 0, pending, &other));
-  assert_step(other.refined, 2 * (21 + 14), 2 * 21, 0); /* what spread has, each has; not with another ridge */
+  assert_step(other.refined, 2 * (21 + 14), 2 * 21, 0);    /* what spread has, each has; not with another ridge */
+  assert_step(other.fits, 2 * (21 + 14), 2 * (21 + 7), 0); /* but the smaller one's adapter has more columns */
   job_free(&j);
 }
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_which_value_holds), cmocka_unit_test(test_sharing),     cmocka_unit_test(test_pieces),
-      cmocka_unit_test(test_sharing_refined),   cmocka_unit_test(test_names),       cmocka_unit_test(test_ranks),
-      cmocka_unit_test(test_automatic),         cmocka_unit_test(test_describe),    cmocka_unit_test(test_options_of_a_map),
-      cmocka_unit_test(test_maps_in_files),     cmocka_unit_test(test_allocations), cmocka_unit_test(test_resolved_tree),
-      cmocka_unit_test(test_refusals),          cmocka_unit_test(test_model),
+      cmocka_unit_test(test_which_value_holds),
+      cmocka_unit_test(test_sharing),
+      cmocka_unit_test(test_pieces),
+      cmocka_unit_test(test_variants),
+      cmocka_unit_test(test_sharing_refined),
+      cmocka_unit_test(test_names),
+      cmocka_unit_test(test_ranks),
+      cmocka_unit_test(test_automatic),
+      cmocka_unit_test(test_describe),
+      cmocka_unit_test(test_options_of_a_map),
+      cmocka_unit_test(test_maps_in_files),
+      cmocka_unit_test(test_allocations),
+      cmocka_unit_test(test_resolved_tree),
+      cmocka_unit_test(test_refusals),
+      cmocka_unit_test(test_model),
   };
   return cmocka_run_group_tests(tests, enter_folder, leave_folder);
 }
