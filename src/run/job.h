@@ -56,10 +56,10 @@ typedef struct options {
   double refine_ridge; /* relative to mean(diag H), of the descent's metric: 0.03; raised where tokens are few (refine_ridge_at) */
   bool refine_candidates; /* off | on: other grids are tried beside the refitted one; auto: on with auto rounds */
   enum {
-    RANKS_EACH,
     RANKS_SPREAD,
+    RANKS_EACH,
     RANKS_SMALLEST
-  } refine_ranks;     /* each | spread | smallest: which ranks get codes of their own (setting_variants) */
+  } refine_ranks;     /* spread | each | smallest: which ranks get codes of their own (setting_variants) */
   int l4q_steps;      /* 100 */
   int seed;           /* adapter_seed, of A in zero and l4q: 0 */
   export_split split; /* cloq | qera | balanced; auto: the initialization's */

@@ -161,7 +161,7 @@ static const option_row rows[] = {
     REAL(refine_stop, STAGE_ADAPTER, with_refine, 0, 0, 1, auto_refine_stop),
     REAL(refine_ridge, STAGE_ADAPTER, with_ridge, 0.03, 0, 10, NULL),
     CHOICE(refine_candidates, STAGE_ADAPTER, with_refine, refine_candidates, auto_candidates, "off", "on"),
-    CHOICE(refine_ranks, STAGE_NONE, with_ranks, refine_ranks, NULL, "each", "spread", "smallest"),
+    CHOICE(refine_ranks, STAGE_NONE, with_ranks, refine_ranks, NULL, "spread", "each", "smallest"),
     COUNT(l4q_steps, STAGE_ADAPTER, with_l4q, l4q_steps, 100, 1, 100000, NULL),
     COUNT(adapter_seed, STAGE_ADAPTER, with_random, seed, 0, 0, 1000000000, NULL),
     CHOICE(split, STAGE_NONE, all, split, auto_split, "cloq", "qera", "balanced"),

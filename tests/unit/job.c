@@ -86,8 +86,7 @@ static void test_recommended(void **state) {
   assert_true(setting_refines(s) && setting_fits(s) && !setting_nests(s) && !setting_joint(s));
   const options *o = &s->options;
   assert_true(o->grid_search == SEARCH_REFIT && o->grid_weight == WEIGHT_DIAGONAL && o->optq_order_act && o->refine_rounds == ROUNDS_AUTO);
-  assert_true(o->refine_ridge == 0.03 && o->refine_stop == 0.003 && o->refine_candidates && o->refine_ranks == RANKS_EACH);
-  s->options.refine_ranks = RANKS_SPREAD;
+  assert_true(o->refine_ridge == 0.03 && o->refine_stop == 0.003 && o->refine_candidates && o->refine_ranks == RANKS_SPREAD);
   assert_int_equal(setting_variants(s, ranks), 3);
   assert_true(ranks[0] == 8 && ranks[1] == 17 && ranks[2] == 64);
   assert_true(setting_variant(s, 7) == 8 && setting_variant(s, 16) == 8 && setting_variant(s, 18) == 17 && setting_variant(s, 65) == 64);
