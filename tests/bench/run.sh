@@ -82,7 +82,7 @@ sweep_cost() {
     local model=models/smollm2 layers=0-1 method bits
     [ -e $model/config.json ] || { model=data/tiny layers=0-5; }
     printf 'model: %s\noutput: %s\ncalibration: {tokens: %s/calib.npy, windows: 16, length: 256}\n' $model "$dir/sweep" $model >"$dir/sweep.yaml"
-    printf 'sweep: {bits: 4, rank: 8}\n' >>"$dir/sweep.yaml"
+    printf 'sweep: {method: cloq, bits: 4, rank: 8}\n' >>"$dir/sweep.yaml"
     rm -rf "$dir/sweep"
     mpirun -n "$ranks" build/cloqwork calibrate "$dir/sweep.yaml" --layers $layers --quiet
     for _ in 1 2 3; do
