@@ -87,24 +87,14 @@ done:
   return st;
 }
 
-static status find_start(const input_work *w) {
-  double *start = NULL;
+/* Leading eigenvectors of H into shared memory: of a space of so many blocks. */
+static status find_vectors(const input_work *w, int rows, int blocks, double *to) {
+  double *vectors = NULL;
   char where[96];
   snprintf(where, sizeof where, "model.layers.%lld, %s", (long long)w->layer, input_name(w->input));
-  status st = adapter_start(where, w->m, w->s->h.base, w->start_rows, 2, &start);
-  if (st == OK) memcpy(w->s->start.base, start, (size_t)w->start_rows * (size_t)w->m * sizeof *start);
-  FREE(start);
-  return st;
-}
-
-/* What refined codes start from: a space of four blocks holds the leading eigenvectors well enough (joint/refine.h). */
-static status find_leading(const input_work *w) {
-  double *leading = NULL;
-  char where[96];
-  snprintf(where, sizeof where, "model.layers.%lld, %s", (long long)w->layer, input_name(w->input));
-  status st = adapter_start(where, w->m, w->s->h.base, w->leading_rows, 4, &leading);
-  if (st == OK) memcpy(w->s->leading.base, leading, (size_t)w->leading_rows * (size_t)w->m * sizeof *leading);
-  FREE(leading);
+  status st = adapter_start(where, w->m, w->s->h.base, rows, blocks, &vectors);
+  if (st == OK) memcpy(to, vectors, (size_t)rows * (size_t)w->m * sizeof *to);
+  FREE(vectors);
   return st;
 }
 
@@ -130,12 +120,12 @@ static status gather_facts(input_work *w, bool wants_lambda) {
   }
   start = clock_now();
   if (w->start_rows && c->team.rank == turn++ % c->team.size && st == OK) {
-    st = find_start(w);
+    st = find_vectors(w, w->start_rows, 2, w->s->start.base);
     w->facts->start_seconds = clock_now() - start;
   }
   start = clock_now();
   if (w->leading_rows && c->team.rank == turn++ % c->team.size && st == OK) {
-    st = find_leading(w);
+    st = find_vectors(w, w->leading_rows, 4, w->s->leading.base); /* precise enough to eliminate: joint/refine.h */
     w->facts->leading_seconds = clock_now() - start;
   }
   st = agree(c->team.comm, st);
