@@ -87,8 +87,7 @@ done:
   return st;
 }
 
-/* Leading eigenvectors of H into shared memory: of a space of so many blocks. */
-static status find_vectors(const input_work *w, int rows, int blocks, double *to) {
+status find_vectors(const input_work *w, int rows, int blocks, double *to) {
   double *vectors = NULL;
   char where[96];
   snprintf(where, sizeof where, "model.layers.%lld, %s", (long long)w->layer, input_name(w->input));
@@ -122,11 +121,6 @@ static status gather_facts(input_work *w, bool wants_lambda) {
   if (w->start_rows && c->team.rank == turn++ % c->team.size && st == OK) {
     st = find_vectors(w, w->start_rows, 2, w->s->start.base);
     w->facts->start_seconds = clock_now() - start;
-  }
-  start = clock_now();
-  if (w->leading_rows && c->team.rank == turn++ % c->team.size && st == OK) {
-    st = find_vectors(w, w->leading_rows, 4, w->s->leading.base); /* precise enough to eliminate: joint/refine.h */
-    w->facts->leading_seconds = clock_now() - start;
   }
   st = agree(c->team.comm, st);
   team_barrier(&c->team);
@@ -185,12 +179,6 @@ static wants list_linears(input_work *w) {
     const setting *s = &c->job.settings[k];
     if (!w->pending[k]) continue;
     x.lambda |= s->method->magr || s->method->init == INIT_L4Q;
-    for (int l = 0; l < w->linear_count; l++) {
-      int64_t out, in;
-      linear_shape(&c->model.arch, w->linears[l], &out, &in);
-      int rows = refine_start_rows(s, out, in);
-      if (rows > w->leading_rows) w->leading_rows = rows;
-    }
     x.magnitudes |= s->method->init == INIT_LQER;
     x.max_magnitudes |= s->method->init == INIT_LQER && !s->options.lqer_mean;
   }
