@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a fresh machine to a model that can be fine-tuned: installs what is missing, builds, calibrates and quantizes the small model of
-# data/tiny at 2, 3 and 4 bits with its CLoQ adapters, exports one of them, and prints the Python lines that load and train it.
+# data/tiny at 2, 3 and 4 bits with its adapters, by refine and by CLoQ, exports one of them, and prints the Python lines that load and train it.
 # Run it again at any time: what is done is not done twice.
 #
 #   ./jobs/quickstart.sh            2 ranks
@@ -21,4 +21,4 @@ run_environment
 build_program
 say built "build/cloqwork"
 run_job jobs/tiny.yaml runs/tiny
-export_setting runs/tiny cloq-b4-g64 16 gptq
+export_setting runs/tiny refine-b4-g64 16 gptq

@@ -379,7 +379,7 @@ status krylov_top(const char *where, const krylov_request *q, krylov_result *r) 
     TRY(extend(&s, rows, s.dim ? s.image : x));
     r->applications += s.dim == rows ? rows + PROBES : rows;
     if (s.since++, s.dim < q->wanted || (s.since <= s.wait && s.dim < s.limit)) continue;
-    if (blocks < q->blocks) continue;
+    if (blocks < q->blocks && s.dim < s.limit) continue;
     TRY(rayleigh_ritz(&s));
     TRY(judge(&s, &stop, &r->excess));
     stop = stop || q->blocks > 0;

@@ -76,26 +76,19 @@ static inline __attribute__((always_inline)) void times_p(const refit_block *b, 
 
 #define WIDEN(x) __builtin_convertvector(*(const four *)(x), wide) /* no function: vectors are returned as the plain clone would */
 
-/* The sums of a tile whose k and kp are made. y: NULL: R + s k P. */
-static inline __attribute__((always_inline)) void sum_up(int columns, const double *one, const refit_tile *t, const float (*y)[ROWS],
-                                                         refit_sums *restrict s) {
+/* The sums of a tile whose k and kp are made. */
+static inline __attribute__((always_inline)) void sum_up(int columns, const double *one, const refit_tile *t, refit_sums *restrict s) {
   for (int row = 0; row < ROWS; row += FOUR) {
-    wide ky = {0}, y1 = {0}, kpk = {0}, kp = {0};
-    four scale = *(const four *)(t->scale + row);
+    wide kr = {0}, r1 = {0}, kpk = {0}, kp = {0};
     for (int j = 0; j < columns; j++) {
-      four pull;
-      if (y)
-        pull = *(const four *)(y[j] + row);
-      else
-        pull = *(const four *)(t->r[j] + row) + scale * *(const four *)(t->kp[j] + row);
-      wide v = __builtin_convertvector(pull, wide), k = WIDEN(t->k[j] + row);
-      ky += k * v;
-      y1 += v;
+      wide r = WIDEN(t->r[j] + row), k = WIDEN(t->k[j] + row);
+      kr += k * r;
+      r1 += r;
       kpk += k * WIDEN(t->kp[j] + row);
       kp += k * one[j];
     }
-    *(wide *)(s->ky + row) += ky;
-    *(wide *)(s->y + row) += y1;
+    *(wide *)(s->kr + row) += kr;
+    *(wide *)(s->r + row) += r1;
     *(wide *)(s->kpk + row) += kpk;
     *(wide *)(s->kp + row) += kp;
   }
@@ -106,48 +99,55 @@ static inline __attribute__((always_inline)) void deviations(const refit_block *
     for (int r = 0; r < ROWS; r++) t->k[j][r] = t->code[j][r] - t->zero[r];
 }
 
-/* What the zero moves by: of the codes' best pair, or of the best integer one. */
+/* The best scale for codes at a zero, as stored; 0: none. */
+static double best_scale(double num, double den) {
+  int64_t replaced = 0;
+  if (!(num > 0 && den > 0)) return 0;
+  double s = half_to_float(grid_scale(num / den, &replaced));
+  return replaced ? 0 : s;
+}
+
+/* What the zero moves by: to the best integer one, or, if real, to that of the codes' best pair, unless it is so far away that fp16 spoils it. */
 static double best_shift(const grid_rule *g, int bits, double one_one, double ky, double y, double kpk, double kp, double zero) {
+  double best = 0, fall = ky > 0 && kpk > 0 ? ky * ky / kpk : 0; /* of the loss, from Q = 0 */
   if (g->symmetric) return 0;
-  if (g->real_zero) {
-    double a = ky * one_one - y * kp, c = y * kpk - ky * kp; /* (s, s shift) times the determinant, but for the sign of shift */
-    double shift = grid_stored_zero(true, zero - c / a, 0) - zero;
-    return isfinite(shift) ? shift : 0;
-  }
-  double best = 0, top = ky > 0 ? ky * ky : 0, bottom = ky > 0 ? kpk : 1;
   for (double z = 0; z < 1 << bits; z++) {
     double shift = z - zero, num = ky - shift * y, den = kpk - 2 * shift * kp + shift * shift * one_one;
-    if (!(num > 0 && den > 0 && num * num * bottom > top * den)) continue;
+    if (!(num > 0 && den > 0 && num * num > fall * den)) continue;
     best = shift;
-    top = num * num;
-    bottom = den;
+    fall = num * num / den;
+  }
+  if (g->real_zero) {
+    double a = ky * one_one - y * kp, c = y * kpk - ky * kp; /* s and - s shift, times the determinant */
+    double shift = grid_stored_zero(true, zero - c / a, 0) - zero;
+    double num = ky - shift * y, den = kpk - 2 * shift * kp + shift * shift * one_one, s = best_scale(num, den);
+    if (2 * s * num - s * s * den > fall) best = shift;
   }
   return best;
 }
 
 void refit_choose(const grid_rule *g, int bits, double one_one, const refit_sums *sums, float *scale, float *zero, double *gain) {
-  for (int r = 0; r < ROWS; r++) {
-    double ky = sums->ky[r], y = sums->y[r], kpk = sums->kpk[r], kp = sums->kp[r], s = scale[r];
-    double shift = best_shift(g, bits, one_one, ky, y, kpk, kp, zero[r]);
+  for (int row = 0; row < ROWS; row++) {
+    double kr = sums->kr[row], r = sums->r[row], kpk = sums->kpk[row], kp = sums->kp[row], s = scale[row];
+    double ky = kr + s * kpk, y = r + s * kp, shift = best_shift(g, bits, one_one, ky, y, kpk, kp, zero[row]);
     double num = ky - shift * y, den = kpk - 2 * shift * kp + shift * shift * one_one;
-    if (!(num > 0 && den > 0)) continue;
-    int64_t replaced = 0;
-    double next = half_to_float(grid_scale(num / den, &replaced));
-    double change = (next * next * den - 2 * next * num) - (s * s * kpk - 2 * s * ky);
-    if (replaced || !(change < 0)) continue;
-    scale[r] = (float)next;
-    zero[r] = (float)(zero[r] + shift);
-    gain[r] += change;
+    double next = best_scale(num, den);
+    double a = next - s, b = -next * shift; /* the values change by a k + b */
+    double change = a * (a * kpk + 2 * b * kp - 2 * kr) + b * (b * one_one - 2 * r);
+    if (next == 0 || !(change < 0)) continue;
+    scale[row] = (float)next;
+    zero[row] = (float)(zero[row] + shift);
+    gain[row] += change;
   }
 }
 
-HOT void refit_add_sums(int columns, const double *one, const refit_tile *t, refit_sums *s) { sum_up(columns, one, t, NULL, s); }
+HOT void refit_add_sums(int columns, const double *one, const refit_tile *t, refit_sums *s) { sum_up(columns, one, t, s); }
 
 static HOT void grid_sums(const refit_block *b, refit_tile *t, refit_sums *s) {
   deviations(b, t);
   times_p(b, (const float(*)[ROWS])t->k, t->kp);
   memset(s, 0, sizeof *s);
-  sum_up(b->columns, b->one, t, NULL, s);
+  sum_up(b->columns, b->one, t, s);
 }
 
 /* R on another grid: R += s k P - s' (k P - (zero' - zero) 1 P). */
@@ -234,90 +234,98 @@ static void neighbour_grid(const refit_block *b, int n, const float *scale, cons
   }
 }
 
-/* y = R + s k P of the tile as it is. */
-static HOT void pull(const refit_block *b, refit_tile *t) {
-  deviations(b, t);
-  times_p(b, (const float(*)[ROWS])t->k, t->kp);
-  for (int j = 0; j < b->columns; j++)
-    for (int r = 0; r < ROWS; r++) t->y[j][r] = t->r[j][r] + t->scale[r] * t->kp[j][r];
-}
-
 /* t->code: nearest to the values from_scale (from - from_zero), on the tile's grid. Columns that stay keep theirs. */
-static HOT void snap(const refit_block *b, refit_tile *t, const float (*restrict from)[ROWS], const float *restrict from_scale,
-                     const float *restrict from_zero) {
+static HOT void snap(const refit_block *b, refit_tile *t, const float *restrict from_scale, const float *restrict from_zero) {
   float ratio[ROWS], top = (float)b->top;
   for (int r = 0; r < ROWS; r++) ratio[r] = from_scale[r] / t->scale[r];
   for (int j = 0; j < b->columns; j++) {
-    if (b->inverse[j] == 0) {
-      memcpy(t->code[j], from[j], sizeof t->code[j]);
-      continue;
-    }
+    bool stays = b->inverse[j] == 0;
     for (int r = 0; r < ROWS; r++) {
-      float u = rintf((from[j][r] - from_zero[r]) * ratio[r] + t->zero[r]);
+      float u = rintf((t->own[j][r] - from_zero[r]) * ratio[r] + t->zero[r]);
       u = u > 0 ? u : 0;
-      t->code[j][r] = u < top ? u : top;
+      u = u < top ? u : top;
+      t->code[j][r] = stays ? t->own[j][r] : u;
     }
   }
 }
 
-/* R = y - s k P of the tile as it is. */
-static HOT void settle(const refit_block *b, refit_tile *t) {
-  deviations(b, t);
-  times_p(b, (const float(*)[ROWS])t->k, t->kp);
+/* step: what the values of t->code on its grid are more than its own; k: that times P_gg. So R is that of its own less k. */
+static inline __attribute__((always_inline)) void changes(const refit_block *b, refit_tile *t, const float *restrict own_scale,
+                                                          const float *restrict own_zero) {
   for (int j = 0; j < b->columns; j++)
-    for (int r = 0; r < ROWS; r++) t->r[j][r] = t->y[j][r] - t->scale[r] * t->kp[j][r];
+    for (int r = 0; r < ROWS; r++) t->step[j][r] = t->scale[r] * (t->code[j][r] - t->zero[r]) - own_scale[r] * (t->own[j][r] - own_zero[r]);
+  times_p(b, (const float(*)[ROWS])t->step, t->k);
 }
 
-static HOT void swept_sums(const refit_block *b, refit_tile *t, refit_sums *s) {
+static HOT void move_codes(const refit_block *b, refit_tile *t, const float *own_scale, const float *own_zero) {
+  changes(b, t, own_scale, own_zero);
+  for (int j = 0; j < b->columns; j++)
+    for (int r = 0; r < ROWS; r++) t->r[j][r] = t->own_r[j][r] - t->k[j][r];
+}
+
+/* Per row, d the change of the values from its own, q the values: what the loss changes by, and what a better scale follows from. */
+typedef struct change_sums {
+  double loss[ROWS], dkp[ROWS], dpd[ROWS], qr[ROWS]; /* d P d - 2 d R; d (k P); d P d; q (R of q) */
+} change_sums;
+
+static HOT void sweep_and_sum(const refit_block *b, refit_tile *t, const float *own_scale, const float *own_zero, change_sums *s) {
   double ignored[ROWS] = {0};
   sweep_tile(b, t, ignored);
-  deviations(b, t);
-  times_p(b, (const float(*)[ROWS])t->k, t->kp);
-  memset(s, 0, sizeof *s);
-  sum_up(b->columns, b->one, t, (const float(*)[ROWS])t->y, s);
+  changes(b, t, own_scale, own_zero);
+  for (int row = 0; row < ROWS; row += FOUR) {
+    wide dr = {0}, dkp = {0}, dpd = {0}, qr = {0};
+    four scale = *(const four *)(t->scale + row), zero = *(const four *)(t->zero + row);
+    for (int j = 0; j < b->columns; j++) {
+      wide d = WIDEN(t->step[j] + row), dp = WIDEN(t->k[j] + row), r = WIDEN(t->own_r[j] + row);
+      four q = scale * (*(const four *)(t->code[j] + row) - zero);
+      dr += d * r;
+      dkp += d * WIDEN(t->kp[j] + row);
+      dpd += d * dp;
+      qr += __builtin_convertvector(q, wide) * (r - dp);
+    }
+    wide loss = dpd - 2 * dr;
+    memcpy(s->loss + row, &loss, sizeof loss);
+    memcpy(s->dkp + row, &dkp, sizeof dkp);
+    memcpy(s->dpd + row, &dpd, sizeof dpd);
+    memcpy(s->qr + row, &qr, sizeof qr);
+  }
 }
 
-static double least_for_codes(double ky, double kpk, float *scale) {
+/* The change of the loss with the best scale for the codes, if it can be stored: q by 1 + a costs a^2 q P q - 2 a q R more. */
+static double rescale(double loss, double qpq, double qr, float *scale) {
   int64_t replaced = 0;
-  double s = *scale;
-  if (ky > 0 && kpk > 0) {
-    double best = half_to_float(grid_scale(ky / kpk, &replaced));
-    if (!replaced) s = best;
-  }
-  *scale = (float)s;
-  return s * s * kpk - 2 * s * ky;
+  double next = half_to_float(grid_scale(*scale * (1 + qr / qpq), &replaced)), a = next / *scale - 1, more = a * (a * qpq - 2 * qr);
+  if (replaced || !(more < 0)) return loss;
+  *scale = (float)next;
+  return loss + more;
 }
 
 void refit_candidates(const refit_block *b, refit_tile *t) {
-  refit_sums sums;
+  refit_sums own;
+  change_sums sums;
   float own_scale[ROWS], own_zero[ROWS], best_scale[ROWS], best_zero[ROWS];
-  double least[ROWS], own[ROWS];
+  double least[ROWS] = {0};
   size_t grid = sizeof own_scale, codes = (size_t)b->columns * sizeof *t->code;
-  pull(b, t);
-  grid_sums(b, t, &sums);
-  for (int r = 0; r < ROWS; r++) {
-    double s = t->scale[r];
-    own[r] = least[r] = s * s * sums.kpk[r] - 2 * s * sums.ky[r];
-  }
-  memcpy(own_scale, t->scale, grid), memcpy(own_zero, t->zero, grid);
-  memcpy(best_scale, t->scale, grid), memcpy(best_zero, t->zero, grid);
-  memcpy(t->own, t->code, codes), memcpy(t->best, t->code, codes);
+  grid_sums(b, t, &own);
+  memcpy(own_scale, t->scale, grid), memcpy(own_zero, t->zero, grid), memcpy(t->own, t->code, codes), memcpy(t->own_r, t->r, codes);
+  memcpy(best_scale, t->scale, grid), memcpy(best_zero, t->zero, grid), memcpy(t->best, t->code, codes);
   for (int n = 0; n < NEIGHBOURS; n++) {
     neighbour_grid(b, n, own_scale, own_zero, t->scale, t->zero);
-    snap(b, t, (const float(*)[ROWS])t->own, own_scale, own_zero);
-    settle(b, t);
-    swept_sums(b, t, &sums);
+    snap(b, t, own_scale, own_zero);
+    move_codes(b, t, own_scale, own_zero);
+    sweep_and_sum(b, t, own_scale, own_zero, &sums);
     for (int r = 0; r < ROWS; r++) {
-      float s = t->scale[r];
-      double error = least_for_codes(sums.ky[r], sums.kpk[r], &s);
-      if (!(error < least[r])) continue;
-      least[r] = error;
-      best_scale[r] = s;
+      double s = own_scale[r], qpq = s * s * own.kpk[r] + 2 * s * sums.dkp[r] + sums.dpd[r];
+      float scale = t->scale[r];
+      double loss = rescale(sums.loss[r], qpq, sums.qr[r], &scale);
+      if (!(loss < least[r])) continue;
+      least[r] = loss;
+      best_scale[r] = scale;
       best_zero[r] = t->zero[r];
       for (int j = 0; j < b->columns; j++) t->best[j][r] = t->code[j][r];
     }
   }
   memcpy(t->code, t->best, codes), memcpy(t->scale, best_scale, grid), memcpy(t->zero, best_zero, grid);
-  for (int r = 0; r < ROWS; r++) t->gain[r] += least[r] - own[r];
-  settle(b, t);
+  move_codes(b, t, own_scale, own_zero);
+  for (int r = 0; r < ROWS; r++) t->gain[r] += least[r];
 }

@@ -4,7 +4,7 @@
  * With P_gg the group's block of the metric P, R = E P (E = W - Q of the whole row) and y = R_g + Q_g P_gg, the loss as a function of this
  * group's values q alone is  q P_gg q^T - 2 q y^T + const. Three steps lower it:
  *   grid        codes c stay. For a zero z the best scale is num / den, num = (c - z) y^T, den = (c - z) P_gg (c - z)^T, and the loss falls to
- *               -num^2 / den. Integer zeros: 0 .. 2^bits - 1, the largest num^2 / den with num > 0; a real one by the 2 x 2 system of (s, s z);
+ *               -num^2 / den. Integer zeros: 0 .. 2^bits - 1, the largest num^2 / den with num > 0; a real one also by the 2 x 2 system of (s, s z);
  *               symmetric grids keep theirs. The pair counts as it is stored, fp16, and is taken only if the loss falls.
  *   codes       one exact cyclic sweep: c_j <- clamp(rint(c_j + R_j / (P_jj s))), the code nearest to the minimum, R -= (change of q_j) P_j.
  *               Columns that stay have no inverse and take no step.
@@ -40,12 +40,12 @@ typedef struct refit_tile {
   _Alignas(64) float step[REFIT_MOST][REFIT_ROWS]; /* change of q */
   _Alignas(64) float scale[REFIT_ROWS], zero[REFIT_ROWS];
   _Alignas(64) double gain[REFIT_ROWS]; /* what every step adds its change of the loss to */
-  _Alignas(64) float own[REFIT_MOST][REFIT_ROWS], best[REFIT_MOST][REFIT_ROWS], y[REFIT_MOST][REFIT_ROWS]; /* of candidates */
+  _Alignas(64) float own[REFIT_MOST][REFIT_ROWS], own_r[REFIT_MOST][REFIT_ROWS], best[REFIT_MOST][REFIT_ROWS]; /* of candidates */
 } refit_tile;
 
-/* Per row: k = code - zero, y its pull. */
+/* Per row, k = code - zero: k R, 1 R, k P_gg k, k P_gg 1. */
 typedef struct refit_sums {
-  _Alignas(64) double ky[REFIT_ROWS], y[REFIT_ROWS], kpk[REFIT_ROWS], kp[REFIT_ROWS];
+  _Alignas(64) double kr[REFIT_ROWS], r[REFIT_ROWS], kpk[REFIT_ROWS], kp[REFIT_ROWS];
 } refit_sums;
 
 /* columns <= REFIT_MOST of the metric p (row stride ldp) from its diagonal entry on; a column with P_jj <= least, or marked in dead[columns]
@@ -56,7 +56,7 @@ void refit_grid(const refit_block *b, refit_tile *t);
 void refit_codes(const refit_block *b, refit_tile *t);
 void refit_candidates(const refit_block *b, refit_tile *t);
 
-/* The grid step of a group wider than a block, from sums over its parts: tile's k, kp and r with the scale they belong to; one[columns] =
+/* The grid step of a group wider than a block, from sums over its parts: the tile's k, kp and r; one[columns] =
  * 1 P_gg. refit_choose: of 32 rows' scale and zero; gain is added to. */
 void refit_add_sums(int columns, const double *one, const refit_tile *t, refit_sums *s);
 void refit_choose(const grid_rule *g, int bits, double one_one, const refit_sums *s, float *scale, float *zero, double *gain);

@@ -8,7 +8,7 @@
  *   refit 14 scales of 1.05 .. 0.40 of the range, zeros beside the middle of it (all four at 2 bits), the least sum weight (q - w)^2; then three
  *         times the scale that is best for the codes, as long as the error falls. In float. Spec "refine", search.
  * A symmetric grid keeps its zero. With real zeros scan goes on from its integer zero: zero = sum weight (u - w / s) / sum weight for the
- * codes u, rounded to fp16, as long as the error falls. */
+ * codes u, rounded to fp16, as long as the error falls; refit with the pair (s, s z) that is best for the codes. */
 #ifndef CLOQWORK_QUANT_SEARCH_H
 #define CLOQWORK_QUANT_SEARCH_H
 

@@ -38,6 +38,7 @@ static int panel_columns(const sweep_request *q, int first) {
   return size <= PANEL ? least_of(PANEL / size * size, q->width - first) : least_of(PANEL, size - first % size);
 }
 
+/* One tile of rows and one block of columns. */
 typedef struct work {
   refit_block block;
   refit_tile tile;
@@ -201,10 +202,9 @@ static HOT void deviations(int columns, int ld, const uint8_t *restrict code, co
 }
 
 /* The sums of every row over one panel of the group, whose R is in r and whose k P_gg is in d. */
-static void add_sums(const slab *b, int64_t g, int columns, const float *k, work *m) {
+static void add_sums(const slab *b, int columns, const float *k, work *m) {
   refit_tile *t = &m->tile;
   for (int row = 0; row < b->rows; row += TILE) {
-    memcpy(t->scale, b->scale + g * b->ld + row, sizeof t->scale);
     for (int j = 0; j < columns; j++) {
       int64_t at = (int64_t)j * b->ld + row;
       memcpy(t->r[j], b->r + at, sizeof t->r[j]);
@@ -243,7 +243,7 @@ static void refit_wide(const sweep_request *q, slab *b, int begin, work *m) {
       for (int i = begin; i < end; i++) m->one[j] += q->p[(int64_t)(first + j) * q->width + i];
       one_one += m->one[j];
     }
-    add_sums(b, g, columns, b->k + (int64_t)(first - begin) * b->ld, m);
+    add_sums(b, columns, b->k + (int64_t)(first - begin) * b->ld, m);
   }
   for (int row = 0; row < b->rows; row += TILE) {
     float *scale = b->scale + g * b->ld + row, *zero = b->zero + g * b->ld + row, old_scale[TILE], old_zero[TILE];

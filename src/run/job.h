@@ -52,9 +52,9 @@ typedef struct options {
   bool joint_refit;        /* joint_grid: frozen (fitted to W) | refit every round: caldera, odlri, varpro */
   bool joint_adapter_first; /* joint_start: quantize | adapter: a fit of W comes before the first codes */
   enum { ROUNDS_AUTO, ROUNDS_3_2, ROUNDS_6_4, ROUNDS_12_4 } refine_rounds; /* auto | 3+2 | 6+4 | 12+4: of shaping + of descent */
-  double refine_stop;     /* a kind of round ends when the loss it keeps falls by less than this part: auto */
-  double refine_ridge;    /* relative to mean(diag H), of the descent's metric: 0.03; raised where tokens are few (refine_ridge_at) */
-  bool refine_candidates; /* off | on: other grids are tried beside the refitted one */
+  double refine_stop;  /* a kind of round ends when the loss it keeps falls by less than this part; auto: 0.003 with auto rounds, else 0 */
+  double refine_ridge; /* relative to mean(diag H), of the descent's metric: 0.03; raised where tokens are few (refine_ridge_at) */
+  bool refine_candidates; /* off | on: other grids are tried beside the refitted one; auto: on with auto rounds */
   enum {
     RANKS_SPREAD,
     RANKS_EACH,

@@ -194,17 +194,30 @@ static status solve_joint(input_work *w, void *context, int p, int k) {
   return joint_solve(w, &r, p, k);
 }
 
-/* One after the other: each has the whole team, and the factor's memory. */
+static bool refined_here(const input_work *w, const bool *with, int p, int k) {
+  return with[p] && setting_refines(setting_of(w, p)) && makes_codes(w, p, k);
+}
+
+/* How many leading eigenvectors those start from that need the fewest, but more than `rows`; 0: there are none. */
+static int next_start(const input_work *w, const bool *with, int rows) {
+  int next = 0;
+  for (int g = 0; g < w->group_count; g++)
+    for (int k = 0; k < w->linear_count; k++) {
+      if (!refined_here(w, with, w->group[g], k)) continue;
+      int needed = refine_start_rows(w, w->group[g], k);
+      if (needed > rows && (next == 0 || needed < next)) next = needed;
+    }
+  return next;
+}
+
+/* One after the other: each has the whole team, and the factor's memory. Those that start from the same eigenvectors follow one another. */
 static status make_refined(input_work *w, const bool *with) {
   status st = OK;
   double start = clock_now();
-  for (int g = 0; g < w->group_count; g++)
-    for (int k = 0; k < w->linear_count; k++) {
-      int p = w->group[g];
-      const setting *s = setting_of(w, p);
-      if (!with[p] || !setting_refines(s) || !makes_codes(w, p, k)) continue;
-      TRY(refine_result(w, s, setting_options(s, w->layer, w->linears[k]), p, k));
-    }
+  for (int rows = next_start(w, with, 0); rows; rows = next_start(w, with, rows))
+    for (int g = 0; g < w->group_count; g++)
+      for (int k = 0; k < w->linear_count; k++)
+        if (refined_here(w, with, w->group[g], k) && refine_start_rows(w, w->group[g], k) == rows) TRY(refine_result(w, w->group[g], k));
 done:
   w->s->spent.refine += clock_now() - start;
   return st;

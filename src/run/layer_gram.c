@@ -87,24 +87,13 @@ done:
   return st;
 }
 
-static status find_start(const input_work *w) {
-  double *start = NULL;
+status find_vectors(const input_work *w, int rows, int blocks, double *to) {
+  double *vectors = NULL;
   char where[96];
   snprintf(where, sizeof where, "model.layers.%lld, %s", (long long)w->layer, input_name(w->input));
-  status st = adapter_start(where, w->m, w->s->h.base, w->start_rows, 2, &start);
-  if (st == OK) memcpy(w->s->start.base, start, (size_t)w->start_rows * (size_t)w->m * sizeof *start);
-  FREE(start);
-  return st;
-}
-
-/* What refined codes start from: a space of four blocks holds the leading eigenvectors well enough (joint/refine.h). */
-static status find_leading(const input_work *w) {
-  double *leading = NULL;
-  char where[96];
-  snprintf(where, sizeof where, "model.layers.%lld, %s", (long long)w->layer, input_name(w->input));
-  status st = adapter_start(where, w->m, w->s->h.base, w->leading_rows, 4, &leading);
-  if (st == OK) memcpy(w->s->leading.base, leading, (size_t)w->leading_rows * (size_t)w->m * sizeof *leading);
-  FREE(leading);
+  status st = adapter_start(where, w->m, w->s->h.base, rows, blocks, &vectors);
+  if (st == OK) memcpy(to, vectors, (size_t)rows * (size_t)w->m * sizeof *to);
+  FREE(vectors);
   return st;
 }
 
@@ -130,13 +119,8 @@ static status gather_facts(input_work *w, bool wants_lambda) {
   }
   start = clock_now();
   if (w->start_rows && c->team.rank == turn++ % c->team.size && st == OK) {
-    st = find_start(w);
+    st = find_vectors(w, w->start_rows, 2, w->s->start.base);
     w->facts->start_seconds = clock_now() - start;
-  }
-  start = clock_now();
-  if (w->leading_rows && c->team.rank == turn++ % c->team.size && st == OK) {
-    st = find_leading(w);
-    w->facts->leading_seconds = clock_now() - start;
   }
   st = agree(c->team.comm, st);
   team_barrier(&c->team);
@@ -195,12 +179,6 @@ static wants list_linears(input_work *w) {
     const setting *s = &c->job.settings[k];
     if (!w->pending[k]) continue;
     x.lambda |= s->method->magr || s->method->init == INIT_L4Q;
-    for (int l = 0; l < w->linear_count; l++) {
-      int64_t out, in;
-      linear_shape(&c->model.arch, w->linears[l], &out, &in);
-      int rows = refine_start_rows(s, out, in);
-      if (rows > w->leading_rows) w->leading_rows = rows;
-    }
     x.magnitudes |= s->method->init == INIT_LQER;
     x.max_magnitudes |= s->method->init == INIT_LQER && !s->options.lqer_mean;
   }

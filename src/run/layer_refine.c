@@ -44,10 +44,35 @@ int refine_rounds(const setting *s) {
   return setting_refines(s) ? 1 + p.shapes + p.descents : 0;
 }
 
-int refine_start_rows(const setting *s, int64_t out, int64_t in) {
-  if (!setting_refines(s)) return 0;
-  int columns = ritz_columns(out, s->rank_max);
+static int start_rows(int64_t out, int64_t in, int rank) {
+  int columns = ritz_columns(out, rank);
   return columns < in ? columns : (int)in;
+}
+
+int refine_start_rows(const input_work *w, int p, int k) {
+  const solution *to = result_of(w, p, k);
+  return start_rows(to->out, to->in, to->variant);
+}
+
+int refine_start_rows_most(const setting *s, int64_t out, int64_t in) { return setting_refines(s) ? start_rows(out, in, s->rank_max) : 0; }
+
+/* Collective. The leading eigenvectors of H into shared memory, unless they stand there. They come from a space that their number dictates: what
+ * other settings ask for does not change a result. A space of four blocks holds them well enough to be eliminated. */
+static status find_leading(input_work *w, int rows) {
+  session *c = w->s->c;
+  status st = OK;
+  if (w->leading_rows == rows) return OK;
+  double start = clock_now();
+  w->leading_rows = 0;
+  if (c->team.rank == 0) {
+    st = find_vectors(w, rows, 4, w->s->leading.base);
+    w->facts->leading_seconds = clock_now() - start;
+  }
+  TRY(agree(c->team.comm, st));
+  team_barrier(&c->team);
+  w->leading_rows = rows;
+done:
+  return st;
 }
 
 static status refine_rows(input_work *w, const setting *s, const options *o, int p, int k, uint8_t *codes, int64_t begin, int64_t end) {
@@ -96,14 +121,17 @@ done:
 }
 
 /* Collective. Codes that stand in the result become better ones. */
-status refine_result(input_work *w, const setting *s, const options *o, int p, int k) {
+status refine_result(input_work *w, int p, int k) {
   session *c = w->s->c;
+  const setting *s = setting_of(w, p);
+  const options *o = setting_options(s, w->layer, w->linears[k]);
   status st = OK;
   uint8_t *codes = NULL;
   int64_t begin, end;
-  double start = clock_now();
   solution *to = result_of(w, p, k);
   refine_plan plan = plan_at(s, o);
+  TRY(find_leading(w, refine_start_rows(w, p, k)));
+  double start = clock_now();
   my_rows(c, to->out, to->in, &begin, &end);
   st = NEW(codes, (end - begin) * to->in, "codes of my rows");
   TRY(agree(c->team.comm, st));

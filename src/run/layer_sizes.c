@@ -102,7 +102,7 @@ layer_sizes layer_measure(const job *j, const arch *a, int ranks) {
       if (start > z.start) z.start = start;
       for (int k = 0; k < j->setting_count; k++) {
         const setting *s = &j->settings[k];
-        z.leading = larger(z.leading, (size_t)refine_start_rows(s, out, in) * (size_t)in);
+        z.leading = larger(z.leading, (size_t)refine_start_rows_most(s, out, in) * (size_t)in);
         z.refining = larger(z.refining, refine_shared_bytes(s, out, in));
       }
       size_t pivots = m <= RANK_BY_PIVOTS_MOST ? m * m * sizeof(double) : 0;

@@ -31,7 +31,7 @@ typedef struct input_work {
   const bool *pending; /* [settings] */
   bool heldout;
   int start_rows;    /* leading eigenvectors of H that the adapters of this input start from; 0: none needs them */
-  int leading_rows;  /* leading eigenvectors of H that refined codes start from; 0: none are refined */
+  int leading_rows;  /* leading eigenvectors of H that stand in shared memory for refined codes to start from; 0: none */
   result_plan *plan; /* [pieces][LINEARS_MOST] */
   int *group;        /* pieces that share one MagR, indices; group_count of them */
   int group_count;
@@ -71,6 +71,8 @@ status deal_matrices(input_work *w, task_choice choice, matrix_work work, void *
 
 status gram_open(input_work *w); /* Grams, their facts, weights */
 void gram_close(input_work *w);  /* Local */
+status find_vectors(const input_work *w, int rows, int blocks,
+                    double *to); /* Local. Leading eigenvectors of H, of a space of so many blocks */
 
 status codes_magr(input_work *w, const setting *s); /* MagR for the group: w->base */
 /* Codes of the group's pieces that share piece `first`'s factor, or of it alone when it needs none; joint results of these. Marks them. */
@@ -110,12 +112,15 @@ static inline double least_weight(const input_work *w) { return w->facts->mean_d
 
 /* ---- codes refined for the rank of their adapter ---- */
 
-status refine_result(input_work *w, const setting *s, const options *o, int p, int k); /* those that stand in the result, in place */
+/* Those of matrix k of piece p that stand in the result, in place. */
+status refine_result(input_work *w, int p, int k);
+int refine_start_rows(const input_work *w, int p,
+                      int k); /* Local. Leading eigenvectors that it starts from: pieces with as many in turn share them */
 
 /* Local. The relative ridge of the descent's metric: raised where an input's Gram has fewer than four tokens for each of its numbers. */
 double refine_ridge_at(const options *o, int64_t tokens, int64_t in);
 int refine_rounds(const setting *s); /* entries of its list of losses; 0: it refines nothing. Local, as are these: */
-int refine_start_rows(const setting *s, int64_t out, int64_t in); /* leading eigenvectors that it starts from */
+int refine_start_rows_most(const setting *s, int64_t out, int64_t in);
 uint64_t refine_shared_bytes(const setting *s, int64_t out, int64_t in);
 uint64_t refine_private_bytes(const setting *s, const grid_rule *rule, int64_t out, int64_t in, int ranks);
 double refine_result_flops(const setting *s, int rank, int64_t out, int64_t in);

@@ -85,7 +85,12 @@ static double auto_grid_weight(const method *m, int bits, int group, const optio
 
 static double auto_refine_stop(const method *m, int bits, int group, const options *o) {
   (void)m, (void)bits, (void)group;
-  return o->refine_rounds == ROUNDS_AUTO ? 0.01 : 0.001;
+  return o->refine_rounds == ROUNDS_AUTO ? 0.003 : 0;
+}
+
+static double auto_candidates(const method *m, int bits, int group, const options *o) {
+  (void)m, (void)bits, (void)group;
+  return o->refine_rounds == ROUNDS_AUTO;
 }
 
 static double auto_optq_order(const method *m, int bits, int group, const options *o) {
@@ -155,7 +160,7 @@ static const option_row rows[] = {
     CHOICE(refine_rounds, STAGE_ADAPTER, with_refine, refine_rounds, NULL, "auto", "3+2", "6+4", "12+4"),
     REAL(refine_stop, STAGE_ADAPTER, with_refine, 0, 0, 1, auto_refine_stop),
     REAL(refine_ridge, STAGE_ADAPTER, with_ridge, 0.03, 0, 10, NULL),
-    CHOICE(refine_candidates, STAGE_ADAPTER, with_refine, refine_candidates, NULL, "off", "on"),
+    CHOICE(refine_candidates, STAGE_ADAPTER, with_refine, refine_candidates, auto_candidates, "off", "on"),
     CHOICE(refine_ranks, STAGE_NONE, with_ranks, refine_ranks, NULL, "spread", "each", "smallest"),
     COUNT(l4q_steps, STAGE_ADAPTER, with_l4q, l4q_steps, 100, 1, 100000, NULL),
     COUNT(adapter_seed, STAGE_ADAPTER, with_random, seed, 0, 0, 1000000000, NULL),

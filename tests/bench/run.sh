@@ -82,7 +82,7 @@ sweep_cost() {
     local model=models/smollm2 layers=0-1 method bits
     [ -e $model/config.json ] || { model=data/tiny layers=0-5; }
     printf 'model: %s\noutput: %s\ncalibration: {tokens: %s/calib.npy, windows: 16, length: 256}\n' $model "$dir/sweep" $model >"$dir/sweep.yaml"
-    printf 'sweep: {bits: 4, rank: 8}\n' >>"$dir/sweep.yaml"
+    printf 'sweep: {method: cloq, bits: 4, rank: 8}\n' >>"$dir/sweep.yaml"
     rm -rf "$dir/sweep"
     mpirun -n "$ranks" build/cloqwork calibrate "$dir/sweep.yaml" --layers $layers --quiet
     for _ in 1 2 3; do
@@ -160,7 +160,7 @@ for name in "${names[@]}"; do
     peak_memory_vs_plan)
         job=models/smollm2/config.json
         if [ -e "$job" ]; then
-            peak_memory --set model=models/smollm2 --set calibration.tokens=models/smollm2/calib.npy --set heldout.tokens=models/smollm2/heldout.npy \
+            peak_memory --set sweep.method=cloq --set model=models/smollm2 --set calibration.tokens=models/smollm2/calib.npy --set heldout.tokens=models/smollm2/heldout.npy \
                 --set calibration.windows=8 --set calibration.length=2048 --set heldout.windows=4 --set heldout.length=2048 --set options.magr_K=5
         else
             peak_memory

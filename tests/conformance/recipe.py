@@ -237,7 +237,7 @@ PLANS = {
     "refine": dict(shapes=6, descents=4, eigenvectors=True, regrid=True, deflated=True, grid="refit"),
     "varpro": dict(shapes=0, descents=2, deflated=True),
     "bidup": dict(shapes=0, descents=2, deflated=False),
-    "projq": dict(shapes=2, descents=0),
+    "projq": dict(shapes=2, descents=0, deflated=True),
     "gptq-intrinsic": dict(shapes=1, descents=2, eigenvectors=True, shrink=True, deflated=False),
 }
 

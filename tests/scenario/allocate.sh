@@ -11,11 +11,12 @@ calibration: { tokens: $PROJECT/data/tiny/calib.npy, windows: 16, length: 128 }
 heldout: { tokens: $PROJECT/data/tiny/heldout.npy, windows: 8, length: 128 }
 targets: [q_proj, k_proj, o_proj, up_proj, down_proj]
 sweep:
-  - { bits: [2, 3, 4], rank: [4, 32] }
+  - { method: cloq, bits: [2, 3, 4], rank: [4, 32] }
   - $WORK/mixed.yaml
 options: { magr_K: 10 }
 J
 cat >"$WORK/mixed.yaml" <<J
+method: cloq
 bits: { default: 2, down_proj: 4, layers 0-1: 3, layers.5.self_attn.q_proj: 8 }
 group: { default: 64, o_proj: 32 }
 rank: { default: 8, down_proj: 16, layer 3: 4 }

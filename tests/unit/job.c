@@ -33,7 +33,8 @@ static void write_job(const char *text) {
 }
 
 static const char HEAD[] = "model: m\noutput: o\ncalibration: {tokens: c.npy}\n";
-static const char PLAIN[] = "model: m\noutput: o\ncalibration: {tokens: c.npy}\nsweep: {bits: 4, rank: 8}\n";
+static const char PLAIN[] = "model: m\noutput: o\ncalibration: {tokens: c.npy}\nsweep: {method: cloq, bits: 4, rank: 8}\n";
+static const char PLAINEST[] = "model: m\noutput: o\ncalibration: {tokens: c.npy}\nsweep: {bits: 2, rank: [8, 16, 17, 64]}\n";
 
 static status read_job(const char *text, job *j) {
   write_job(text);
@@ -68,9 +69,32 @@ static void test_defaults(void **state) {
   assert_true(o->adapter_solver == SOLVER_AUTO && o->magr_solver == MAGR_FISTA && o->magr_K == 60 && o->magr_alpha == 1e-4);
   assert_true(!o->grid_symmetric && o->grid_beta == 1 && !o->grid_beta_anchor_zero && !o->optq_order_act && !o->optq_dead_rtn);
   job_free(&j);
-  assert_done(
-      read_job("model: m\noutput: o\ncalibration: {tokens: c, length: 512}\nheldout: {tokens: h}\nsweep: {bits: 4, rank: 8}\n", &j));
+  assert_done(read_job(
+      "model: m\noutput: o\ncalibration: {tokens: c, length: 512}\nheldout: {tokens: h}\nsweep: {method: cloq, bits: 4, rank: 8}\n", &j));
   assert_true(j.has_heldout && j.heldout.windows == 32 && j.heldout.length == 512 && j.heldout.how == SAMPLE_SEQUENTIAL);
+  job_free(&j);
+}
+
+/* refine is what a sweep gets that names no method. With spread a rank has codes of its own unless it is at most twice as large as one that has. */
+static void test_recommended(void **state) {
+  (void)state;
+  job j;
+  int ranks[4];
+  assert_done(read_job(PLAINEST, &j));
+  setting *s = &j.settings[0];
+  assert_string_equal(s->name, "refine-b2-g64");
+  assert_true(setting_refines(s) && setting_fits(s) && !setting_nests(s) && !setting_joint(s));
+  const options *o = &s->options;
+  assert_true(o->grid_search == SEARCH_REFIT && o->grid_weight == WEIGHT_DIAGONAL && o->optq_order_act && o->refine_rounds == ROUNDS_AUTO);
+  assert_true(o->refine_ridge == 0.03 && o->refine_stop == 0.003 && o->refine_candidates && o->refine_ranks == RANKS_SPREAD);
+  assert_int_equal(setting_variants(s, ranks), 3);
+  assert_true(ranks[0] == 8 && ranks[1] == 17 && ranks[2] == 64);
+  assert_true(setting_variant(s, 7) == 8 && setting_variant(s, 16) == 8 && setting_variant(s, 18) == 17 && setting_variant(s, 65) == 64);
+  s->options.refine_ranks = RANKS_EACH;
+  assert_int_equal(setting_variants(s, ranks), 4);
+  assert_true(ranks[0] == 8 && ranks[3] == 64 && setting_variant(s, 16) == 16);
+  s->options.refine_ranks = RANKS_SMALLEST;
+  assert_true(setting_variants(s, ranks) == 1 && ranks[0] == 8 && setting_variant(s, 64) == 8);
   job_free(&j);
 }
 
@@ -93,7 +117,7 @@ static void test_given(void **state) {
   assert_true(j.settings[0].rank_count == 2 && j.settings[0].ranks[0] == 4 && j.settings[0].ranks[1] == 16 && j.settings[0].rank_max == 16);
   assert_true(j.parallel.team == 2 && j.parallel.teams == 3 && j.parallel.memory_per_node == 1.5 && j.parallel.checkpoint_minutes == 0);
   job_free(&j);
-  assert_done(read_job("model: m\noutput: o\ncalibration: {tokens: c}\ntargets: up_proj\nsweep: {bits: 4, rank: 8}\n"
+  assert_done(read_job("model: m\noutput: o\ncalibration: {tokens: c}\ntargets: up_proj\nsweep: {method: cloq, bits: 4, rank: 8}\n"
                        "parallel: {team: node, teams: auto, memory_per_node: auto}\n",
                        &j));
   assert_true(job_target_count(&j) == 1 && j.target[LIN_UP] && j.parallel.team == 0);
@@ -116,21 +140,23 @@ static void test_sweep(void **state) {
   snprintf(text, sizeof text, "%ssweep: {method: [cloq, cloq-nomagr], bits: [2, 3], group: [64, 0], rank: 8}\n", HEAD);
   NAMES(text, "cloq-b2-g64", "cloq-b2-g0", "cloq-b3-g64", "cloq-b3-g0", "cloq-nomagr-b2-g64", "cloq-nomagr-b2-g0", "cloq-nomagr-b3-g64",
         "cloq-nomagr-b3-g0");
-  snprintf(text, sizeof text, "%ssweep: {bits: 2, rank: 8}\noptions: {damping: [0.01, 1e-3], magr_alpha: [auto, 0.00001]}\n", HEAD);
+  snprintf(text, sizeof text, "%ssweep: {method: cloq, bits: 2, rank: 8}\noptions: {damping: [0.01, 1e-3], magr_alpha: [auto, 0.00001]}\n",
+           HEAD);
   NAMES(text, "cloq-b2-g64", "cloq-b2-g64-magr_alpha_1e-5", "cloq-b2-g64-damping_0.001", "cloq-b2-g64-damping_0.001-magr_alpha_1e-5");
   /* what a method does not look at makes no setting of its own */
   snprintf(text, sizeof text, "%ssweep: {method: [cloq-rtn, cloq-nomagr], bits: 2, rank: 8}\noptions: {damping: [1, 2]}\n", HEAD);
   NAMES(text, "cloq-rtn-b2-g64", "cloq-nomagr-b2-g64-damping_1", "cloq-nomagr-b2-g64-damping_2");
   snprintf(text, sizeof text,
-           "%ssweep: {bits: 3, group: 0, rank: 8}\noptions: {residual: magr, adapter_solver: krylov, magr_solver: pg, magr_K: 200, "
+           "%ssweep: {method: cloq, bits: 3, group: 0, rank: 8}\noptions: {residual: magr, adapter_solver: krylov, magr_solver: pg, "
+           "magr_K: 200, "
            "grid_type: sym,"
            " grid_beta: 0.95}\n",
            HEAD);
   NAMES(text, "cloq-b3-g0-residual_magr-adapter_solver_krylov-magr_solver_pg-magr_K_200-grid_type_sym-grid_beta_0.95");
-  snprintf(
-      text, sizeof text,
-      "%ssweep: {bits: 3, group: 0, rank: 8}\noptions: {grid_beta_anchor: zero, optq_order: act, optq_dead: rtn, damping_escalate: 1}\n",
-      HEAD);
+  snprintf(text, sizeof text,
+           "%ssweep: {method: cloq, bits: 3, group: 0, rank: 8}\noptions: {grid_beta_anchor: zero, optq_order: act, optq_dead: rtn, "
+           "damping_escalate: 1}\n",
+           HEAD);
   NAMES(text, "cloq-b3-g0-damping_escalate_1-grid_beta_anchor_zero-optq_order_act-optq_dead_rtn");
   job j;
   assert_done(read_job(text, &j));
@@ -139,7 +165,8 @@ static void test_sweep(void **state) {
               j.settings[0].rule.anchor_zero);
   job_free(&j);
   snprintf(text, sizeof text,
-           "%ssweep: {bits: 3, group: 0, rank: 8}\noptions: {residual: magr, adapter_solver: krylov, magr_solver: pg, magr_K: 200, "
+           "%ssweep: {method: cloq, bits: 3, group: 0, rank: 8}\noptions: {residual: magr, adapter_solver: krylov, magr_solver: pg, "
+           "magr_K: 200, "
            "grid_type: sym,"
            " grid_beta: 0.95, damping: 1, adapter_damping: 0.5, adapter_tolerance: 1e-9}\n",
            HEAD);
@@ -169,7 +196,7 @@ static void test_eval(void **state) {
   char text[512];
   job j;
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-    snprintf(text, sizeof text, "model: m\noutput: o\ncalibration: {tokens: c, length: 512}\n%s\nsweep: {bits: 4, rank: 8}\n",
+    snprintf(text, sizeof text, "model: m\noutput: o\ncalibration: {tokens: c, length: 512}\n%s\nsweep: {method: cloq, bits: 4, rank: 8}\n",
              cases[i].sections);
     assert_done(read_job(text, &j));
     assert_true(j.has_eval);
@@ -178,7 +205,7 @@ static void test_eval(void **state) {
       fail_msg("%s", cases[i].sections);
     job_free(&j);
   }
-  snprintf(text, sizeof text, "%ssweep: {bits: 4, rank: 8}\n", HEAD);
+  snprintf(text, sizeof text, "%ssweep: {method: cloq, bits: 4, rank: 8}\n", HEAD);
   assert_done(read_job(text, &j));
   assert_true(j.has_eval == j.has_heldout);
   job_free(&j);
@@ -216,7 +243,9 @@ static void test_ranks_merge(void **state) {
   job j;
   char text[512];
   snprintf(text, sizeof text,
-           "%ssweep:\n  - {bits: [2, 3], rank: [64, 8]}\n  - {bits: 3, rank: [16, 128, 4]}\n  - {bits: 4, group: 128, rank: 2}\n", HEAD);
+           "%ssweep:\n  - {method: cloq, bits: [2, 3], rank: [64, 8]}\n  - {method: cloq, bits: 3, rank: [16, 128, 4]}\n  - {method: cloq, "
+           "bits: 4, group: 128, rank: 2}\n",
+           HEAD);
   assert_done(read_job(text, &j));
   assert_int_equal(j.setting_count, 3);
   const int merged[] = {4, 8, 16, 64, 128};
@@ -249,9 +278,10 @@ static void test_automatic(void **state) {
   }
   /* a value that equals what auto gives is the default: no tag; magr_K's auto follows the solver */
   char text[512];
-  snprintf(text, sizeof text, "%ssweep: {bits: 2, rank: 8}\noptions: {magr_solver: pg, magr_K: 150, magr_alpha: 1e-4}\n", HEAD);
+  snprintf(text, sizeof text, "%ssweep: {method: cloq, bits: 2, rank: 8}\noptions: {magr_solver: pg, magr_K: 150, magr_alpha: 1e-4}\n",
+           HEAD);
   NAMES(text, "cloq-b2-g64-magr_solver_pg");
-  snprintf(text, sizeof text, "%ssweep: {bits: 2, rank: 8}\noptions: {magr_solver: [fista, pg], magr_K: auto}\n", HEAD);
+  snprintf(text, sizeof text, "%ssweep: {method: cloq, bits: 2, rank: 8}\noptions: {magr_solver: [fista, pg], magr_K: auto}\n", HEAD);
   job j;
   assert_done(read_job(text, &j));
   assert_true(j.settings[0].options.magr_K == 60 && j.settings[1].options.magr_K == 150);
@@ -262,16 +292,16 @@ static void test_automatic(void **state) {
 static void test_resolved_tree(void **state) {
   (void)state;
   static const char *const jobs[] = {
-      "model: m\noutput: 'o: x'\ncalibration: {tokens: c}\nheldout: {tokens: h}\nsweep: {bits: [2, 4], "
+      "model: m\noutput: 'o: x'\ncalibration: {tokens: c}\nheldout: {tokens: h}\nsweep: {method: cloq, bits: [2, 4], "
       "rank: [8, 16]}\noptions: {damping: [0.01, 1], magr_K: 7}\n",
-      "model: m\noutput: o\ncalibration: {tokens: c}\nheldout:\ntargets: [v_proj]\nsweep: [{bits: 2, rank: "
+      "model: m\noutput: o\ncalibration: {tokens: c}\nheldout:\ntargets: [v_proj]\nsweep: [{method: cloq, bits: 2, rank: "
       "8}, {method: cloq-rtn, bits: 3, rank: 1}]\n"
       "parallel: {team: 4}\n",
       "model: m\noutput: o\ncalibration: {tokens: c}\nsweep: {method: {quantizer: nf4, init: cloq}, bits: 4, "
       "rank: 8}\n",
       "model: m\noutput: o\ncalibration: {tokens: c}\nsweep: {method: [cloq, {quantizer: nf4, init: cloq}], "
       "bits: [4], rank: 8}\noptions: {nf_double: [off, on]}\n"};
-  const size_t recorded[] = {26, 26, 9, 27}; /* every option that a method of the sweep looks at */
+  const size_t recorded[] = {25, 25, 8, 26}; /* every option that a method of the sweep looks at */
   for (size_t i = 0; i < sizeof jobs / sizeof *jobs; i++) {
     job j, again;
     char *text;
@@ -328,7 +358,7 @@ static void test_pattern(void **state) {
 static void test_gram_sources(void **state) {
   (void)state;
   job j;
-  static const char rest[] = "model: m\noutput: o\nsweep: {bits: 2, rank: 8}\n";
+  static const char rest[] = "model: m\noutput: o\nsweep: {method: cloq, bits: 2, rank: 8}\n";
   char text[256];
   snprintf(text, sizeof text, "%scalibration: {merge: [runs/a, runs/b]}\nheldout: {tokens: h}\n", rest);
   assert_done(read_job(text, &j));
@@ -410,24 +440,26 @@ static void test_refusals(void **state) {
       {"+sweep: [3]",
        "sweep: expected a mapping with bits and rank (and method, group), or a list of such mappings or of files that hold one, found 3"},
       {"+sweep: {bit: 4, rank: 8}", "sweep.bit: unknown key, did you mean bits"},
-      {"+sweep: [{bits: 4, rank: 8}, {bit: 4}]", "sweep[1].bit: unknown key, did you mean bits"},
+      {"+sweep: [{method: cloq, bits: 4, rank: 8}, {bit: 4}]", "sweep[1].bit: unknown key, did you mean bits"},
       {"+sweep: {rank: 8}", "sweep.bits: expected 1 to 8, found nothing"},
-      {"+sweep: {bits: 4}", "sweep.rank: expected ranks of at least 1, found nothing"},
-      {"+sweep: {bits: [], rank: 8}", "sweep.bits: expected 1 to 8, found a list"},
-      {"+sweep: {bits: 9, rank: 8}", "sweep.bits: expected 1 to 8, found 9"},
-      {"+sweep: {bits: [4, 0], rank: 8}", "sweep.bits: expected 1 to 8, found 0"},
-      {"+sweep: {bits: 2.5, rank: 8}", "sweep.bits: expected 1 to 8, found 2.5"},
-      {"+sweep: {bits: 4, group: -64, rank: 8}", "sweep.group: expected 0 (one scale per row) or a count of columns, found -64"},
-      {"+sweep: {bits: 4, group: row, rank: 8}", "sweep.group: expected 0 (one scale per row) or a count of columns, found the text row"},
-      {"+sweep: {bits: 4, rank: 0}", "sweep.rank: expected ranks of at least 1, found 0"},
-      {"+sweep: {bits: 4, rank: [8, sixteen]}", "sweep.rank: expected ranks of at least 1, found the text sixteen"},
+      {"+sweep: {method: cloq, bits: 4}", "sweep.rank: expected ranks of at least 1, found nothing"},
+      {"+sweep: {method: cloq, bits: [], rank: 8}", "sweep.bits: expected 1 to 8, found a list"},
+      {"+sweep: {method: cloq, bits: 9, rank: 8}", "sweep.bits: expected 1 to 8, found 9"},
+      {"+sweep: {method: cloq, bits: [4, 0], rank: 8}", "sweep.bits: expected 1 to 8, found 0"},
+      {"+sweep: {method: cloq, bits: 2.5, rank: 8}", "sweep.bits: expected 1 to 8, found 2.5"},
+      {"+sweep: {method: cloq, bits: 4, group: -64, rank: 8}",
+       "sweep.group: expected 0 (one scale per row) or a count of columns, found -64"},
+      {"+sweep: {method: cloq, bits: 4, group: row, rank: 8}",
+       "sweep.group: expected 0 (one scale per row) or a count of columns, found the text row"},
+      {"+sweep: {method: cloq, bits: 4, rank: 0}", "sweep.rank: expected ranks of at least 1, found 0"},
+      {"+sweep: {method: cloq, bits: 4, rank: [8, sixteen]}", "sweep.rank: expected ranks of at least 1, found the text sixteen"},
       {"+sweep: {method: cloqq, bits: 4, rank: 8}", "sweep.method: unknown method cloqq, did you mean cloq"},
       {"+sweep: {method: spinquant, bits: 4, rank: 8}",
        "sweep.method: unknown method spinquant: `cloqwork methods` lists those of this version"},
       {"+sweep: {method: 1, bits: 4, rank: 8}", "sweep.method: expected names of methods, found 1"},
       {"+sweep: {method: {quantizer: nf4}, bits: 4, rank: 8}",
        "sweep.method.init: expected one of zero, svd, lqer, qera-approx, cloq, qera-exact, eora, qa-lora, loftq, lasq-w, lasq-q, lasq-e, "
-       "caldera, odlri, l4q, found nothing"},
+       "caldera, odlri, refine, varpro, bidup, projq, intrinsic, l4q, found nothing"},
       {"+sweep: {method: {init: cloq}, bits: 4, rank: 8}",
        "sweep.method.quantizer: expected one of rtn, optq, nf4, nf, slim, billm, found nothing"},
       {"+sweep: {method: {quantizer: 4, init: cloq}, bits: 4, rank: 8}",
@@ -444,7 +476,7 @@ static void test_refusals(void **state) {
        "sweep: cloq-rtn-b4-g64 with rank 8 is asked for twice"},
       {"+sweep: {method: [cloq, nf4-cloq], bits: [4, 3], rank: 8}",
        "sweep.bits: expected 4 with nf4-cloq (a list of sweeps gives every method its own bits), found 3"},
-      {"+sweep: [{bits: 3, rank: 8}, {method: nf4-cloq, bits: 4, group: 0, rank: 8}]",
+      {"+sweep: [{method: cloq, bits: 3, rank: 8}, {method: nf4-cloq, bits: 4, group: 0, rank: 8}]",
        "sweep[1].group: expected a power of two from 32 to 4096 with nf4-cloq (NF4 knows no block of a whole row), found 0"},
       {"+sweep: {method: nf4-cloq, bits: 4, group: 48, rank: 8}",
        "sweep.group: expected a power of two from 32 to 4096 with nf4-cloq, found 48"},
@@ -456,11 +488,13 @@ static void test_refusals(void **state) {
        "options.grid_type: no method of this sweep uses this option"},
       {"*options: {nf_double: on}", "options.nf_double: no method of this sweep uses this option"},
       {"*options: {nf_double: twice}", "options.nf_double: expected one of off, on, found the text twice"},
-      {"+sweep: {bits: [4, 4], rank: 8}", "sweep: cloq-b4-g64 with rank 8 is asked for twice"},
-      {"+sweep: {bits: 4, rank: [8, 16, 8]}", "sweep: cloq-b4-g64 with rank 8 is asked for twice"},
-      {"+sweep: [{bits: [2, 3], rank: 8}, {bits: 3, rank: [4, 8]}]", "sweep: cloq-b3-g64 with rank 8 is asked for twice"},
+      {"+sweep: {method: cloq, bits: [4, 4], rank: 8}", "sweep: cloq-b4-g64 with rank 8 is asked for twice"},
+      {"+sweep: {method: cloq, bits: 4, rank: [8, 16, 8]}", "sweep: cloq-b4-g64 with rank 8 is asked for twice"},
+      {"+sweep: [{method: cloq, bits: [2, 3], rank: 8}, {method: cloq, bits: 3, rank: [4, 8]}]",
+       "sweep: cloq-b3-g64 with rank 8 is asked for twice"},
       {"*options: {magr_alpha: [auto, 1e-4]}", "sweep: cloq-b4-g64 with rank 8 is asked for twice"},
-      {"+sweep: {bits: [1,2,3,4,5,6,7,8], group: [1,2,3,4,5,6,7,8], rank: 8}\noptions: {damping: [1,2,3,4,5,6,7,8,9], magr_K: "
+      {"+sweep: {method: cloq, bits: [1,2,3,4,5,6,7,8], group: [1,2,3,4,5,6,7,8], rank: 8}\noptions: {damping: [1,2,3,4,5,6,7,8,9], "
+       "magr_K: "
        "[1,2,3,4,5,6,7,8]}",
        "sweep: expected at most 4096 settings, found more"},
       {"*options: 3", "options: expected a mapping of options, found 3"},
@@ -484,8 +518,20 @@ static void test_refusals(void **state) {
       {"*options: {grid_type: sym, grid_beta_anchor: zero}",
        "sweep: cloq-b4-g64-grid_type_sym-grid_beta_anchor_zero: options.grid_beta_anchor: expected low with a grid_search or grid_type: "
        "sym (no end of the range is cut alone), found zero"},
-      {"*options: {grid_weight: diag}",
-       "sweep: cloq-b4-g64-grid_weight_diag: options.grid_weight: expected ones unless grid_search is scan (no other weighs), found diag"},
+      {"*options: {grid_weight: diag}", "sweep: cloq-b4-g64-grid_weight_diag: options.grid_weight: expected ones unless grid_search is "
+                                        "scan or refit (no other weighs), found diag"},
+      {"+sweep: {bits: 2, rank: 8}\noptions: {optq_groups: dynamic, optq_order: natural}",
+       "sweep: refine-b2-g64-optq_order_natural-optq_groups_dynamic: options.optq_groups: expected static where codes are refined (their "
+       "grids "
+       "are searched for all groups at once), found dynamic"},
+      {"+sweep: {method: {quantizer: rtn, init: refine}, bits: 2, rank: 8}",
+       "sweep.method: rtn does not go with refine: it refines codes of OPTQ on a uniform grid: expected the quantizer optq"},
+      {"+sweep: {method: {quantizer: optq, init: refine, magr: true}, bits: 2, rank: 8}",
+       "sweep.method: MagR and optq does not go with refine: MagR changes the weights that it would refine the codes of: expected it "
+       "without "
+       "MagR"},
+      {"+sweep: {bits: 2, rank: 8}\noptions: {joint_method: bidup}",
+       "options.joint_method: unknown option: they are methods: refine, varpro, bidup, projq, gptq-intrinsic, caldera"},
       {"*options: {optq_order: act, optq_groups: dynamic}",
        "sweep: cloq-b4-g64-optq_order_act-optq_groups_dynamic: options.optq_groups: expected static with optq_order: act (a group's "
        "columns do not follow one another), found dynamic"},
@@ -562,12 +608,12 @@ static void test_refusals(void **state) {
 static void test_options_that_go_together(void **state) {
   (void)state;
   static const char *const good[] = {
-      "sweep: {bits: 2, group: 0, rank: 8}\noptions: {grid_search: mse}", /* auto is 0.8 here, and a search does not look at it */
-      "sweep: {bits: 2, group: 0, rank: 8}\noptions: {grid_search: mse, grid_beta: 1}",
-      "sweep: {bits: 2, rank: 8}\noptions: {grid_search: asymm, grid_zero: [int, real]}",
-      "sweep: {bits: 2, rank: 8}\noptions: {grid_search: scan, grid_weight: [sqrt, diag]}",
+      "sweep: {method: cloq, bits: 2, group: 0, rank: 8}\noptions: {grid_search: mse}", /* auto is 0.8 here, and a search does not look at it */
+      "sweep: {method: cloq, bits: 2, group: 0, rank: 8}\noptions: {grid_search: mse, grid_beta: 1}",
+      "sweep: {method: cloq, bits: 2, rank: 8}\noptions: {grid_search: asymm, grid_zero: [int, real]}",
+      "sweep: {method: cloq, bits: 2, rank: 8}\noptions: {grid_search: scan, grid_weight: [sqrt, diag]}",
       "sweep: {method: caldera, bits: 2, rank: 8}\noptions: {joint_grid: refit, optq_groups: dynamic}",
-      "sweep: {bits: 2, rank: 8}\noptions: {cd_pass: comq, cd_rounds: 3}",
+      "sweep: {method: cloq, bits: 2, rank: 8}\noptions: {cd_pass: comq, cd_rounds: 3}",
   };
   for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
     char text[512];
@@ -606,7 +652,7 @@ static void test_model(void **state) {
   }
   job j; /* a linear that is no target does not matter */
   char text[512];
-  snprintf(text, sizeof text, "%stargets: [q_proj, o_proj]\nsweep: {bits: 4, group: 48, rank: 96}\n", HEAD);
+  snprintf(text, sizeof text, "%stargets: [q_proj, o_proj]\nsweep: {method: cloq, bits: 4, group: 48, rank: 96}\n", HEAD);
   assert_done(read_job(text, &j));
   assert_done(job_check_model(&j, &a));
   job_free(&j);
@@ -616,7 +662,7 @@ static void test_describe(void **state) {
   (void)state;
   job j;
   char text[512];
-  snprintf(text, sizeof text, "%ssweep: {bits: 2, group: 128, rank: [8, 16]}\noptions: {damping: [0.01, 0.02]}\n", HEAD);
+  snprintf(text, sizeof text, "%ssweep: {method: cloq, bits: 2, group: 128, rank: [8, 16]}\noptions: {damping: [0.01, 0.02]}\n", HEAD);
   assert_done(read_job(text, &j));
   collected one = {""}, other = {""};
   setting_describe(&j.settings[0], j.target, 0, collect, &one);
@@ -626,7 +672,7 @@ static void test_describe(void **state) {
                       "adapter_damping=0\nadapter_tolerance=1e-6\nadapter_solver=auto\nmagr_solver=fista\nmagr_alpha=0.0001\nmagr_K=60\n"
                       "magr_threshold=normalised\ngrid_type=asym\ngrid_zero=int\ngrid_beta=0.95\ngrid_beta_anchor=low\ngrid_search=none\n"
                       "grid_weight=ones\noptq_order=natural\noptq_groups=static\noptq_dead=zero\ncd_pass=none\ncd_rounds=30\nsplit=cloq\n"
-                      "act_quantizer=fp\nact_adapter=fp\njoint_method=none\nadapter_dtype=fp32\n");
+                      "act_quantizer=fp\nact_adapter=fp\nadapter_dtype=fp32\n");
   assert_string_not_equal(one.text, other.text);
   job_free(&j);
   snprintf(text, sizeof text, "%ssweep: {method: nf4-cloq, bits: 4, rank: 8}\noptions: {nf_double: on}\n", HEAD);
@@ -635,7 +681,7 @@ static void test_describe(void **state) {
   setting_describe(&j.settings[0], j.target, 0, collect, &one);
   assert_string_equal(one.text, "method=nf4-cloq\nmethod_version=1\nbits=4\ngroup=64\nrank_max=8\nadapter_damping=0\n"
                                 "adapter_tolerance=1e-6\nadapter_solver=auto\nnf_double=on\nsplit=cloq\nact_quantizer=fp\nact_adapter=fp\n"
-                                "joint_method=none\nadapter_dtype=fp32\n");
+                                "adapter_dtype=fp32\n");
   job_free(&j);
 }
 
@@ -647,7 +693,7 @@ static void test_project_jobs(void **state) {
     char *path = mem_format("%s/jobs/%s.yaml", PROJECT_FOLDER, names[i]);
     job j;
     assert_done(job_read(path, NULL, 0, NULL, NULL, &j));
-    assert_int_equal(j.setting_count, 3);
+    assert_int_equal(j.setting_count, i == 0 ? 6 : 3);
     job_free(&j);
     FREE(path);
   }
@@ -677,23 +723,12 @@ static void test_methods(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_defaults),
-      cmocka_unit_test(test_given),
-      cmocka_unit_test(test_sweep),
-      cmocka_unit_test(test_parts),
-      cmocka_unit_test(test_ranks_merge),
-      cmocka_unit_test(test_automatic),
-      cmocka_unit_test(test_overrides),
-      cmocka_unit_test(test_resolved_tree),
-      cmocka_unit_test(test_pattern),
-      cmocka_unit_test(test_gram_sources),
-      cmocka_unit_test(test_refusals),
-      cmocka_unit_test(test_model),
-      cmocka_unit_test(test_describe),
-      cmocka_unit_test(test_project_jobs),
-      cmocka_unit_test(test_methods),
-      cmocka_unit_test(test_eval),
-      cmocka_unit_test(test_options_that_go_together),
+      cmocka_unit_test(test_defaults),  cmocka_unit_test(test_recommended),  cmocka_unit_test(test_given),
+      cmocka_unit_test(test_sweep),     cmocka_unit_test(test_parts),        cmocka_unit_test(test_ranks_merge),
+      cmocka_unit_test(test_automatic), cmocka_unit_test(test_overrides),    cmocka_unit_test(test_resolved_tree),
+      cmocka_unit_test(test_pattern),   cmocka_unit_test(test_gram_sources), cmocka_unit_test(test_refusals),
+      cmocka_unit_test(test_model),     cmocka_unit_test(test_describe),     cmocka_unit_test(test_project_jobs),
+      cmocka_unit_test(test_methods),   cmocka_unit_test(test_eval),         cmocka_unit_test(test_options_that_go_together),
   };
   return cmocka_run_group_tests(tests, enter_folder, leave_folder);
 }

@@ -81,7 +81,7 @@ static void test_which_value_holds(void **state) {
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     char text[512];
     job j;
-    snprintf(text, sizeof text, "sweep: {bits: %s, rank: 8, group: 32}", cases[i].bits);
+    snprintf(text, sizeof text, "sweep: {method: cloq, bits: %s, rank: 8, group: 32}", cases[i].bits);
     assert_done(read_job(text, &j));
     assert_int_equal(j.setting_count, 1);
     const setting *s = &j.settings[0];
@@ -107,32 +107,35 @@ static void assert_names(const char *text, const char *const *names, int count) 
 
 static void test_names(void **state) {
   (void)state;
-  NAMES("sweep: {bits: [2, 3, {default: 2, down_proj: 4}], rank: 8}", "cloq-b2-g64", "cloq-b3-g64", "cloq-b2-g64-down_proj_b4");
-  NAMES("sweep: {bits: {default: 2, layers 0-15: 4, layer 7: 3, layers 0-3 down_proj: 8, layers.3.self_attn.q_proj: 5}, rank: 8}",
+  NAMES("sweep: {method: cloq, bits: [2, 3, {default: 2, down_proj: 4}], rank: 8}", "cloq-b2-g64", "cloq-b3-g64",
+        "cloq-b2-g64-down_proj_b4");
+  NAMES("sweep: {method: cloq, bits: {default: 2, layers 0-15: 4, layer 7: 3, layers 0-3 down_proj: 8, layers.3.self_attn.q_proj: 5}, "
+        "rank: 8}",
         "cloq-b2-g64-layers0-15_b4-layer7_b3-layers0-3_down_proj_b8-layer3_q_proj_b5");
-  NAMES("sweep: {bits: {default: 2, down_proj: 4}, group: [32, {default: 64, o_proj: 0}], rank: 8}", "cloq-b2-g32-down_proj_b4",
-        "cloq-b2-g64-down_proj_b4-o_proj_g0");
+  NAMES("sweep: {method: cloq, bits: {default: 2, down_proj: 4}, group: [32, {default: 64, o_proj: 0}], rank: 8}",
+        "cloq-b2-g32-down_proj_b4", "cloq-b2-g64-down_proj_b4-o_proj_g0");
   /* ranks that are the same everywhere are truncations of one setting, ranks that are not make one each */
-  NAMES("sweep: {bits: 2, rank: [8, {default: 16, down_proj: 32}, 16, {default: 8, down_proj: 32}]}", "cloq-b2-g64",
+  NAMES("sweep: {method: cloq, bits: 2, rank: [8, {default: 16, down_proj: 32}, 16, {default: 8, down_proj: 32}]}", "cloq-b2-g64",
         "cloq-b2-g64-r16-down_proj_r32", "cloq-b2-g64-r8-down_proj_r32");
-  NAMES("sweep: {bits: {default: 2, down_proj: 4}, rank: {default: 16, down_proj: 32}}\noptions: {damping: 1}",
+  NAMES("sweep: {method: cloq, bits: {default: 2, down_proj: 4}, rank: {default: 16, down_proj: 32}}\noptions: {damping: 1}",
         "cloq-b2-g64-damping_1-r16-down_proj_b4-down_proj_r32");
-  NAMES("sweep: {bits: {default: 2, down_proj: 4}, label: mix1, rank: [4, 16]}\noptions: {damping: 1}", "cloq-b2-g64-damping_1-mix1");
-  NAMES("sweep: {bits: [2, {default: 3, down_proj: 4}], label: mix1, rank: {default: 16, down_proj: 32}}", "cloq-b2-g64-mix1",
+  NAMES("sweep: {method: cloq, bits: {default: 2, down_proj: 4}, label: mix1, rank: [4, 16]}\noptions: {damping: 1}",
+        "cloq-b2-g64-damping_1-mix1");
+  NAMES("sweep: {method: cloq, bits: [2, {default: 3, down_proj: 4}], label: mix1, rank: {default: 16, down_proj: 32}}", "cloq-b2-g64-mix1",
         "cloq-b3-g64-mix1");
 }
 
 static void test_ranks(void **state) {
   (void)state;
   job j;
-  assert_done(read_job("sweep: {bits: 2, rank: [8, {default: 16, down_proj: 32, layers 2-3: 4}, 64]}", &j));
+  assert_done(read_job("sweep: {method: cloq, bits: 2, rank: [8, {default: 16, down_proj: 32, layers 2-3: 4}, 64]}", &j));
   const setting *plain = &j.settings[0], *varied = &j.settings[1];
   assert_true(plain->rank_count == 2 && plain->rank_max == 64 && setting_rank(plain, 2, LIN_DOWN) == 64 && !setting_varies(plain));
   assert_true(varied->rank_count == 1 && varied->ranks[0] == 32 && varied->rank_max == 32 && setting_varies(varied));
   assert_true(setting_rank(varied, 0, LIN_Q) == 16 && setting_rank(varied, 2, LIN_Q) == 4 && setting_rank(varied, 2, LIN_DOWN) == 32);
   job_free(&j);
   /* the largest that any matrix takes, not the largest that is written down */
-  assert_done(read_job("targets: [q_proj, down_proj]\nsweep: {bits: 2, rank: {default: 64, q_proj: 8, down_proj: 16}}", &j));
+  assert_done(read_job("targets: [q_proj, down_proj]\nsweep: {method: cloq, bits: 2, rank: {default: 64, q_proj: 8, down_proj: 16}}", &j));
   assert_int_equal(j.settings[0].rank_max, 16);
   job_free(&j);
 }
@@ -141,7 +144,7 @@ static void test_ranks(void **state) {
 static void test_automatic(void **state) {
   (void)state;
   job j;
-  assert_done(read_job("sweep: {bits: {default: 2, down_proj: 3}, group: {default: 0, o_proj: 128}, rank: 8}", &j));
+  assert_done(read_job("sweep: {method: cloq, bits: {default: 2, down_proj: 3}, group: {default: 0, o_proj: 128}, rank: 8}", &j));
   const setting *s = &j.settings[0];
   assert_true(s->rule.bits == 2 && s->rule.beta == 0.8 && s->options.magr_alpha == 1e-3);
   assert_true(setting_rule(s, 0, LIN_Q).beta == 0.8 && setting_rule(s, 0, LIN_DOWN).beta == 0.9 && setting_rule(s, 0, LIN_O).beta == 0.95);
@@ -149,8 +152,8 @@ static void test_automatic(void **state) {
   assert_ptr_equal(setting_options(s, 0, LIN_Q), &s->options);
   job_free(&j);
   /* what is no default for one of the matrices stands in the name: the settings differ */
-  NAMES("sweep: {bits: {default: 2, down_proj: 3}, group: 0, rank: 8}\noptions: {grid_beta: [auto, 0.8]}", "cloq-b2-g0-down_proj_b3",
-        "cloq-b2-g0-grid_beta_0.8-down_proj_b3");
+  NAMES("sweep: {method: cloq, bits: {default: 2, down_proj: 3}, group: 0, rank: 8}\noptions: {grid_beta: [auto, 0.8]}",
+        "cloq-b2-g0-down_proj_b3", "cloq-b2-g0-grid_beta_0.8-down_proj_b3");
 }
 
 /* A layer whose matrices agree is described as one of a plain setting; only targets count. */
@@ -158,14 +161,14 @@ static void test_describe(void **state) {
   (void)state;
   job j, plain;
   collected varied = {""}, agreed = {""}, other = {""}, matrix = {""};
-  assert_done(
-      read_job("targets: [q_proj, down_proj]\nsweep: {bits: {default: 3, down_proj: 4, layer 2 q_proj: 4}, group: 0, rank: 8}", &j));
+  assert_done(read_job(
+      "targets: [q_proj, down_proj]\nsweep: {method: cloq, bits: {default: 3, down_proj: 4, layer 2 q_proj: 4}, group: 0, rank: 8}", &j));
   setting_describe(&j.settings[0], j.target, 1, collect, &varied);
   assert_non_null(strstr(varied.text, "bits=q_proj 3, down_proj 4\ngroup=0\nrank_max=8\n"));
   assert_non_null(strstr(varied.text, "grid_beta=q_proj 0.9, down_proj 1\n"));
   setting_describe(&j.settings[0], j.target, 2, collect, &agreed);
   setting_describe_matrix(&j.settings[0], 1, LIN_DOWN, collect, &matrix);
-  assert_done(read_job("targets: [q_proj, down_proj]\nsweep: {bits: 4, group: 0, rank: 8}", &plain));
+  assert_done(read_job("targets: [q_proj, down_proj]\nsweep: {method: cloq, bits: 4, group: 0, rank: 8}", &plain));
   setting_describe(&plain.settings[0], plain.target, 2, collect, &other);
   assert_string_equal(agreed.text, other.text);
   assert_string_equal(matrix.text, other.text);
@@ -176,15 +179,16 @@ static void test_describe(void **state) {
 /* A map's options go before the job's, for this map alone. */
 static void test_options_of_a_map(void **state) {
   (void)state;
-  NAMES("sweep:\n  - {bits: 2, rank: 8}\n  - {bits: [3, 4], rank: 8, options: {damping: [0.1, 1], magr_K: 7}}\noptions: {damping: 0.5}",
+  NAMES("sweep:\n  - {method: cloq, bits: 2, rank: 8}\n  - {method: cloq, bits: [3, 4], rank: 8, options: {damping: [0.1, 1], magr_K: "
+        "7}}\noptions: {damping: 0.5}",
         "cloq-b2-g64-damping_0.5", "cloq-b3-g64-damping_0.1-magr_K_7", "cloq-b3-g64-damping_1-magr_K_7", "cloq-b4-g64-damping_0.1-magr_K_7",
         "cloq-b4-g64-damping_1-magr_K_7");
 }
 
 static void test_maps_in_files(void **state) {
   (void)state;
-  write_file("map.yaml", "bits: {default: 2, down_proj: 4}\nlabel: filed\nrank: 8\noptions: {damping: 1}\n");
-  NAMES("sweep: [{bits: 3, rank: 8}, map.yaml]", "cloq-b3-g64", "cloq-b2-g64-damping_1-filed");
+  write_file("map.yaml", "method: cloq\nbits: {default: 2, down_proj: 4}\nlabel: filed\nrank: 8\noptions: {damping: 1}\n");
+  NAMES("sweep: [{method: cloq, bits: 3, rank: 8}, map.yaml]", "cloq-b3-g64", "cloq-b2-g64-damping_1-filed");
   job j;
   write_file("map.yaml", "bit: 2\n");
   assert_refused(read_job("sweep: [map.yaml]", &j), E_USAGE, "map.yaml: bit: unknown key, did you mean bits");
@@ -200,10 +204,10 @@ static void test_allocations(void **state) {
   job j;
   const char *const wanted[] = {"cloq-b4-g64", "cloq-b2-g64-one", "cloq-b3-g64-two"};
   assert_true(mkdir("o", 0777) == 0 && mkdir("o/allocations", 0777) == 0);
-  write_file("o/allocations/b.yaml", "bits: {default: 3, q_proj: 4}\nlabel: two\nrank: {default: 8, q_proj: 16}\n");
-  write_file("o/allocations/a.yaml", "bits: {default: 2, q_proj: 4}\nlabel: one\nrank: {default: 8, q_proj: 16}\n");
-  assert_names("sweep: {bits: 4, rank: 8}\noptions: {magr_K: 60}", wanted, 3);
-  assert_done(read_job("sweep: {bits: 4, rank: 8}", &j));
+  write_file("o/allocations/b.yaml", "method: cloq\nbits: {default: 3, q_proj: 4}\nlabel: two\nrank: {default: 8, q_proj: 16}\n");
+  write_file("o/allocations/a.yaml", "method: cloq\nbits: {default: 2, q_proj: 4}\nlabel: one\nrank: {default: 8, q_proj: 16}\n");
+  assert_names("sweep: {method: cloq, bits: 4, rank: 8}\noptions: {magr_K: 60}", wanted, 3);
+  assert_done(read_job("sweep: {method: cloq, bits: 4, rank: 8}", &j));
   assert_int_equal(json_object_size(json_object_get(j.tree, "sweep")), 4); /* method, bits, group, rank */
   job_free(&j);
   assert_done(job_read("job.yaml", NULL, 0, "elsewhere", NULL, &j));
@@ -214,8 +218,9 @@ static void test_allocations(void **state) {
   assert_int_equal(j.setting_count, 1);
   assert_int_equal(setting_rank(&j.settings[0], 5, LIN_Q), 16);
   job_free(&j);
-  write_file("o/allocations/a.yaml", "bits: {default: 2, q_prj: 4}\nlabel: one\nrank: 8\n");
-  assert_refused(read_job("sweep: {bits: 4, rank: 8}", &j), E_USAGE, "o/allocations/a.yaml: bits.q_prj: unknown key, did you mean q_proj");
+  write_file("o/allocations/a.yaml", "method: cloq\nbits: {default: 2, q_prj: 4}\nlabel: one\nrank: 8\n");
+  assert_refused(read_job("sweep: {method: cloq, bits: 4, rank: 8}", &j), E_USAGE,
+                 "o/allocations/a.yaml: bits.q_prj: unknown key, did you mean q_proj");
   unlink("o/allocations/a.yaml");
   unlink("o/allocations/b.yaml");
 }
@@ -224,10 +229,11 @@ static void test_allocations(void **state) {
 static void test_resolved_tree(void **state) {
   (void)state;
   static const char *const jobs[] = {
-      "sweep: {bits: [3, {default: 2, layers 0-3 down_proj: 8, layers.3.mlp.up_proj: 4}], rank: [4, {default: 8, layer 7: 16}]}",
-      "sweep:\n  - {bits: 3, rank: 8, options: {damping: [1, 2]}}\n  - map.yaml\noptions: {magr_K: 7}",
+      "sweep: {method: cloq, bits: [3, {default: 2, layers 0-3 down_proj: 8, layers.3.mlp.up_proj: 4}], rank: [4, {default: 8, layer 7: "
+      "16}]}",
+      "sweep:\n  - {method: cloq, bits: 3, rank: 8, options: {damping: [1, 2]}}\n  - map.yaml\noptions: {magr_K: 7}",
   };
-  write_file("map.yaml", "bits: {default: 2, down_proj: 4}\nlabel: filed\nrank: 8\noptions: {damping: 1}\n");
+  write_file("map.yaml", "method: cloq\nbits: {default: 2, down_proj: 4}\nlabel: filed\nrank: 8\noptions: {damping: 1}\n");
   for (size_t i = 0; i < sizeof jobs / sizeof *jobs; i++) {
     job j, again;
     char *text;
@@ -253,44 +259,50 @@ static void test_refusals(void **state) {
   static const struct {
     const char *sweep, *line; /* after "job.yaml: sweep" */
   } cases[] = {
-      {"{bits: {down_proj: 4}, rank: 8}", ".bits.default: expected 1 to 8, found nothing"},
-      {"{bits: {default: 9, down_proj: 4}, rank: 8}", ".bits.default: expected 1 to 8, found 9"},
-      {"{bits: {default: 2, down_proj: many}, rank: 8}", ".bits.down_proj: expected 1 to 8, found the text many"},
-      {"{bits: [2, {default: 2, down_proj: 0}], rank: 8}", ".bits.down_proj: expected 1 to 8, found 0"},
-      {"{bits: {default: 2, down_proj: [3, 4]}, rank: 8}", ".bits.down_proj: expected 1 to 8, found a list"},
-      {"{bits: {default: 2, down_prj: 4}, rank: 8}", ".bits.down_prj: unknown key, did you mean down_proj"},
-      {"{bits: {defalt: 2, down_proj: 4}, rank: 8}", ".bits.default: expected 1 to 8, found nothing"},
-      {"{bits: {default: 2, layers 0-3 down_prj: 4}, rank: 8}", ".bits.layers 0-3 down_prj: unknown key, did you mean down_proj"},
-      {"{bits: {default: 2, layers.3.mlp.down_prj: 4}, rank: 8}", ".bits.layers.3.mlp.down_prj: unknown key, did you mean down_proj"},
-      {"{bits: {default: 2, layers.3.mlp.q_proj: 4}, rank: 8}", ".bits.layers.3.mlp.q_proj: unknown key, did you mean q_proj"},
-      {"{bits: {default: 2, layers 3-0: 4}, rank: 8}",
+      {"{method: cloq, bits: {down_proj: 4}, rank: 8}", ".bits.default: expected 1 to 8, found nothing"},
+      {"{method: cloq, bits: {default: 9, down_proj: 4}, rank: 8}", ".bits.default: expected 1 to 8, found 9"},
+      {"{method: cloq, bits: {default: 2, down_proj: many}, rank: 8}", ".bits.down_proj: expected 1 to 8, found the text many"},
+      {"{method: cloq, bits: [2, {default: 2, down_proj: 0}], rank: 8}", ".bits.down_proj: expected 1 to 8, found 0"},
+      {"{method: cloq, bits: {default: 2, down_proj: [3, 4]}, rank: 8}", ".bits.down_proj: expected 1 to 8, found a list"},
+      {"{method: cloq, bits: {default: 2, down_prj: 4}, rank: 8}", ".bits.down_prj: unknown key, did you mean down_proj"},
+      {"{method: cloq, bits: {defalt: 2, down_proj: 4}, rank: 8}", ".bits.default: expected 1 to 8, found nothing"},
+      {"{method: cloq, bits: {default: 2, layers 0-3 down_prj: 4}, rank: 8}",
+       ".bits.layers 0-3 down_prj: unknown key, did you mean down_proj"},
+      {"{method: cloq, bits: {default: 2, layers.3.mlp.down_prj: 4}, rank: 8}",
+       ".bits.layers.3.mlp.down_prj: unknown key, did you mean down_proj"},
+      {"{method: cloq, bits: {default: 2, layers.3.mlp.q_proj: 4}, rank: 8}",
+       ".bits.layers.3.mlp.q_proj: unknown key, did you mean q_proj"},
+      {"{method: cloq, bits: {default: 2, layers 3-0: 4}, rank: 8}",
        ".bits.layers 3-0: unknown key, expected default, a target such as q_proj, layers 0-15, layer 7, layers 0-15 q_proj or "
        "layers.7.self_attn.q_proj, layers up to 9999"},
-      {"{bits: {default: 2, layer 10000: 4}, rank: 8}",
+      {"{method: cloq, bits: {default: 2, layer 10000: 4}, rank: 8}",
        ".bits.layer 10000: unknown key, expected default, a target such as q_proj, layers 0-15, layer 7, layers 0-15 q_proj or "
        "layers.7.self_attn.q_proj, layers up to 9999"},
-      {"[{bits: 2, group: {default: 64, lm_head: 32}, rank: 8}]",
+      {"[{method: cloq, bits: 2, group: {default: 64, lm_head: 32}, rank: 8}]",
        "[0].group.lm_head: unknown key, expected default, a target such as q_proj, layers 0-15, layer 7, layers 0-15 q_proj or "
        "layers.7.self_attn.q_proj, layers up to 9999"},
-      {"{bits: 2, rank: {default: 0, q_proj: 8}}", ".rank.default: expected ranks of at least 1, found 0"},
-      {"{bits: 2, rank: [{default: 8, q_proj: 16}, {default: 8, q_proj: 16}]}", ": cloq-b2-g64-r8-q_proj_r16 is asked for twice"},
-      {"{bits: [{default: 2, q_proj: 3}, {default: 2, q_proj: 3}], rank: 8}", ": cloq-b2-g64-q_proj_b3 with rank 8 is asked for twice"},
-      {"{bits: [{default: 2, q_proj: 3}, {default: 2, q_proj: 4}], label: x, rank: 8}",
+      {"{method: cloq, bits: 2, rank: {default: 0, q_proj: 8}}", ".rank.default: expected ranks of at least 1, found 0"},
+      {"{method: cloq, bits: 2, rank: [{default: 8, q_proj: 16}, {default: 8, q_proj: 16}]}",
+       ": cloq-b2-g64-r8-q_proj_r16 is asked for twice"},
+      {"{method: cloq, bits: [{default: 2, q_proj: 3}, {default: 2, q_proj: 3}], rank: 8}",
+       ": cloq-b2-g64-q_proj_b3 with rank 8 is asked for twice"},
+      {"{method: cloq, bits: [{default: 2, q_proj: 3}, {default: 2, q_proj: 4}], label: x, rank: 8}",
        ": cloq-b2-g64-x would be the name of two settings: expected a label of its own for each"},
       {"{method: nf4-cloq, bits: {default: 4, q_proj: 3}, rank: 8}",
        ".bits: expected 4 with nf4-cloq (a list of sweeps gives every method its own bits), found 3"},
       {"{method: nf4-cloq, bits: 4, group: {default: 64, layers 3-5: 0}, rank: 8}",
        ".group: expected a power of two from 32 to 4096 with nf4-cloq (NF4 knows no block of a whole row), found 0"},
-      {"{bits: 2, label: x, rank: [4, {default: 16, down_proj: 32}]}",
+      {"{method: cloq, bits: 2, label: x, rank: [4, {default: 16, down_proj: 32}]}",
        ": cloq-b2-g64-x would be the name of two settings: expected a label of its own for each"},
-      {"{bits: 2, rank: 8, label: a b}",
+      {"{method: cloq, bits: 2, rank: 8, label: a b}",
        ".label: expected up to 64 letters, digits, dots, dashes and underscores that begin with a letter or digit, found the text a b"},
-      {"{bits: 2, rank: 8, label: -a}",
+      {"{method: cloq, bits: 2, rank: 8, label: -a}",
        ".label: expected up to 64 letters, digits, dots, dashes and underscores that begin with a letter or digit, found the text -a"},
-      {"{bits: 2, rank: 8, options: 3}", ".options: expected a mapping of options, found 3"},
-      {"{bits: 2, rank: 8, options: {dampng: 3}}", ".options.dampng: unknown option, did you mean damping"},
+      {"{method: cloq, bits: 2, rank: 8, options: 3}", ".options: expected a mapping of options, found 3"},
+      {"{method: cloq, bits: 2, rank: 8, options: {dampng: 3}}", ".options.dampng: unknown option, did you mean damping"},
       {"{method: cloq-rtn, bits: 2, rank: 8, options: {damping: 3}}", ".options.damping: no method of this sweep uses this option"},
-      {"{bits: {default: 2, layers 10-13 q_proj: 4, layers 10-13 k_proj: 4, layers 10-13 v_proj: 4, layers 0-3 o_proj: 4, layers 0-3 "
+      {"{method: cloq, bits: {default: 2, layers 10-13 q_proj: 4, layers 10-13 k_proj: 4, layers 10-13 v_proj: 4, layers 0-3 o_proj: 4, "
+       "layers 0-3 "
        "up_proj: 4, "
        "layers 0-3 gate_proj: 4, layers 0-3 down_proj: 4}, rank: 8}",
        ": cloq-b2-g64: the name of what differs between matrices would be 5 characters too long: expected a label: beside bits and rank"},
@@ -303,7 +315,7 @@ static void test_refusals(void **state) {
     assert_refused(read_job(text, &j), E_USAGE, line);
   }
   job j;
-  assert_refused(read_job("targets: [q_proj, o_proj]\nsweep: {bits: {default: 2, down_proj: 4}, rank: 8}", &j), E_USAGE,
+  assert_refused(read_job("targets: [q_proj, o_proj]\nsweep: {method: cloq, bits: {default: 2, down_proj: 4}, rank: 8}", &j), E_USAGE,
                  "job.yaml: sweep.bits.down_proj: expected one of the job's targets, found down_proj, which is none");
 }
 
@@ -312,15 +324,16 @@ static void test_model(void **state) {
   static const struct {
     const char *sweep, *line; /* NULL: accepted */
   } cases[] = {
-      {"{bits: {default: 2, layers 0-19: 4}, group: 32, rank: 8}", NULL},
-      {"{bits: {default: 2, layers 0-20: 4}, group: 32, rank: 8}", "job.yaml: sweep.bits: expected layers within 0-19, found layers 0-20"},
-      {"{bits: 2, group: 32, rank: {default: 8, layers.20.mlp.up_proj: 4}}",
+      {"{method: cloq, bits: {default: 2, layers 0-19: 4}, group: 32, rank: 8}", NULL},
+      {"{method: cloq, bits: {default: 2, layers 0-20: 4}, group: 32, rank: 8}",
+       "job.yaml: sweep.bits: expected layers within 0-19, found layers 0-20"},
+      {"{method: cloq, bits: 2, group: 32, rank: {default: 8, layers.20.mlp.up_proj: 4}}",
        "job.yaml: sweep.rank: expected layers within 0-19, found layer 20"},
-      {"{bits: 2, group: {default: 48, down_proj: 80}, rank: 8}", NULL},
-      {"{bits: 2, group: {default: 48, down_proj: 80, layer 19: 32, layer 19 down_proj: 48}, rank: 8}",
+      {"{method: cloq, bits: 2, group: {default: 48, down_proj: 80}, rank: 8}", NULL},
+      {"{method: cloq, bits: 2, group: {default: 48, down_proj: 80, layer 19: 32, layer 19 down_proj: 48}, rank: 8}",
        "job.yaml: sweep.group: expected a divisor of 160, the input width of down_proj, found 48"},
-      {"{bits: 2, group: 32, rank: {default: 96, k_proj: 32, v_proj: 32}}", NULL},
-      {"{bits: 2, group: 32, rank: {default: 32, layers 4-5: 33}}",
+      {"{method: cloq, bits: 2, group: 32, rank: {default: 96, k_proj: 32, v_proj: 32}}", NULL},
+      {"{method: cloq, bits: 2, group: 32, rank: {default: 32, layers 4-5: 33}}",
        "job.yaml: sweep.rank: expected at most 32, the smaller side of k_proj, found 33"},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
