@@ -79,18 +79,19 @@ def search(w, weight, size, bits, real=False):
 # ---- codes ----
 
 
-def optq(w, h, scale, zero, size, bits, damping, real=False):
-    """OPTQ (arXiv 2210.17323) with the inverse, damping absolute; static groups."""
+def optq(w, h, scale, zero, size, bits, damping, real=False, act=False):
+    """OPTQ (arXiv 2210.17323) with the inverse, damping absolute; static groups. act: columns by descending diagonal of h."""
     m, top = w.shape[1], 2**bits - 1
-    factor = np.linalg.cholesky(np.linalg.inv(h + damping * np.eye(m))).T
-    w, codes = w.copy(), np.empty_like(w)
+    order = np.argsort(-np.diag(h), kind="stable") if act else np.arange(m)
+    factor = np.linalg.cholesky(np.linalg.inv(h[np.ix_(order, order)] + damping * np.eye(m))).T
+    w, codes = w[:, order], np.empty_like(w)
     for begin in range(0, m, 64):
         end = min(begin + 64, m)
         errors = np.empty((len(w), end - begin))
         for j in range(begin, end):
-            s, z = scale[:, j // size], zero[:, j // size]
-            codes[:, j] = encode(w[:, j], s, z, top, real)
-            errors[:, j - begin] = (w[:, j] - s * (codes[:, j] - z)) / factor[j, j]
+            s, z = scale[:, order[j] // size], zero[:, order[j] // size]
+            codes[:, order[j]] = c = encode(w[:, j], s, z, top, real)
+            errors[:, j - begin] = (w[:, j] - s * (c - z)) / factor[j, j]
             w[:, j + 1 : end] -= np.outer(errors[:, j - begin], factor[j, j + 1 : end])
         w[:, end:] -= errors @ factor[begin:end, end:]
     return codes
@@ -243,13 +244,13 @@ PLANS = {
 
 
 def refine(w, h, bits, rank, size, shapes, descents, eigenvectors=False, shrink=False, regrid=False, deflated=True, grid="stays", ridge=0.03, damping=0.01,
-           real=False, exact=False):
+           real=False, act=False, exact=False):
     """codes, scale, zero of least loss. ridge and damping: relative to the mean of H's diagonal. exact: eigenvectors instead of ritz."""
     w, h = w.astype(np.float64), h.astype(np.float64)
     mean = np.mean(np.diag(h))
     lam, m = damping * mean, h + ridge * mean * np.eye(len(h)) if deflated else h
     scale, zero = search(w, np.diag(h), size, bits, real) if regrid else min_max(w, size, bits, real)
-    codes = optq(w, h, scale, zero, size, bits, lam, real)
+    codes = optq(w, h, scale, zero, size, bits, lam, real, act)
     u, a, f, y = ritz(w - values(codes, scale, zero, size), h, rank, exact=exact)
     best = f, codes, scale, zero
     for k in range(shapes):
@@ -261,7 +262,7 @@ def refine(w, h, bits, rank, size, shapes, descents, eigenvectors=False, shrink=
             if regrid:
                 v = w - u @ a
                 scale, zero = search(v, np.maximum(np.diag(p), 0), size, bits, real)
-        codes = optq(v, p, scale, zero, size, bits, lam, real)
+        codes = optq(v, p, scale, zero, size, bits, lam, real, act)
         u, a, f, y = ritz(w - values(codes, scale, zero, size), h, rank, y, exact=exact)
         if f < best[0]:
             best = f, codes, scale, zero

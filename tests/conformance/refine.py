@@ -10,7 +10,8 @@ from judge import MODULES, SETTINGS, bits_of, check_curves, expect, finish, inpu
 RANK, SIZE = 8, 32
 JUDGED = MODULES[:7]  # by the recipe, which takes its time: one layer
 OWN = {"refine", "varpro", "bidup", "projq", "gptq-intrinsic"}
-PLANS = {"refine_candidates_on": dict(grid="candidates"), "grid_zero_real": dict(real=True), "joint_grid_refit": dict(grid="refit")}
+PLANS = {"refine_candidates_on": dict(grid="candidates"), "grid_zero_real": dict(real=True), "joint_grid_refit": dict(grid="refit"),
+         "optq_order_natural": dict(act=False)}
 
 
 def refines(setting):
@@ -23,7 +24,7 @@ def variant(setting, module):
 
 
 def plan_of(setting):
-    plan = dict(recipe.PLANS[method_of(setting)])
+    plan = dict(recipe.PLANS[method_of(setting)], act=method_of(setting) == "refine")
     for words, change in PLANS.items():
         if words in setting:
             plan.update(change)
@@ -38,6 +39,8 @@ def check_solution(setting, module):
     check_curves(module, s, where)
     values = np.linalg.eigvalsh(e @ h @ e.T)[::-1]
     near(f"tail of the spectrum of E H E^T: {where}", s.loss, np.append(np.cumsum(values[::-1])[::-1], 0)[: RANK + 1], s.loss[0], 1e-6)
+    if refines(setting):
+        check_curves(module, solved(setting, module, RANK // 2), f"{where}, codes of rank {RANK // 2}")
     expect(bool((s.codes <= 2**s.bits - 1).all() and (s.scales > 0).all()), where, "codes or scales")
 
 
@@ -45,7 +48,7 @@ def check_rounds(setting, module):
     """The list of rounds: as many as planned, the kept one's is nearly the best adapter's loss, and what falls by proof falls."""
     s, plan, where = variant(setting, module), plan_of(setting), f"{setting} {module}"
     kept, first = int(s.attrs["round"]) - 1, 1 + plan["shapes"]
-    if method_of(setting) != "refine" or "refine_stop_0" in setting:
+    if method_of(setting) != "refine" or "refine_rounds" in setting:
         expect(len(s.rounds) == first + plan["descents"] and not np.isnan(s.rounds).any(), where, "rounds", s.rounds)
     made = s.rounds[~np.isnan(s.rounds)]
     # a round's adapter is not the best one, and with a ridge the best for another metric
@@ -91,13 +94,13 @@ def geometric_mean(x):
 
 
 def check_recipe(setting):
-    """Small matrices scatter by several percent; larger ones are fixture.py's. Real zeros: the program searches them, the recipe comes to them later."""
+    """Matrices so small scatter by a few percent; larger ones are fixture.py's. Real zeros: the program searches them, the recipe comes to them later."""
     for which, name in enumerate(("calibration", "held-out")):
         ratios = [(variant(setting, m).loss, variant(setting, m).heldout)[which][RANK] / recipes(setting, m)[which] for m in JUDGED]
         if "grid_zero_real" in setting:
             ratios = [max(x, 1) for x in ratios]
-        near(f"{name} loss against the recipe's, one matrix: {setting}", max(ratios, key=lambda x: abs(x - 1)), 1, 1, 0.15)
-        near(f"{name} loss against the recipe's, mean: {setting}", geometric_mean(ratios), 1, 1, 0.05)
+        near(f"{name} loss against the recipe's, one matrix: {setting}", max(ratios, key=lambda x: abs(x - 1)), 1, 1, 0.08)
+        near(f"{name} loss against the recipe's, mean: {setting}", geometric_mean(ratios), 1, 1, 0.02)
 
 
 def mean_loss(setting, heldout=False):
@@ -106,7 +109,7 @@ def mean_loss(setting, heldout=False):
 
 def check_order():
     for bits in (2, 3):
-        chains = (("refine-b{}-g32-refine_rounds_6+4-refine_stop_0", "varpro-b{}-g32-joint_grid_refit", "varpro-b{}-g32", "cloq-nomagr-b{}-g32"),
+        chains = (("refine-b{}-g32-refine_rounds_6+4", "varpro-b{}-g32-joint_grid_refit", "varpro-b{}-g32", "cloq-nomagr-b{}-g32"),
                   ("refine-b{}-g32", "cloq-b{}-g32"), ("bidup-b{}-g32", "cloq-nomagr-b{}-g32"), ("projq-b{}-g32", "cloq-nomagr-b{}-g32"),
                   ("gptq-intrinsic-b{}-g32", "cloq-nomagr-b{}-g32"))
         for chain in chains:
@@ -121,7 +124,7 @@ for setting in filter(refines, SETTINGS):
         check_solution(setting, module)
         rounds += check_rounds(setting, module)
         check_start(setting, module)
-    if "refine_stop_0" in setting or (method_of(setting) != "refine" and bits_of(setting) == 2):
+    if "refine_rounds" in setting or (method_of(setting) != "refine" and bits_of(setting) == 2):
         check_recipe(setting)
 check_order()
 for bits in (2, 3):
