@@ -165,7 +165,7 @@ void solution_copy(const solution *from, unsigned parts, solution *to) {
     to->facts->damping_used = from->facts->damping_used;
     to->facts->ridge_used = from->facts->ridge_used;
     to->facts->round = from->facts->round;
-    COPY(rounds, to->round_count);
+    if (from->rounds) COPY(rounds, to->round_count); /* how the codes came about, where that is told */
     to->facts->tiny_scales = from->facts->tiny_scales;
     to->facts->codes_seconds = from->facts->codes_seconds;
     memcpy(to->facts->base_fingerprint, from->facts->base_fingerprint, HASH_HEX);
