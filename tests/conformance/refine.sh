@@ -16,12 +16,12 @@ output: $WORK/run
 calibration: { tokens: $PROJECT/data/tiny/calib.npy, windows: 16, length: 256 }
 heldout: { tokens: $PROJECT/data/tiny/heldout.npy, windows: 8, length: 256, sampling: sequential }
 sweep:
-  - { method: [refine, varpro, bidup, projq, gptq-intrinsic, cloq, cloq-nomagr], bits: [2, 3], group: 32, rank: [4, 8] }
-  - { method: refine, bits: [2, 3], group: 32, rank: [4, 8], options: { refine_rounds: 6+4 } }
-  - { method: refine, bits: 2, group: 32, rank: [4, 8], options: { refine_rounds: 6+4, refine_candidates: on } }
-  - { method: refine, bits: 2, group: 32, rank: [4, 8], options: { refine_rounds: 6+4, grid_zero: real } }
-  - { method: refine, bits: 2, group: 32, rank: [4, 8], options: { refine_rounds: 6+4, optq_order: natural } }
-  - { method: varpro, bits: [2, 3], group: 32, rank: [4, 8], options: { joint_grid: refit } }
+  - { method: [refine, varpro, bidup, projq, gptq-intrinsic, cloq, cloq-nomagr], bits: [2, 3], group: 32, rank: [3, 8] }
+  - { method: refine, bits: [2, 3], group: 32, rank: [3, 8], options: { refine_rounds: 6+4 } }
+  - { method: refine, bits: 2, group: 32, rank: [3, 8], options: { refine_rounds: 6+4, refine_candidates: on } }
+  - { method: refine, bits: 2, group: 32, rank: [3, 8], options: { refine_rounds: 6+4, grid_zero: real } }
+  - { method: refine, bits: 2, group: 32, rank: [3, 8], options: { refine_rounds: 6+4, optq_order: natural } }
+  - { method: varpro, bits: [2, 3], group: 32, rank: [3, 8], options: { joint_grid: refit } }
 J
 on 2 calibrate "$WORK/job.yaml" --layers 0-1 --quiet || fault "calibrate ended with $?"
 on 2 solve "$WORK/job.yaml" --layers 0-1 --quiet || fault "solve ended with $?"
