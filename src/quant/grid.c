@@ -170,7 +170,7 @@ static void fit_group(fit *f, const float *w, code_grid g, int64_t at) {
 /* The same group of several rows, whose entries are `stride` apart. */
 static void fit_rows(fit *f, int rows, const float *w, int64_t ldw, code_grid g, int64_t at, int stride) {
   search_group q = group_of(f, w);
-  double lo[SEARCH_ROWS], hi[SEARCH_ROWS], zero[SEARCH_ROWS];
+  double lo[SEARCH_ROWS] = {0}, hi[SEARCH_ROWS] = {0}, zero[SEARCH_ROWS];
   uint16_t scale[SEARCH_ROWS];
   for (int r = 0; r < rows; r++) fit_first(f, w + r * ldw, lo + r, hi + r, scale + r, zero + r);
   search_refit(&q, rows, ldw, lo, hi, f->room, scale, zero);
