@@ -12,16 +12,18 @@
 #include "quant/optq.h"
 #include "run/layer_work.h"
 
-static const double TOKENS_ENOUGH = 4; /* of a Gram, for each of its inputs: spec methods section 16, 6 */
+/* Measured on SmolLM2 at 2 bits, held-out losses at 1.3, 2.7, 3.6 and 7.1 tokens for each input: the best ridges are about 1.5, 0.5, 0.4 and 0.1. */
+static const double TOKENS_ENOUGH = 12, RAISED_MOST = 50;
 
 double refine_ridge_at(const options *o, int64_t tokens, int64_t in) {
-  return o->refine_ridge * fmax(1, TOKENS_ENOUGH * (double)in / (double)(tokens > 0 ? tokens : 1));
+  double missing = TOKENS_ENOUGH * (double)in / (double)(tokens > 0 ? tokens : 1);
+  return o->refine_ridge * fmin(fmax(1, missing * missing), RAISED_MOST);
 }
 
 static refine_plan plan_at(const setting *s, const options *o) {
   static const struct {
     int shapes, descents;
-  } rounds[] = {[ROUNDS_AUTO] = {12, 4}, [ROUNDS_3_2] = {3, 2}, [ROUNDS_6_4] = {6, 4}, [ROUNDS_12_4] = {12, 4}};
+  } rounds[] = {[ROUNDS_AUTO] = {12, 8}, [ROUNDS_3_2] = {3, 2}, [ROUNDS_6_4] = {6, 4}, [ROUNDS_12_4] = {12, 4}};
   switch (s->method->init) {
   case INIT_REFINE:
     return (refine_plan){.shapes = rounds[o->refine_rounds].shapes,

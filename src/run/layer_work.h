@@ -117,7 +117,8 @@ status refine_result(input_work *w, int p, int k);
 int refine_start_rows(const input_work *w, int p,
                       int k); /* Local. Leading eigenvectors that it starts from: pieces with as many in turn share them */
 
-/* Local. The relative ridge of the descent's metric: raised where an input's Gram has fewer than four tokens for each of its numbers. */
+/* Local. The relative ridge of the descent's metric: refine_ridge, times (12 in / tokens)^2 where an input's Gram has fewer than twelve tokens for
+ * each of its numbers, at most times 50. */
 double refine_ridge_at(const options *o, int64_t tokens, int64_t in);
 int refine_rounds(const setting *s); /* entries of its list of losses; 0: it refines nothing. Local, as are these: */
 int refine_start_rows_most(const setting *s, int64_t out, int64_t in);

@@ -81,7 +81,7 @@ def recipes(setting, module):
     """Losses of the recipe's codes with the best adapter, on both Grams."""
     w, h = weight(module).astype(np.float64), inputs(module)[0]
     s = variant(setting, module)
-    ridge = 0.03 * max(1, 4 * len(h) / int(s.attrs["tokens"])) if plan_of(setting)["deflated"] and plan_of(setting)["descents"] else 0
+    ridge = 0.03 * min(max(1, (12 * len(h) / int(s.attrs["tokens"])) ** 2), 50) if plan_of(setting)["deflated"] and plan_of(setting)["descents"] else 0
     near(f"the ridge used: {setting} {module}", float(s.attrs.get("ridge_used", 0)), ridge * np.mean(np.diag(h)), np.mean(np.diag(h)), 1e-6)
     e = w - recipe.values(*recipe.refine(w, h, bits_of(setting), RANK, SIZE, ridge=ridge, **plan_of(setting)), SIZE)
     u = np.linalg.eigh(e @ h @ e.T)[1][:, ::-1][:, :RANK]
