@@ -8,7 +8,7 @@
  *   the codes and grid of least f are the result; a kind of round ends early when the f it keeps fell by less than `stop`.
  *
  *   method          shape  A of the first   grid      descend   metric          grid
- *   refine          6      eigenvectors     anew      4         P, with ridge   refit
+ *   refine          S      eigenvectors     anew      D         P, with ridge   refit, or candidates   S+D: 12+8, 6+4, ...
  *   varpro          0                                 T         P, with ridge   stays or refit
  *   projq           T      fit              stays     0
  *   gptq-intrinsic  1      eigenvectors *   stays     T         H, W - B A      stays      * deflated by d / (d + lambda): shrink
