@@ -75,9 +75,8 @@ static void shared_place(work *c) {
   c->small = (double *)(void *)at;
 }
 
-uint64_t refine_shared(const refine_plan *p, int64_t n, int64_t m, int rank) {
+uint64_t refine_shared(int64_t n, int64_t m, int rank) {
   size_t x = (size_t)n, y = (size_t)m, columns = (size_t)ritz_columns(n, rank);
-  (void)p;
   return 2 * part(x * y * sizeof(float)) + part(y * y * sizeof(float)) + 2 * part(x * sizeof(double)) + part(columns * x * sizeof(double)) +
          small_shared(n, m, rank);
 }

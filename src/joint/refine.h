@@ -60,7 +60,7 @@ typedef struct refine_request {
  * Collective. E_MEMORY, E_NUMERICS. */
 status refine(const refine_request *q, uint8_t *codes, code_grid g, double *losses, int *kept, int64_t *tiny);
 
-uint64_t refine_shared(const refine_plan *p, int64_t n, int64_t m, int rank);
+uint64_t refine_shared(int64_t n, int64_t m, int rank);
 uint64_t refine_bytes(const refine_plan *p, const grid_rule *r, int64_t n, int64_t m, int rank, int ranks); /* private, of a rank */
 double refine_flops(const refine_plan *p, int64_t n, int64_t m, int rank); /* of the team, all rounds made */
 

@@ -147,8 +147,7 @@ done:
 }
 
 uint64_t refine_shared_bytes(const setting *s, int64_t out, int64_t in) {
-  refine_plan p = plan_at(s, &s->options);
-  return setting_refines(s) ? refine_shared(&p, out, in, s->rank_max) : 0;
+  return setting_refines(s) ? refine_shared(out, in, s->rank_max) : 0;
 }
 
 uint64_t refine_private_bytes(const setting *s, const grid_rule *rule, int64_t out, int64_t in, int ranks) {

@@ -60,7 +60,7 @@ static status better(const team *t, const grid_rule *rule, refine_plan plan, dou
   int kept, columns = ritz_columns(p->n, p->rank);
   int64_t tiny = 0;
   TRY(adapter_start("H", p->m, p->h, columns, 4, &p->start));
-  TRY(shared_new(t, refine_shared(&plan, p->n, p->m, p->rank), "refine", &p->memory));
+  TRY(shared_new(t, refine_shared(p->n, p->m, p->rank), "refine", &p->memory));
   refine_request q = {.t = t,
                       .where = "matrix",
                       .plan = plan,

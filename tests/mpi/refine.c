@@ -132,7 +132,7 @@ static status call_within(const team *t, const layer *l, const grid_rule *r, con
 
 static status call(const team *t, const layer *l, const grid_rule *r, const row *w, codes *c) {
   shared memory, factor;
-  CHECK_OK(shared_new(t, refine_shared(&w->plan, l->n, l->m, w->rank), "refine", &memory));
+  CHECK_OK(shared_new(t, refine_shared(l->n, l->m, w->rank), "refine", &memory));
   CHECK_OK(shared_new(t, (size_t)(l->m * l->m) * sizeof(double), "factor", &factor));
   status st = call_within(t, l, r, w, memory.base, factor.base, c);
   shared_free(&factor);
@@ -362,7 +362,7 @@ static void failures(const team *t) {
   grid_rule r = rule_of(2, false);
   codes c = codes_new(t, &l, &r);
   shared memory, factor;
-  CHECK_OK(shared_new(t, refine_shared(&w.plan, l.n, l.m, RANK), "refine", &memory));
+  CHECK_OK(shared_new(t, refine_shared(l.n, l.m, RANK), "refine", &memory));
   CHECK_OK(shared_new(t, (size_t)(l.m * l.m) * sizeof(double), "factor", &factor));
   for (int which = 0; which < 2; which++) {
     float *at = which ? (float *)l.h.base + 40 * l.m + 40 : (float *)l.w.base + 69 * l.m, kept = *at;
