@@ -183,11 +183,13 @@ static status solve_layer(sequence *q, int64_t layer, bool warned[IN_COUNT], lay
   double start = clock_now();
   for (int set = 0; set < SET_COUNT; set++)
     if (c->sets[set]) TRY(gram_file_write(c, set, layer, list[set]));
-  st = report_grams(q, layer, clock_now() - start);
-  if (st == OK && c->team.rank == 0) st = unit_gram_fingerprint(c, layer, gram_fingerprint);
+  double write_seconds = clock_now() - start;
+  st = c->team.rank == 0 ? unit_gram_fingerprint(c, layer, gram_fingerprint) : OK;
   TRY(agree(c->team.comm, st));
   TRY(share_bytes(c->team.comm, gram_fingerprint, sizeof gram_fingerprint));
   TRY(solve_write_layer(&q->solver, layer, &pending, 1, gram_fingerprint, warned));
+  st = report_grams(q, layer, write_seconds);
+  TRY(agree(c->team.comm, st));
 done:
   return st;
 }
