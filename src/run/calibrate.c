@@ -198,6 +198,10 @@ status verb_calibrate(session *c) {
   TRY(agree(c->job_comm, st));
   TRY(share_bytes(c->job_comm, missing, (size_t)c->model.arch.layers));
   TRY(share_bytes(c->job_comm, &todo, sizeof todo));
+  if (!job_uses_full_grams(&c->job)) {
+    log_info("%s: nothing to do: every setting makes Grams of its own prefix", stage);
+    goto done;
+  }
   if (todo == 0) {
     log_info("%s: all %lld layers are done", stage, (long long)layers);
     goto done;

@@ -134,7 +134,7 @@ static status count_stages(const session *c, plan *p) {
   session_views views;
   status st = session_split(c, &views);
   p->layers = c->layer_end - c->layer_begin;
-  count_grams(c, p);
+  if (job_uses_full_grams(&c->job)) count_grams(c, p);
   for (int i = 0; i < views.count && st == OK; i++) st = count_solutions(&views.list[i], p);
   session_views_free(&views);
   const stage *of[] = {&p->calibrate, &p->solve, &p->follow};

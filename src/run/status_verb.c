@@ -58,7 +58,7 @@ static status look(const session *c) {
   TRY(recorded(c, &record));
   for (int k = -SET_COUNT; k < c->job.setting_count; k++) {
     int set = k + SET_COUNT;
-    if (k < 0 && !c->sets[set]) continue;
+    if (k < 0 && (!c->sets[set] || !job_uses_full_grams(&c->job))) continue;
     tally t = k < 0 ? count_grams(c, set) : count_solutions(c, &c->job.settings[k]);
     const char *name = k < 0 ? names[set] : c->job.settings[k].name;
     missing += t.all - t.done;
