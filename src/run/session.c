@@ -182,7 +182,7 @@ static status begin_on_first_rank(session *c, bool whole) {
     if (!(path = path_join(c->job.output, folders[i]))) return fail(E_MEMORY, "%s: no memory for a name", c->job.output);
     TRY(file_make_folders(path));
     if (i == 0) TRY(hold_lock(c, path, whole ? 0 : PATIENCE)); /* before anything in it is touched */
-    TRY(file_remove_matching(path, ".tmp")); /* of a job that was killed while it wrote */
+    TRY(file_remove_matching(path, ".tmp"));                   /* of a job that was killed while it wrote */
     FREE(path);
   }
   if (whole) TRY(find_settings_free(c));
