@@ -20,23 +20,32 @@ skip() {
 
 as_owner() { (cd "$B/home" && exec runuser -u nobody -- env HOME="$B/home" "$@"); }
 
-power_on() { setsid "$B/node.sh" "n$1" & echo $! >"$B/run/node.n$1.pid"; }
+power_on() {
+  setsid "$B/node.sh" "n$1" &
+  echo $! >"$B/run/node.n$1.pid"
+  disown # its end is not news
+}
 power_off() { kill -9 "$(cat "$B/run/node.n$1.pid")"; }
 
 cluster_down() {
   local p
-  for p in "$B"/run/node.n*.pid "$B/run/slurmctld.pid" "$B/run/munged.pid"; do
-    [ -e "$p" ] && kill -9 "$(cat "$p")" 2>/dev/null
+  for p in "$B"/run/node.n*.pid; do
+    [ -e "$p" ] && kill -9 "$(cat "$p")"
+  done 2>/dev/null
+  for p in slurmctld munged; do
+    [ -e "$B/run/$p.pid" ] && kill "$(cat "$B/run/$p.pid")"
   done
-  wait 2>/dev/null
-  [ -e "$B/run/munged.pid" ] && rm -f /run/munge/munge.socket.2*
   mountpoint -q "$B/small" && umount "$B/small"
-  rm -rf "$B"
+  for _ in $(seq 50); do # the nodes need a moment to die
+    rm -rf "$B" 2>/dev/null && break
+    sleep 0.1
+  done
 }
 
 cluster_up() {
   local program
   trap cluster_down EXIT
+  trap 'exit 1' TERM INT
   [ "$(id -u)" -eq 0 ] || skip "the virtual nodes need root"
   for program in slurmctld slurmd munged sbatch; do
     command -v $program >/dev/null || skip "$program is not installed"
@@ -49,8 +58,8 @@ cluster_up() {
   chown nobody "$B/home" "$B/small"
   if ! munge -n 2>/dev/null | unmunge >/dev/null 2>&1; then
     install -d -o munge -g munge /run/munge
-    runuser -u munge -- /usr/sbin/munged --foreground 2>"$B/log/munged.log" &
-    echo $! >"$B/run/munged.pid"
+    runuser -u munge -- /usr/sbin/munged || skip "munged does not start"
+    cp /run/munge/munged.pid "$B/run/munged.pid"
   fi
   cat >"$SLURM_CONF" <<C
 ClusterName=test
@@ -95,10 +104,6 @@ exec unshare --uts --mount --pid --fork --kill-child --propagation private sh -c
  slurmd -D -N $NODE -f $SLURM_CONF & while :; do wait; sleep 1; done' </dev/null >>$B/log/node.$NODE.out 2>&1
 N
   chmod +x "$B/node.sh"
-  for _ in $(seq 100); do
-    munge -n 2>/dev/null | unmunge >/dev/null 2>&1 && break
-    sleep 0.1
-  done
   slurmctld -f "$SLURM_CONF" || skip "slurmctld does not start: $(tail -n 1 "$B/log/slurmctld.log")"
   for n in $(seq $NODES); do power_on "$n"; done
   for _ in $(seq 200); do
