@@ -10,6 +10,7 @@
 # Odd lines of slurm.conf: cred_expire, else a requeued job waits two minutes; %n in TmpFS, else nodes share PMIx's folders;
 # config_overrides, for more cores than there are. In a node sh is the first process: slurmd there would leave zombies.
 NODES=4
+PORT=$((20000 + $$ % 9000)) # and the NODES above it
 B=$(mktemp -d /tmp/cq.XXXXXX) # short: sockets live below it
 export B SLURM_CONF=$B/slurm.conf
 
@@ -68,7 +69,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 AuthInfo=cred_expire=5
-SlurmctldPort=16817
+SlurmctldPort=$PORT
 SlurmctldPidFile=$B/run/slurmctld.pid
 SlurmdPidFile=$B/run/slurmd.%n.pid
 SlurmctldLogFile=$B/log/slurmctld.log
@@ -92,7 +93,7 @@ SlurmdTimeout=10
 KillWait=5
 JobRequeue=1
 NodeName=DEFAULT CPUs=2 Boards=1 SocketsPerBoard=1 CoresPerSocket=2 ThreadsPerCore=1 RealMemory=4000 State=UNKNOWN
-NodeName=n[1-$NODES] NodeAddr=127.0.0.1 Port=[17001-$((17000 + NODES))]
+NodeName=n[1-$NODES] NodeAddr=127.0.0.1 Port=[$((PORT + 1))-$((PORT + NODES))]
 PartitionName=batch Nodes=n[1-$NODES] Default=YES MaxTime=8:00:00 State=UP
 C
   cat >"$B/node.sh" <<'N'
