@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # The sbatch files on a real Slurm: on 2 and 4 nodes, as the chain of submit.sh, through a time limit, a requeue, power cuts, a killed rank
 # and a full disk. Always the bytes of an undisturbed run, and nothing that had finished is computed again.
-export PROJECT MPIRUN CLOQWORK
 . "$PROJECT/tests/scenario/common.sh"
 . "$PROJECT/tests/slurm/cluster.sh"
 command -v h5dump >/dev/null || skip "h5dump is not installed"
@@ -13,6 +12,7 @@ mkdir -p "$B/home"/{build,data,logs}
 cp -r "$PROJECT/slurm" "$B/home/"
 cp -r "$PROJECT/data/tiny" "$B/home/data/"
 cp "$CLOQWORK" "$B/home/build/cloqwork"
+export CLOQWORK=$B/home/build/cloqwork # the checkout may be closed to the owner
 cat >"$B/home/job.yaml" <<J
 model: data/tiny
 output: undisturbed
