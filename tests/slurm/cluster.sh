@@ -30,6 +30,7 @@ power_off() { kill -9 "$(cat "$B/run/node.n$1.pid")"; }
 
 cluster_down() {
   local p
+  jobs -p | xargs -r kill 2>/dev/null
   for p in "$B"/run/node.n*.pid; do
     [ -e "$p" ] && kill -9 "$(cat "$p")"
   done 2>/dev/null
