@@ -158,8 +158,8 @@ static status work(MPI_Comm comm, const verb *v, const arguments *a, const blas_
     return v->work(&c);
   }
   TRY(session_open(comm, a, blas, needs == NEEDS_TOKENS, &c));
-  if (v->writes) {
-    TRY(session_begin_run(&c));
+  if (v->begin) {
+    TRY(v->begin(&c));
     char mpi[MPI_MAX_LIBRARY_VERSION_STRING];
     int length;
     MPI_Get_library_version(mpi, &length);
