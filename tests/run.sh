@@ -17,6 +17,7 @@ esac
 
 cd "$ROOT"
 need_packages "${PACKAGES[@]}" hdf5-tools procps
+[ -n "$quick" ] || need_packages clang-14 libclang-rt-14-dev # tests/fuzz
 [ -n "$quick" ] || need_venv tests
 if [ -x .venv/bin/python ]; then
     export CLOQWORK_PYTHON=$ROOT/.venv/bin/python
