@@ -1,5 +1,5 @@
-/* Input: a container, a solution of one linear if it is one. With CLOQWORK_FUZZ_FORGE in the environment HDF5's own checksums always agree, so
- * that its parsers see what the fuzzer has changed: who means harm can compute them, too. */
+/* Input: a container, a solution of one linear if it is one. HDF5's own checksums always agree, so that its parsers see what the fuzzer has
+ * changed: who means harm can compute them, too. */
 #include "fuzz.h"
 
 #include <hdf5.h>
@@ -7,13 +7,12 @@
 #include "solution/solution.h"
 #include "store/container.h"
 
-uint32_t H5_checksum_lookup3(const void *data, size_t length, uint32_t start); /* HDF5's */
 uint32_t H5_checksum_metadata(const void *data, size_t length, uint32_t start);
 
 /* In place of the library's own. A stored checksum follows what it is made of. */
 __attribute__((no_sanitize("address"))) uint32_t H5_checksum_metadata(const void *data, size_t length, uint32_t start) {
+  (void)start;
   uint32_t stored;
-  if (!getenv("CLOQWORK_FUZZ_FORGE")) return H5_checksum_lookup3(data, length, start);
   __builtin_memcpy(&stored, (const char *)data + length, sizeof stored);
   return stored;
 }

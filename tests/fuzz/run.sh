@@ -5,7 +5,7 @@
 #   ./tests/fuzz/run.sh SECONDS       so long in all; an hour is 3600
 #   ./tests/fuzz/run.sh SECONDS NAME  one target
 #
-# Every target first reads what was found before (found/NAME) and where it starts (corpus/NAME; containers: tests/compat/0.1.0), then makes
+# Every target first reads what was found before (found/NAME) and where it starts (corpus/NAME; containers: tests/compat, too), then makes
 # inputs from these. It ends with the number of executions. What it finds is kept in build/fuzz/finds: a fixed one belongs into found/NAME.
 # With clang 14 of Debian or CLANG=name; what it learns is kept in build/fuzz/learnt, for the next run.
 set -euo pipefail
@@ -35,10 +35,10 @@ total=0 failed=0
 for name in "${names[@]}"; do
     mkdir -p "$build/learnt/$name" "$build/finds/$name"
     seeds=("$here/corpus/$name")
-    [ "$name" != container ] || seeds=("$ROOT/tests/compat/0.1.0")
+    [ "$name" != container ] || seeds+=("$ROOT/tests/compat/0.1.0")
     [ ! -d "$here/found/$name" ] || seeds+=("$here/found/$name")
     rc=0
-    "$build/tests/fuzz/fuzz_$name" -max_total_time=$share -timeout=10 -rss_limit_mb=2048 -max_len=16384 -print_final_stats=1 -verbosity=1 \
+    "$build/tests/fuzz/fuzz_$name" -max_total_time=$share -timeout=10 -rss_limit_mb=2048 -max_len=20000 -print_final_stats=1 -verbosity=1 \
         -artifact_prefix="$build/finds/$name/" "$build/learnt/$name" "${seeds[@]}" >"$build/$name.log" 2>&1 </dev/null || rc=$?
     count=$(sed -n 's/^stat::number_of_executed_units: *//p' "$build/$name.log")
     total=$((total + ${count:-0}))
