@@ -18,7 +18,7 @@
 
 status file_map_open(const char *path, file_map *m) {
   *m = (file_map){NULL, 0};
-  int fd = fault_here() ? (errno = EIO, -1) : open(path, O_RDONLY | O_CLOEXEC);
+  int fd = fault_here() ? (errno = EIO, -1) : open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe would wait for its writer */
   if (fd < 0) return fail(errno == ENOENT ? E_DATA : E_IO, "%s: cannot be opened: %m", path);
   struct stat s;
   status st = OK;

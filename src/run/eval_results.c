@@ -135,6 +135,33 @@ done:
   return st;
 }
 
+/* The text of o, owned by free(); NULL: no memory. */
+static char *text_of(const json_t *o) { return json_dumps(o, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17)); }
+
+/* SHA-256 of all members but sha256 itself. */
+static status digest_of(const json_t *o, const char *path, char hex[HASH_HEX]) {
+  json_t *others = json_copy((json_t *)o);
+  if (others) json_object_del(others, "sha256");
+  char *text = others ? text_of(others) : NULL;
+  status st = text ? hash_bytes(text, strlen(text), hex) : fail(E_MEMORY, "%s: no memory", path);
+  free(text);
+  json_decref(others);
+  return st;
+}
+
+/* Files of earlier versions have no digest. */
+static status check_digest(const json_t *o, const char *path) {
+  status st = OK;
+  const char *expected;
+  char found[HASH_HEX];
+  TRY(json_get_string(o, path, "sha256", NULL, &expected));
+  if (!expected) goto done;
+  TRY(digest_of(o, path, found));
+  if (strcmp(expected, found) != 0) st = fail(E_DATA, "%s: damaged or edited: expected SHA-256 %.64s, found %.16s…", path, expected, found);
+done:
+  return st;
+}
+
 status eval_result_read(const char *path, eval_result *r) {
   status st = OK;
   json_t *tree = NULL, *o;
@@ -146,6 +173,7 @@ status eval_result_read(const char *path, eval_result *r) {
     st = fail(E_DATA, "%s: expected an object with points, found something else", path);
     goto done;
   }
+  TRY(check_digest(tree, path));
   TRY(read_identity(tree, path, &r->identity));
   json_array_foreach(json_object_get(tree, "points"), i, o) {
     eval_point p;
@@ -159,6 +187,8 @@ done:
 }
 
 status eval_result_write(const char *path, const char *name, const eval_result *r) {
+  status st = OK;
+  char hex[HASH_HEX], *text = NULL, *lines = NULL;
   const eval_identity *id = &r->identity;
   json_t *points = json_array(),
          *o = json_pack("{s:s, s:s, s:s, s:s, s:I, s:I}", "setting", name, "program_version", id->program_version, "model_fingerprint",
@@ -166,10 +196,13 @@ status eval_result_write(const char *path, const char *name, const eval_result *
   if (*id->solution) json_object_set_new(o, "solution_fingerprint", json_string(id->solution));
   for (int i = 0; i < r->count; i++) json_array_append_new(points, eval_point_json(&r->points[i]));
   json_object_set_new(o, "points", points);
-  char *text = json_dumps(o, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17));
+  TRY(digest_of(o, path, hex));
+  json_object_set_new(o, "sha256", json_string(hex));
+  text = text_of(o);
+  lines = text ? mem_format("%s\n", text) : NULL;
+  st = lines ? file_write_atomic(path, lines, strlen(lines)) : fail(E_MEMORY, "%s: no memory", path);
+done:
   json_decref(o);
-  char *lines = text ? mem_format("%s\n", text) : NULL;
-  status st = lines ? file_write_atomic(path, lines, strlen(lines)) : fail(E_MEMORY, "%s: no memory", path);
   FREE(lines);
   free(text);
   return st;

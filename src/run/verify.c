@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "dist/agree.h"
+#include "run/eval_results.h"
 #include "run/layer_sizes.h"
 #include "run/layer_solver.h"
 #include "run/unit.h"
@@ -244,6 +245,42 @@ done:
   return st;
 }
 
+static status check_master(verifier *v) {
+  status st = OK;
+  container *file = NULL;
+  char path[PATH_MOST];
+  unit_run_path(v->c, "run.h5", path);
+  if (!file_exists(path)) return OK;
+  TRY(container_open(path, "run", &file));
+  TRY(container_verify(file, NULL));
+  v->files++;
+done:
+  container_close(&file);
+  return st;
+}
+
+static status check_evaluation(verifier *v, const char *name) {
+  char part[256], path[PATH_MOST];
+  eval_result r;
+  snprintf(part, sizeof part, "eval/%s.json", name);
+  unit_run_path(v->c, part, path);
+  if (!file_exists(path)) return OK;
+  status st = eval_result_read(path, &r);
+  if (st == OK) eval_result_free(&r);
+  v->files += st == OK;
+  return st;
+}
+
+/* What belongs to no layer. */
+static status check_run(verifier *v) {
+  status st = OK;
+  TRY(note(v, check_master(v)));
+  TRY(note(v, check_evaluation(v, "original")));
+  for (int k = 0; k < v->c->job.setting_count; k++) TRY(note(v, check_evaluation(v, v->c->job.settings[k].name)));
+done:
+  return st;
+}
+
 /* Findings of all ranks on rank 0, in the order of ranks, to standard output. */
 static void print_findings(const verifier *v) {
   session *c = v->c;
@@ -276,6 +313,7 @@ status verb_verify(session *c) {
   session_views views = {0};
   int64_t layers = c->layer_end - c->layer_begin;
   status st = session_split(c, &views);
+  if (st == OK && c->rank == 0) st = check_run(&v);
   for (int64_t unit = c->rank; unit < layers * views.count && st == OK; unit += c->size) {
     log_progress("verify layers", (double)unit / (double)(layers * views.count), -1);
     v.c = &views.list[unit / layers];

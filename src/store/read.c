@@ -1,51 +1,20 @@
-/* Reading a finished file: one rank, serial driver. Only hard links are followed, so a file cannot lead out of itself, and only
- * data that lies in the file is read. What the file claims is checked before it is believed. */
-#include <errno.h>
-#include <fcntl.h>
+/* Reading a finished file: one rank, serial driver. Only hard links are followed, so a file cannot lead out of itself. What the file claims
+ * is checked (structure.h) before HDF5 may believe it. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/fault.h"
 #include "base/memory.h"
 #include "store/h5.h"
-#include "store/heap.h"
+#include "store/structure.h"
 
 struct container {
   char *path; /* owned */
   hid_t file;
-  uint64_t bytes; /* of the whole file */
 };
 
 enum { DEEPEST = 8, VERIFY_BUFFER = 256 << 10 };
-
-/* Ours by its first bytes? HDF5 would search the whole file for its signature. */
-static status look_at_file(const char *path, uint64_t *bytes) {
-  static const char signature[8] = {(char)0x89, 'H', 'D', 'F', '\r', '\n', 0x1a, '\n'};
-  char head[8] = {0};
-  struct stat s;
-  status st = OK;
-  int fd = fault_here() ? (errno = EIO, -1) : open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) return fail(errno == ENOENT ? E_DATA : E_IO, "%s: cannot be opened: %m", path);
-  if (fstat(fd, &s) != 0) {
-    st = fail(E_IO, "%s: cannot be examined: %m", path);
-  } else if (!S_ISREG(s.st_mode)) {
-    st = fail(E_DATA, "%s: expected a regular file, found something else", path);
-  } else if (s.st_size == 0) {
-    st = fail(E_DATA, "%s: expected an HDF5 file, found an empty one", path);
-  } else {
-    ssize_t got = fault_here() ? (errno = EIO, -1) : pread(fd, head, sizeof head, 0);
-    if (got < 0)
-      st = fail(E_IO, "%s: cannot be read: %m", path);
-    else if (memcmp(head, signature, sizeof head) != 0)
-      st = fail(E_DATA, "%s: expected an HDF5 file, found something else (%" PRId64 " bytes)", path, (int64_t)s.st_size);
-    *bytes = (uint64_t)s.st_size;
-  }
-  close(fd);
-  return st;
-}
 
 void container_close(container **c) {
   if (!*c) return;
@@ -101,25 +70,6 @@ done:
   return st;
 }
 
-/* The data must lie in this file, all of it. */
-static status check_storage(container *c, const char *path, hid_t id, uint64_t all) {
-  status st = OK;
-  hid_t list = H5Dget_create_plist(id);
-  H5D_layout_t layout = list < 0 ? H5D_LAYOUT_ERROR : H5Pget_layout(list);
-  if (layout < 0) {
-    st = h5_fail(E_IO, E_DATA, c->path, path, "layout cannot be read");
-  } else if (layout == H5D_VIRTUAL || H5Pget_external_count(list) != 0) {
-    st = fail(E_DATA, "%s: %s: expected data inside the file, found a reference to other files", c->path, path);
-  } else if (layout == H5D_CONTIGUOUS && all > 0) {
-    haddr_t offset = H5Dget_offset(id);
-    if (offset == HADDR_UNDEF || offset > c->bytes || all > c->bytes - offset)
-      st = fail(E_DATA, "%s: %s: expected %" PRIu64 " bytes of data, found that they end outside the file of %" PRIu64, c->path, path, all,
-                c->bytes);
-  }
-  h5_close_list(list);
-  return st;
-}
-
 typedef struct opened {
   hid_t id, space, type;
   element element;
@@ -156,7 +106,6 @@ static status open_dataset(container *c, const char *path, opened *d) {
     st = fail(E_DATA, "%s: %s: expected 1 to 3 dimensions of sensible size, found %d", c->path, path, d->rank);
     goto done;
   }
-  TRY(check_storage(c, path, d->id, d->all));
 done:
   return st;
 }
@@ -300,43 +249,6 @@ done:
   return st;
 }
 
-typedef struct spans {
-  span *list; /* owned */
-  int count, room;
-} spans;
-
-static status add_span(container *c, const char *path, bool is_dataset, void *context) {
-  spans *s = context;
-  status st = OK;
-  hid_t id = H5I_INVALID_HID;
-  span *wider = NULL;
-  if (!is_dataset) return OK;
-  TRY(open_object(c, path, H5I_DATASET, &id));
-  TRY(check_storage(c, path, id, H5Dget_storage_size(id)));
-  haddr_t offset = H5Dget_offset(id);
-  if (offset == HADDR_UNDEF) goto done; /* empty, or in pieces */
-  if (s->count == s->room) {
-    int room = s->room ? 2 * s->room : 64;
-    TRY(NEW(wider, room, "extents of datasets"));
-    if (s->count) memcpy(wider, s->list, (size_t)s->count * sizeof *wider);
-    FREE(s->list);
-    s->list = wider;
-    s->room = room;
-  }
-  s->list[s->count++] = (span){offset, offset + H5Dget_storage_size(id)};
-done:
-  h5_close_object(id);
-  return st;
-}
-
-static status check_text(container *c) {
-  spans s = {0};
-  status st = walk(c, "", 1, add_span, &s);
-  if (st == OK) st = heap_check(c->path, c->bytes, s.list, s.count);
-  FREE(s.list);
-  return st;
-}
-
 status container_open(const char *path, const char *kind, container **out) {
   status st = OK;
   container *c = NULL;
@@ -350,14 +262,13 @@ status container_open(const char *path, const char *kind, container **out) {
     st = E_MEMORY;
     goto done;
   }
-  TRY(look_at_file(path, &c->bytes));
+  TRY(structure_check(path)); /* before HDF5 reads it */
   access = h5_access_read();
   c->file = fault_here() ? H5I_INVALID_HID : H5Fopen(path, H5F_ACC_RDONLY, access);
   if (c->file < 0) {
     st = h5_fail(E_IO, E_DATA, path, "", "expected a whole HDF5 file, found a damaged or truncated one");
     goto done;
   }
-  TRY(check_text(c)); /* before any text is read */
   TRY(check_root(c, kind));
   *out = c;
   c = NULL;

@@ -181,6 +181,8 @@ static void test_files(void **state) {
   assert_refused(file_read("a/none", 10, &text, &bytes), E_DATA, "a/none: cannot be opened: No such file or directory");
   assert_refused(file_read("a/b/file", 3, &text, &bytes), E_DATA, "a/b/file: expected at most 3 bytes, found 4");
   assert_refused(file_map_open("a", &m), E_DATA, "a: expected a regular file, found something else");
+  assert_int_equal(mkfifo("a/pipe", 0600), 0); /* nobody writes to it: waiting would be for ever */
+  assert_refused(file_map_open("a/pipe", &m), E_DATA, "a/pipe: expected a regular file, found something else");
   assert_done(file_map_open("a/b/file", &m));
   assert_int_equal(m.bytes, 4);
   assert_memory_equal(m.data, "data", 4);
