@@ -170,6 +170,7 @@ static status work(MPI_Comm comm, const verb *v, const arguments *a, const blas_
     log_info("%.*s; HDF5 %s; %s", (int)strcspn(mpi, ","), mpi, container_hdf5_version(), io);
   }
   st = v->work(&c);
+  log_end(st);
 done:
   session_close(&c);
   return st;

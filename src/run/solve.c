@@ -245,7 +245,12 @@ static status solve_one_layer(layer_solver *s, int64_t layer, bool warned[IN_COU
   TRY(share_bytes(c->team.comm, gram_fingerprint, sizeof gram_fingerprint));
   TRY(find_pending(c, layer, gram_fingerprint, pending, &count));
   if (count == 0) goto done;
+  int shown = 0;
+  while (!pending[shown]) shown++;
   p->layer = layer;
+  p->setting = c->job.settings[shown].name;
+  p->more = count - 1;
+  layer_progress_show(p, 0, -1);
   TRY(layer_solve(s, layer, pending, layer_progress_show, p));
   memory_watch();
   if (c->team.rank == 0) note_gram_fingerprints(s, pending, gram_fingerprint);
@@ -289,7 +294,7 @@ static status solve_layers(session *c, int64_t begin, int64_t end) {
   status st = OK;
   layer_solver s = {0};
   bool warned[IN_COUNT] = {false};
-  layer_progress p = {"solve", 0, c->model.arch.layers, 0, 0};
+  layer_progress p = {.stage = "solve", .layers = c->model.arch.layers};
   TRY(count_layers(c, begin, end, &p.todo));
   if (p.todo == 0) goto done;
   TRY(layer_solver_new(c, &s));
