@@ -301,26 +301,33 @@ static void print_legend(FILE *out, bool evaluated) {
         "KL to original  mean KL(original || this) of the next token's distribution, in nats; top-1: both find the same one likeliest\n");
 }
 
+status table_write(FILE *out, const char *run_folder, const run_report *r) {
+  status st = OK;
+  char few[FEW_TOKENS_TEXT];
+  bool many = r->setting_count > BLOCKS_MOST;
+  fprintf(out, "%s", run_folder);
+  if (*r->model) fprintf(out, "   model %s", r->model);
+  if (r->layers) fprintf(out, ", %lld layers", (long long)r->layers);
+  if (r->tokens) fprintf(out, ", %lld calibration tokens", (long long)r->tokens);
+  if (r->heldout_tokens) fprintf(out, ", %lld held out", (long long)r->heldout_tokens);
+  fprintf(out, "\n");
+  if (few_tokens(r->per_column, few)) fprintf(out, "warning: %s\n", few);
+  for (int i = 0; i < r->setting_count && !many; i++) TRY(print_setting(out, r, &r->settings[i]));
+  if (r->setting_count > 1) TRY(print_summary(out, r, many));
+  if (many)
+    fprintf(out, "\nBy kinds of matrices: cloqwork report %s --settings PATTERN, of at most %d settings\n", run_folder, BLOCKS_MOST);
+  print_legend(out, r->original.count > 0);
+  if (fflush(out) != 0 || ferror(out)) st = fail(E_IO, "report: the table cannot be written: %m");
+done:
+  return st;
+}
+
 status report_table(const char *run_folder, const job *asked, const char *pattern, FILE *out) {
   status st = OK;
   run_report r;
-  char few[FEW_TOKENS_TEXT];
   TRY(report_read(run_folder, asked, pattern, &r));
-  fprintf(out, "%s", run_folder);
-  if (*r.model) fprintf(out, "   model %s", r.model);
-  if (r.layers) fprintf(out, ", %lld layers", (long long)r.layers);
-  if (r.tokens) fprintf(out, ", %lld calibration tokens", (long long)r.tokens);
-  if (r.heldout_tokens) fprintf(out, ", %lld held out", (long long)r.heldout_tokens);
-  fprintf(out, "\n");
-  if (few_tokens(r.per_column, few)) fprintf(out, "warning: %s\n", few);
-  bool many = r.setting_count > BLOCKS_MOST;
-  for (int i = 0; i < r.setting_count && st == OK && !many; i++) st = print_setting(out, &r, &r.settings[i]);
-  if (st == OK && r.setting_count > 1) st = print_summary(out, &r, many);
-  if (many)
-    fprintf(out, "\nBy kinds of matrices: cloqwork report %s --settings PATTERN, of at most %d settings\n", run_folder, BLOCKS_MOST);
-  if (st == OK) print_legend(out, r.original.count > 0);
+  st = table_write(out, run_folder, &r);
   report_free(&r);
-  if (st == OK && (fflush(out) != 0 || ferror(out))) st = fail(E_IO, "report: the table cannot be written: %m");
 done:
   return st;
 }

@@ -13,7 +13,7 @@
 #include "run/report_text.h"
 #include "store/container.h"
 
-enum { COLOURS = 6, HEATS_MOST = 4, SPECTRUM_MOST = 2048 /* columns of a Gram whose eigenvalues are computed for a picture */ };
+enum { COLOURS = 6, HEATS_MOST = 4, PERPLEXITY_MOST = 100 /* times the original's */, SPECTRUM_MOST = 2048 /* columns of a Gram whose eigenvalues are computed for a picture */ };
 
 /* ---- a picture's two files ---- */
 
@@ -28,6 +28,7 @@ static const char prelude[] =
     "set encoding utf8\n"
     "set termoption noenhanced\n"
     "set datafile separator comma\n"
+    "set datafile columnheaders\n"
     "set border 3 lc rgb '#808080'\n"
     "set tics nomirror out scale 0.6 tc rgb 'black'\n"
     "set grid lc rgb '#a0a0a0' lw 0.4\n"
@@ -192,7 +193,12 @@ static double frontier_value(const setting_report *s, int which, int p) {
   return s->matrix[MATRIX_ALL].loss[which == FRONTIER_HELDOUT ? ON_HELDOUT : ON_CALIBRATION][p];
 }
 
-static void frontier_data(FILE *out, const run_report *r, const families *f, int which, extent *seen) {
+/* Does the axis reach it? A base that is useless without its adapter may have a perplexity of millions, beside which all others are one line. */
+static bool in_sight(const run_report *r, int which, double x) {
+  return which != FRONTIER_PERPLEXITY || !r->original.count || x <= PERPLEXITY_MOST * r->original.points[0].perplexity;
+}
+
+static void frontier_data(FILE *out, const run_report *r, const families *f, int which, extent *seen, int *hidden) {
   char family[160];
   fprintf(out, "setting,curve,bits,rank,bits_per_weight,%s,style\n", which == FRONTIER_PERPLEXITY ? "perplexity" : "relative_loss");
   for (int i = 0; i < r->setting_count; i++) {
@@ -201,7 +207,10 @@ static void frontier_data(FILE *out, const run_report *r, const families *f, int
     for (int p = 0; p < s->point_count; p++) {
       const double numbers[] = {s->matrix[MATRIX_ALL].bits[p], frontier_value(s, which, p)};
       if (isnan(numbers[1])) continue;
-      widen(seen, numbers[1]);
+      if (in_sight(r, which, numbers[1]))
+        widen(seen, numbers[1]);
+      else
+        ++*hidden;
       csv_text(out, s->name);
       fputc(',', out);
       csv_text(out, family);
@@ -213,18 +222,30 @@ static void frontier_data(FILE *out, const run_report *r, const families *f, int
   }
 }
 
+static bool setting_has(const setting_report *s, int which) {
+  for (int p = 0; p < s->point_count; p++)
+    if (isfinite(frontier_value(s, which, p))) return true;
+  return false;
+}
+
+static bool family_has(const run_report *r, const families *f, int k, int which) {
+  for (int i = 0; i < r->setting_count; i++)
+    if (f->of[i] == k && setting_has(&r->settings[i], which)) return true;
+  return false;
+}
+
 /* One family's clause of `plot`. */
-static void frontier_curve(FILE *script, const run_report *r, const families *f, int style, const char *name) {
+static void frontier_curve(FILE *script, const run_report *r, const families *f, int style, int which, const char *name) {
   char family[160] = "";
   int others = 0;
   for (int k = 0; k < f->count; k++) {
-    if (f->style[k] != style) continue;
+    if (f->style[k] != style || !family_has(r, f, k, which)) continue;
     family_name(&r->settings[f->head[k]], family);
     others++;
   }
   if (!others) return;
   if (!style) snprintf(family, sizeof family, others == 1 ? "%d other" : "%d others", others);
-  fprintf(script, "'%s.csv' every ::1 using 5:($7 == %d ? $6 : NaN) with linespoints ls %d title ", name, style, style ? style : 9);
+  fprintf(script, "'%s.csv' using 5:($7 == %d ? $6 : NaN) with linespoints ls %d title ", name, style, style ? style : 9);
   gnuplot_text(script, family);
   fprintf(script, ", \\\n  ");
 }
@@ -237,15 +258,18 @@ static status draw_frontier(const run_report *r, const families *f, int which, c
   status st = OK;
   sheet s = {0};
   extent seen = NOTHING;
-  TRY(sheet_begin(all, folder, names[which], 640, 460 + 10 * (f->count > COLOURS), &s));
-  describe(s.figure, titles[which], "A line is a setting, its points the base alone (leftmost) and each rank; one colour a method, down-left is better.%s",
-           which == FRONTIER_PERPLEXITY ? " Dashed: the original model." : " Geometric mean over all matrices.");
-  frontier_data(s.data, r, f, which, &seen);
+  int hidden = 0;
+  char above[80] = "";
+  TRY(sheet_begin(all, folder, names[which], 640, 460 + 20 * (f->count > COLOURS), &s));
+  frontier_data(s.data, r, f, which, &seen, &hidden);
+  if (hidden) snprintf(above, sizeof above, " %d point%s above %d times its perplexity not shown.", hidden, hidden == 1 ? "" : "s", PERPLEXITY_MOST);
+  describe(s.figure, titles[which], "A line is a setting, its points the base alone (leftmost) and each rank; one colour a method, down-left is better.%s%s",
+           which == FRONTIER_PERPLEXITY ? " Dashed: the original model." : " Geometric mean over all matrices.", above);
   if (which == FRONTIER_PERPLEXITY && r->original.count) widen(&seen, r->original.points[0].perplexity);
   log_axis(s.script, "y", seen);
-  fprintf(s.script, "set xlabel 'bits per weight, adapter in fp16 included' tc rgb 'black'\nset ylabel '%s' tc rgb 'black'\nset key maxcols 2\nplot ",
+  fprintf(s.script, "set xlabel \"bits per weight, adapter in fp16 included\\n\" offset 0,0.6 tc rgb 'black'\nset ylabel '%s' tc rgb 'black'\nset key maxcols 2\nplot ",
           axes[which]);
-  for (int style = 0; style <= COLOURS; style++) frontier_curve(s.script, r, f, style, names[which]);
+  for (int style = 0; style <= COLOURS; style++) frontier_curve(s.script, r, f, style, which, names[which]);
   if (which == FRONTIER_PERPLEXITY && r->original.count)
     fprintf(s.script, "%.9g with lines lc rgb 'black' dt 2 title 'original'\n", r->original.points[0].perplexity);
   else
@@ -256,8 +280,7 @@ done:
 
 static bool any_value(const run_report *r, int which) {
   for (int i = 0; i < r->setting_count; i++)
-    for (int p = 0; p < r->settings[i].point_count; p++)
-      if (isfinite(frontier_value(&r->settings[i], which, p))) return true;
+    if (setting_has(&r->settings[i], which)) return true;
   return false;
 }
 
@@ -292,16 +315,16 @@ static status draw_heat(const run_report *r, const setting_report *s, int number
   fprintf(h.script,
           "unset key\nunset grid\nset border 0\n"
           "set palette defined (0 '#440154', 1 '#443983', 2 '#31688e', 3 '#21918c', 4 '#35b779', 5 '#90d743', 6 '#fde725')\n"
-          "set cblabel 'relative loss' tc rgb 'black'\nset xrange [%lld:%lld]\nset yrange [%d.5:-0.5]\nset ytics (",
-          (long long)first - 1, (long long)end, rows - 1);
+          "set cblabel 'relative loss' tc rgb 'black'\nset xrange [%g:%g]\nset xtics %d\nset yrange [%d.5:-0.5]\nset ytics (",
+          (double)first - 0.5, (double)end - 0.5, end - first <= 12 ? 1 : end - first <= 40 ? 5 : 10, rows - 1);
   for (int l = 0; l < LIN_COUNT; l++)
     if (row[l] >= 0) fprintf(h.script, "%s'%s' %d", row[l] ? ", " : "", linear_short((linear_id)l), row[l]);
-  fprintf(h.script, ")\nset lmargin 11\nset rmargin 14\nset multiplot layout 2,1\n");
+  fprintf(h.script, ")\nset lmargin 11\nset rmargin 14\nset bmargin 3.2\nset multiplot layout 2,1\n");
   for (int k = 0; k < 2; k++) {
     char with[48];
     snprintf(with, sizeof with, "with the adapter at r=%d", s->points[last]);
-    fprintf(h.script, "set title '%s' tc rgb 'black'\n%splot '%s.csv' every ::1 using 1:3:($1-.5):($1+.5):($3-.5):($3+.5):%d with boxxyerror fc palette fs solid noborder\n",
-            k ? with : "without adapter", k ? "set xlabel 'layer' tc rgb 'black'\n" : "", name, 4 + k);
+    fprintf(h.script, "set title '%s' tc rgb 'black'\n%splot '%s.csv' using 1:3:($1-.5):($1+.5):($3-.5):($3+.5):%d with boxxyerror fc palette fs solid noborder\n",
+            k ? with : "without adapter", k ? "set xlabel 'layer' offset 0,0.6 tc rgb 'black'\n" : "", name, 4 + k);
   }
   fprintf(h.script, "unset multiplot\n");
 done:
@@ -371,11 +394,11 @@ static status draw_ranks(const run_report *r, const int *chosen, int count, cons
     fputc('\n', s.data);
   }
   log_axis(s.script, "y", seen);
-  fprintf(s.script, "set xlabel 'rank of the adapter' tc rgb 'black'\nset ylabel 'relative loss' tc rgb 'black'\nset key maxcols 2\nplot ");
+  fprintf(s.script, "set xlabel \"rank of the adapter\\n\" offset 0,0.6 tc rgb 'black'\nset ylabel 'relative loss' tc rgb 'black'\nset key maxcols 2\nplot ");
   for (int k = 0; k < count; k++) {
-    fprintf(s.script, "'rank.csv' every ::1 using 1:%d with lines ls %d title ", 2 + 3 * k, k + 1);
+    fprintf(s.script, "'rank.csv' using 1:%d with lines ls %d title ", 2 + 3 * k, k + 1);
     gnuplot_text(s.script, r->settings[chosen[k]].name);
-    fprintf(s.script, ", \\\n  '' every ::1 using 1:%d with lines ls %d dt 3 notitle, \\\n  '' every %lld::1 using 1:%d with points ls %d pt 6 notitle%s", 3 + 3 * k,
+    fprintf(s.script, ", \\\n  '' using 1:%d with lines ls %d dt 3 notitle, \\\n  '' every %lld using 1:%d with points ls %d pt 6 ps 0.7 notitle%s", 3 + 3 * k,
             k + 1, (long long)(length > 16 ? length / 16 : 1), 4 + 3 * k, k + 1, k + 1 < count ? ", \\\n  " : "\n");
   }
 done:
@@ -483,10 +506,10 @@ static status draw_gram(const run_report *r, int64_t layer, const char *run_fold
     fputc('\n', s.data);
   }
   log_axis(s.script, "y", seen);
-  fprintf(s.script, "set xlabel 'index of the eigenvalue' tc rgb 'black'\nset ylabel 'eigenvalue over the largest' tc rgb 'black'\nset key maxcols 2\nplot ");
+  fprintf(s.script, "set xlabel \"index of the eigenvalue\\n\" offset 0,0.6 tc rgb 'black'\nset ylabel 'eigenvalue over the largest' tc rgb 'black'\nset key maxcols 2\nplot ");
   for (int i = 0; i < IN_COUNT; i++) {
     if (!values[i]) continue;
-    fprintf(s.script, "%s'spectrum-gram.csv' every ::1 using 1:%d with lines ls %d title '%s, rank %lld of %lld'", shown ? ", \\\n  " : "", shown + 2, shown + 1,
+    fprintf(s.script, "%s'spectrum-gram.csv' using 1:%d with lines ls %d title '%s, rank %lld of %lld'", shown ? ", \\\n  " : "", shown + 2, shown + 1,
             input_name((input_id)i), (long long)numerical_rank(r, layer, (input_id)i), (long long)n[i]);
     shown++;
   }
@@ -533,9 +556,9 @@ static status draw_residual(const run_report *r, const int *chosen, int count, i
     fputc('\n', s.data);
   }
   log_axis(s.script, "y", seen);
-  fprintf(s.script, "set xlabel 'index of the eigenvalue' tc rgb 'black'\nset ylabel 'eigenvalue over tr(W H W'')' tc rgb 'black'\nset key maxcols 2\nplot ");
+  fprintf(s.script, "set xlabel \"index of the eigenvalue\\n\" offset 0,0.6 tc rgb 'black'\nset ylabel 'eigenvalue over tr(W H W'')' tc rgb 'black'\nset key maxcols 2\nplot ");
   for (int i = 0; i < count; i++) {
-    fprintf(s.script, "'spectrum-residual.csv' every ::1 using 1:%d with linespoints ls %d title ", i + 2, i + 1);
+    fprintf(s.script, "'spectrum-residual.csv' using 1:%d with linespoints ls %d title ", i + 2, i + 1);
     gnuplot_text(s.script, r->settings[chosen[i]].name);
     fprintf(s.script, "%s", i + 1 < count ? ", \\\n  " : "\n");
   }
@@ -577,7 +600,7 @@ static status draw_time(const json_t *story, const char *folder, figures *all) {
   s.figure->height = 90 + 26 * rows;
   fprintf(s.script, ")\nset yrange [%d.5:-0.5]\nset xrange [0:*]\nset xlabel 'seconds' tc rgb 'black'\nunset key\nset lmargin 28\nset grid noytics\nplot ", rows - 1);
   for (i = 0; i < json_array_size(json_object_get(story, "stages")); i++)
-    fprintf(s.script, "%s'time.csv' every ::1 using ($3/2):($5 == %d ? $4 : NaN):($3/2):(0.36) with boxxyerror ls %d fs solid 0.85 noborder", i ? ", \\\n  " : "",
+    fprintf(s.script, "%s'time.csv' using ($3/2):($5 == %d ? $4 : NaN):($3/2):(0.36) with boxxyerror ls %d fs solid 0.85 noborder", i ? ", \\\n  " : "",
             (int)i % COLOURS + 1, (int)i % COLOURS + 1);
   fputc('\n', s.script);
 done:
@@ -596,7 +619,7 @@ status figures_make(const run_report *r, const json_t *story, const char *run_fo
   for (int which = 0; which < FRONTIERS; which++)
     if (any_value(r, which)) TRY(draw_frontier(r, &groups, which, folder, f));
   for (int k = 0; k < count && k < HEATS_MOST; k++) TRY(draw_heat(r, &r->settings[chosen[k]], k, folder, f));
-  int64_t layer = count ? r->settings[chosen[0]].entries[r->settings[chosen[0]].entry_count / 2].layer : 0;
+  int64_t layer = count && r->settings[chosen[0]].entry_count ? r->settings[chosen[0]].entries[r->settings[chosen[0]].entry_count / 2].layer : 0;
   if (longest_curve(r, chosen, count) > 1) {
     TRY(draw_ranks(r, chosen, count, folder, f));
     TRY(draw_residual(r, chosen, count, layer, folder, f));

@@ -26,6 +26,7 @@ static const char style[] =
     "caption{text-align:left;padding:.2em 0}th,td{padding:.22em .6em;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}\n"
     "th:first-child,td:first-child,.left{text-align:left}td.text{text-align:left;white-space:normal;min-width:16em}thead th{color:var(--soft);font-weight:600}\n"
     "tbody tr:hover{background:var(--tint)}.gap{border-left:2px solid var(--line)}\n"
+    ".tables{display:flex;flex-wrap:wrap;gap:.4rem 3rem;align-items:flex-start}.tables .wide{max-width:100%}\n"
     ".figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,520px),1fr));gap:1.4rem;margin:1rem 0}\n"
     "figure{margin:0;break-inside:avoid}figure svg{display:block;width:100%;height:auto;max-width:720px}figcaption{font-size:.86em;max-width:720px}\n"
     "figure b{display:block;color:var(--ink)}\n"
@@ -96,7 +97,7 @@ static void the_run(FILE *out, const char *run_folder, const run_report *r, cons
   escaped(out, *r->model ? r->model : run_folder);
   fprintf(out, "</h1>\n<p>Run directory <code>");
   escaped(out, run_folder);
-  fprintf(out, "</code>: %lld layers, %d setting%s", (long long)r->layers, r->setting_count, r->setting_count == 1 ? "" : "s");
+  fprintf(out, "</code>: %lld layer%s, %d setting%s", (long long)r->layers, r->layers == 1 ? "" : "s", r->setting_count, r->setting_count == 1 ? "" : "s");
   if (r->tokens) fprintf(out, ", %lld calibration tokens", (long long)r->tokens);
   if (r->heldout_tokens) fprintf(out, ", %lld held out", (long long)r->heldout_tokens);
   fprintf(out, ".");
@@ -179,11 +180,12 @@ static void rank_table(FILE *out, const run_report *r, const char *title, cell_w
 
 /* A setting by types of matrices. */
 static void setting_details(FILE *out, const setting_report *s) {
-  char text[CELL];
+  char text[CELL], time[32];
   bool heldout = has_values(s, ON_HELDOUT);
+  clock_duration(s->matrix[MATRIX_ALL].seconds, time);
   fprintf(out, "<details><summary>");
   escaped(out, s->name);
-  fprintf(out, " <span class=\"soft\">%lld layers, %.3g s of one rank", (long long)s->layers, s->matrix[MATRIX_ALL].seconds);
+  fprintf(out, " <span class=\"soft\">%lld layer%s, %s of one rank", (long long)s->layers, s->layers == 1 ? "" : "s", time);
   if (s->matrix[MATRIX_ALL].adapter_size > 0) fprintf(out, ", adapter %.3g of W", s->matrix[MATRIX_ALL].adapter_size);
   fprintf(out, "%s</span></summary>\n<div class=\"wide\"><table>\n<thead><tr><th>matrix</th>", s->refined ? "; codes made for their adapter: useless without it" : "");
   for (int kind = 0; kind < 2 + heldout; kind++)
@@ -218,6 +220,7 @@ static status results(FILE *out, const run_report *r, const figures *f) {
   pictures(out, f, prefixes);
   fprintf(out, "<p>Relative loss: tr((W-Q-BA) H (W-Q-BA)') / tr(W H W'), computed from the stored numbers; geometric mean over all matrices. "
                "<i>base</i> is the model without its adapter, r=8 with the adapter's first 8 columns. Bits per weight count codes, scales and zeros, and the adapter in fp16.</p>\n");
+  fprintf(out, "<div class=\"tables\">\n");
   if (any_heldout(r)) rank_table(out, r, "Relative loss, held-out tokens", heldout_cell, points, count);
   rank_table(out, r, "Relative loss, calibration tokens", loss_cell, points, count);
   if (any_eval(r)) {
@@ -226,7 +229,7 @@ static status results(FILE *out, const run_report *r, const figures *f) {
     rank_table(out, r, "Next token the same as the original's, %", top1_cell, points, count);
   }
   rank_table(out, r, "Bits per weight", bits_cell, points, count);
-  fprintf(out, "<h3>By kinds of matrices</h3>\n");
+  fprintf(out, "</div>\n<h3>By kinds of matrices</h3>\n");
   for (int i = 0; i < r->setting_count; i++) setting_details(out, &r->settings[i]);
   fprintf(out, "</section>\n");
 done:

@@ -10,6 +10,7 @@
 #include "run/report_figures.h"
 #include "run/report_html.h"
 #include "run/report_story.h"
+#include "run/report_text.h"
 
 static status write_page(const char *path, const char *run_folder, const run_report *r, const json_t *story, const json_t *checks, const figures *f) {
   status st = OK;
@@ -24,7 +25,7 @@ static status write_page(const char *path, const char *run_folder, const run_rep
   return st;
 }
 
-status report_page(const char *run_folder, const job *asked, const char *pattern, const char *out_folder) {
+status report_page(const char *run_folder, const job *asked, const char *pattern, const char *out_folder, FILE *out) {
   status st = OK;
   run_report r = {0};
   figures f = {0};
@@ -33,6 +34,7 @@ status report_page(const char *run_folder, const job *asked, const char *pattern
   if (!folder || !path) st = fail(E_MEMORY, "report: no memory for a name");
   TRY(st);
   TRY(report_read(run_folder, asked, pattern, &r));
+  TRY(table_write(out, run_folder, &r));
   TRY(report_story(run_folder, &story));
   TRY(report_checks(&r, &checks));
   TRY(figures_make(&r, story, run_folder, folder, &f));

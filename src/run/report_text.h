@@ -2,6 +2,8 @@
 #ifndef CLOQWORK_RUN_REPORT_TEXT_H
 #define CLOQWORK_RUN_REPORT_TEXT_H
 
+#include <stdio.h>
+
 #include "run/report_data.h"
 
 enum { CELL = 16 };
@@ -23,5 +25,7 @@ status all_points(const run_report *r, int **points, int *count); /* The union o
  * `most`. Returns how many. */
 int report_pick(const run_report *r, int most, int *chosen);
 int report_gram(const run_report *r); /* ON_HELDOUT where every setting has such losses */
+
+status table_write(FILE *out, const char *run_folder, const run_report *r); /* report_table's, of what was read already. E_IO, E_MEMORY */
 
 #endif

@@ -20,15 +20,11 @@ done:
 }
 
 static status report_here(const session *c) {
-  status st = OK;
   const arguments *a = &c->arguments;
   const char *run = c->job.output;
   if (a->json) return report_json(run, &c->job, a->settings, stdout);
   if (a->csv) return report_csv(run, &c->job, a->settings, stdout);
-  TRY(report_table(run, &c->job, a->settings, stdout));
-  TRY(report_page(run, &c->job, a->settings, a->out ? a->out : run));
-done:
-  return st;
+  return report_page(run, &c->job, a->settings, a->out ? a->out : run, stdout);
 }
 
 status verb_report(session *c) {
