@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The pictures of a run for a paper: RUN/figures/NAME.pdf and NAME.svg beside their data, NAME.csv, and the gnuplot script NAME.gp that draws them.
 #
-#   ./jobs/figures.sh RUN [--settings PATTERN]      RUN: a run directory, or its job file
+#   ./jobs/figures.sh RUN [--settings PATTERN]
 #
 # Change a script and draw it alone: cd RUN/figures && gnuplot -e "set terminal pdfcairo; set output 'rank.pdf'" rank.gp
 set -euo pipefail
@@ -13,10 +13,10 @@ case ${1:-} in
 esac
 
 run=$1
+[ -d "$run" ] || die "figures: $run: expected a run directory"
 need_packages gnuplot-nox
 command -v gnuplot >/dev/null || die "figures: gnuplot: expected it on the path, found none"
 run_environment
-[ -d "$run" ] || run=$(sed -n 's/^output:[[:space:]]*\([^#[:space:]]*\).*/\1/p' "$run")
 "${CLOQWORK:-$ROOT/build/cloqwork}" report "$@" >/dev/null </dev/null
 cd "$run/figures"
 for script in *.gp; do

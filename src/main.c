@@ -111,7 +111,8 @@ static status parse(int argc, char **argv, arguments *a, bool *help) {
   const struct {
     const char *name;
     bool *value;
-  } plain[] = {{"--help", help},      {"-h", help}, {"--quiet", &a->quiet}, {"--json", &a->json}, {"--csv", &a->csv}, {"--complete", &a->complete},
+  } plain[] = {{"--help", help},      {"-h", help},       {"--quiet", &a->quiet},
+               {"--json", &a->json},  {"--csv", &a->csv}, {"--complete", &a->complete},
                {"--merge", &a->merge}};
   enum { WITH_VALUE = sizeof with_value / sizeof *with_value, PLAIN = sizeof plain / sizeof *plain };
   for (int i = 1; i < argc; i++) {

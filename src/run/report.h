@@ -19,7 +19,8 @@
  * 12 settings; of more settings there is one wide table alone. */
 status report_table(const char *run_folder, const job *asked, const char *pattern, FILE *out);
 status report_json(const char *run_folder, const job *asked, const char *pattern, FILE *out);
-status report_csv(const char *run_folder, const job *asked, const char *pattern, FILE *out); /* every matrix and every mean at every rank, a line each */
+status report_csv(const char *run_folder, const job *asked, const char *pattern,
+                  FILE *out); /* every matrix and every mean at every rank, a line each */
 /* The table, and out_folder/report.html, and out_folder/figures with the data of its pictures. E_IO: it cannot be written; gnuplot failed. */
 status report_page(const char *run_folder, const job *asked, const char *pattern, const char *out_folder, FILE *out);
 

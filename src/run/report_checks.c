@@ -42,7 +42,8 @@ static void add(json_t *list, const char *kind, const setting_report *s, const m
 
 static void check_certificate(json_t *list, const setting_report *s, const matrix_entry *m) {
   double off = entry_certificate(m);
-  if (off > CERTIFICATE_OFF) add(list, "certificate", s, m, "the stored loss is %.1e of it off the tail of the spectrum: run cloqwork verify", off);
+  if (off > CERTIFICATE_OFF)
+    add(list, "certificate", s, m, "the stored loss is %.1e of it off the tail of the spectrum: run cloqwork verify", off);
 }
 
 static void check_heldout_worse(json_t *list, const setting_report *s, const matrix_entry *m) {
@@ -51,14 +52,15 @@ static void check_heldout_worse(json_t *list, const setting_report *s, const mat
   if (!(loss[s->point_count - 1] > loss[0])) return;
   three_digits(loss[0], base);
   three_digits(loss[s->point_count - 1], with);
-  add(list, "heldout_worse", s, m, "with the adapter of r=%d the held-out loss is higher, %s, than without, %s", s->points[s->point_count - 1], with,
-      base);
+  add(list, "heldout_worse", s, m, "with the adapter of r=%d the held-out loss is higher, %s, than without, %s",
+      s->points[s->point_count - 1], with, base);
 }
 
 static void check_overfit(json_t *list, const setting_report *s, const matrix_entry *m) {
   int last = s->point_count - 1;
   double ratio = m->loss[ON_HELDOUT][last] / m->loss[ON_CALIBRATION][last];
-  if (isfinite(ratio) && ratio > OVERFIT) add(list, "overfit", s, m, "at r=%d the held-out loss is %.2f times that on the calibration tokens", s->points[last], ratio);
+  if (isfinite(ratio) && ratio > OVERFIT)
+    add(list, "overfit", s, m, "at r=%d the held-out loss is %.2f times that on the calibration tokens", s->points[last], ratio);
 }
 
 static void check_scales(json_t *list, const setting_report *s, const matrix_entry *m) {
@@ -73,14 +75,14 @@ static void check_singular(json_t *list, const setting_report *s) {
     bool first = m->numerical_rank > 0 && m->numerical_rank < m->in;
     for (int k = 0; k < i; k++) first &= s->entries[k].layer != m->layer || linear_input(s->entries[k].linear) != linear_input(m->linear);
     if (first)
-      add(list, "singular", NULL, m, "its Gram has numerical rank %lld of %lld (%lld tokens)", (long long)m->numerical_rank, (long long)m->in,
-          (long long)m->tokens);
+      add(list, "singular", NULL, m, "its Gram has numerical rank %lld of %lld (%lld tokens)", (long long)m->numerical_rank,
+          (long long)m->in, (long long)m->tokens);
   }
 }
 
 status report_checks(const run_report *r, json_t **list) {
-  static void (*const of_matrices[])(json_t *, const setting_report *, const matrix_entry *) = {check_certificate, check_heldout_worse, check_overfit,
-                                                                                               check_scales};
+  static void (*const of_matrices[])(json_t *, const setting_report *, const matrix_entry *) = {check_certificate, check_heldout_worse,
+                                                                                                check_overfit, check_scales};
   char few[FEW_TOKENS_TEXT];
   *list = json_array();
   for (size_t k = 0; k < sizeof of_matrices / sizeof *of_matrices; k++)

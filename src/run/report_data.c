@@ -185,7 +185,8 @@ static void entry_free(matrix_entry *m) {
 static void entry_point(const curves *v, int point, int p, matrix_entry *m) {
   int64_t last = v->length[ON_CALIBRATION] - 1, rank = v->own_rank && point > last ? last : point;
   m->bits[p] = solution_size(&v->shape, (int)rank);
-  for (int g = 0; g < GRAM_KINDS; g++) m->loss[g][p] = rank < v->length[g] && v->reference[g] != 0 ? fmax(v->loss[g][rank], 0) / v->reference[g] : NAN;
+  for (int g = 0; g < GRAM_KINDS; g++)
+    m->loss[g][p] = rank < v->length[g] && v->reference[g] != 0 ? fmax(v->loss[g][rank], 0) / v->reference[g] : NAN;
 }
 
 /* The curves of the last variant become the entry's. */
@@ -201,7 +202,8 @@ static status entry_curves(curves *v, matrix_entry *m) {
     m->curve[g] = v->loss[g];
     m->curve_length[g] = v->length[g];
     v->loss[g] = NULL;
-    for (int64_t r = 0; r < m->curve_length[g]; r++) m->curve[g][r] = v->reference[g] != 0 ? fmax(m->curve[g][r], 0) / v->reference[g] : NAN;
+    for (int64_t r = 0; r < m->curve_length[g]; r++)
+      m->curve[g][r] = v->reference[g] != 0 ? fmax(m->curve[g][r], 0) / v->reference[g] : NAN;
   }
   if (v->value_count == 0 || v->value_count != m->curve_length[ON_CALIBRATION]) goto done;
   TRY(NEW(m->tail, v->value_count, "tails of spectra"));

@@ -13,7 +13,12 @@
 #include "run/report_text.h"
 #include "store/container.h"
 
-enum { COLOURS = 6, HEATS_MOST = 4, PERPLEXITY_MOST = 100 /* times the original's */, SPECTRUM_MOST = 2048 /* columns of a Gram whose eigenvalues are computed for a picture */ };
+enum {
+  COLOURS = 6,
+  HEATS_MOST = 4,
+  PERPLEXITY_MOST = 100 /* times the original's */,
+  SPECTRUM_MOST = 2048 /* columns of a Gram whose eigenvalues are computed for a picture */
+};
 
 /* ---- a picture's two files ---- */
 
@@ -24,22 +29,21 @@ typedef struct sheet {
 } sheet;
 
 /* What all scripts begin with. Black is the ink, which a dark page turns white; axes and grid are greys that stand on both. */
-static const char prelude[] =
-    "set encoding utf8\n"
-    "set termoption noenhanced\n"
-    "set datafile separator comma\n"
-    "set datafile columnheaders\n"
-    "set border 3 lc rgb '#808080'\n"
-    "set tics nomirror out scale 0.6 tc rgb 'black'\n"
-    "set grid lc rgb '#a0a0a0' lw 0.4\n"
-    "set key below left Left reverse samplen 2 tc rgb 'black'\n"
-    "set style line 1 lc rgb '#0072b2' pt 7 ps 0.6 lw 1.6\n"
-    "set style line 2 lc rgb '#d55e00' pt 5 ps 0.6 lw 1.6\n"
-    "set style line 3 lc rgb '#009e73' pt 9 ps 0.7 lw 1.6\n"
-    "set style line 4 lc rgb '#cc79a7' pt 13 ps 0.8 lw 1.6\n"
-    "set style line 5 lc rgb '#e69f00' pt 11 ps 0.7 lw 1.6\n"
-    "set style line 6 lc rgb '#56b4e9' pt 4 ps 0.6 lw 1.6\n"
-    "set style line 9 lc rgb '#909090' pt 1 ps 0.4 lw 0.8\n";
+static const char prelude[] = "set encoding utf8\n"
+                              "set termoption noenhanced\n"
+                              "set datafile separator comma\n"
+                              "set datafile columnheaders\n"
+                              "set border 3 lc rgb '#808080'\n"
+                              "set tics nomirror out scale 0.6 tc rgb 'black'\n"
+                              "set grid lc rgb '#a0a0a0' lw 0.4\n"
+                              "set key below left Left reverse samplen 2 tc rgb 'black'\n"
+                              "set style line 1 lc rgb '#0072b2' pt 7 ps 0.6 lw 1.6\n"
+                              "set style line 2 lc rgb '#d55e00' pt 5 ps 0.6 lw 1.6\n"
+                              "set style line 3 lc rgb '#009e73' pt 9 ps 0.7 lw 1.6\n"
+                              "set style line 4 lc rgb '#cc79a7' pt 13 ps 0.8 lw 1.6\n"
+                              "set style line 5 lc rgb '#e69f00' pt 11 ps 0.7 lw 1.6\n"
+                              "set style line 6 lc rgb '#56b4e9' pt 4 ps 0.6 lw 1.6\n"
+                              "set style line 9 lc rgb '#909090' pt 1 ps 0.4 lw 0.8\n";
 
 static status open_file(const char *folder, const char *name, const char *ending, FILE **f) {
   char *path = mem_format("%s/%s.%s", folder, name, ending);
@@ -120,6 +124,32 @@ static void log_axis(FILE *script, const char *axis, extent e) {
   fprintf(script, ")\n");
 }
 
+/* ---- legends ---- */
+
+enum { LABEL_MOST = 64, LABEL_HALF = 36, PLOT_HEIGHT = 400, KEY_LINE = 20 };
+
+/* A name as the legend shows it: a long one loses its middle. */
+static void label(FILE *script, const char *name) {
+  char text[LABEL_MOST + 8];
+  int half = (LABEL_MOST - 2) / 2;
+  size_t length = strlen(name);
+  if (length > LABEL_MOST)
+    snprintf(text, sizeof text, "%.*s..%s", half, name, name + length - (size_t)half);
+  else
+    snprintf(text, sizeof text, "%s", name);
+  gnuplot_text(script, text);
+}
+
+/* Two names a line where they are short: the picture grows with its legend. */
+static int key_height(int count, size_t longest) { return KEY_LINE * (longest > LABEL_HALF ? count : (count + 1) / 2); }
+
+static int settings_height(const run_report *r, const int *chosen, int count) {
+  size_t longest = 0;
+  for (int k = 0; k < count; k++)
+    if (strlen(r->settings[chosen[k]].name) > longest) longest = strlen(r->settings[chosen[k]].name);
+  return PLOT_HEIGHT + key_height(count, longest);
+}
+
 static double geometric_mean(double sum_of_logs, int count) { return count ? exp(sum_of_logs / count) : NAN; }
 
 /* ---- the frontier ---- */
@@ -136,8 +166,8 @@ static void family_name(const setting_report *s, char name[160]) {
 }
 
 typedef struct families {
-  int *of;   /* [settings] number of its family; owned */
-  int *head; /* [count] a setting of it with the fewest bits; owned */
+  int *of;    /* [settings] number of its family; owned */
+  int *head;  /* [count] a setting of it with the fewest bits; owned */
   int *style; /* [count] 1 to COLOURS, 0: grey; owned */
   int count;
 } families;
@@ -193,6 +223,16 @@ static double frontier_value(const setting_report *s, int which, int p) {
   return s->matrix[MATRIX_ALL].loss[which == FRONTIER_HELDOUT ? ON_HELDOUT : ON_CALIBRATION][p];
 }
 
+static int families_height(const run_report *r, const families *f) {
+  char family[160];
+  size_t longest = 0;
+  for (int k = 0; k < f->count; k++) {
+    family_name(&r->settings[f->head[k]], family);
+    if (f->style[k] && strlen(family) > longest) longest = strlen(family);
+  }
+  return key_height(f->count > COLOURS ? COLOURS + 1 : f->count + 1, longest); /* one for the others, or the original */
+}
+
 /* Does the axis reach it? A base that is useless without its adapter may have a perplexity of millions, beside which all others are one line. */
 static bool in_sight(const run_report *r, int which, double x) {
   return which != FRONTIER_PERPLEXITY || !r->original.count || x <= PERPLEXITY_MOST * r->original.points[0].perplexity;
@@ -246,7 +286,7 @@ static void frontier_curve(FILE *script, const run_report *r, const families *f,
   if (!others) return;
   if (!style) snprintf(family, sizeof family, others == 1 ? "%d other" : "%d others", others);
   fprintf(script, "'%s.csv' using 5:($7 == %d ? $6 : NaN) with linespoints ls %d title ", name, style, style ? style : 9);
-  gnuplot_text(script, family);
+  label(script, family);
   fprintf(script, ", \\\n  ");
 }
 
@@ -260,14 +300,18 @@ static status draw_frontier(const run_report *r, const families *f, int which, c
   extent seen = NOTHING;
   int hidden = 0;
   char above[80] = "";
-  TRY(sheet_begin(all, folder, names[which], 640, 460 + 20 * (f->count > COLOURS), &s));
+  TRY(sheet_begin(all, folder, names[which], 640, PLOT_HEIGHT + families_height(r, f), &s));
   frontier_data(s.data, r, f, which, &seen, &hidden);
-  if (hidden) snprintf(above, sizeof above, " %d point%s above %d times its perplexity not shown.", hidden, hidden == 1 ? "" : "s", PERPLEXITY_MOST);
-  describe(s.figure, titles[which], "A line is a setting, its points the base alone (leftmost) and each rank; one colour a method, down-left is better.%s%s",
+  if (hidden)
+    snprintf(above, sizeof above, " %d point%s above %d times its perplexity not shown.", hidden, hidden == 1 ? "" : "s", PERPLEXITY_MOST);
+  describe(s.figure, titles[which],
+           "A line is a setting, its points the base alone (leftmost) and each rank; one colour a method, down-left is better.%s%s",
            which == FRONTIER_PERPLEXITY ? " Dashed: the original model." : " Geometric mean over all matrices.", above);
   if (which == FRONTIER_PERPLEXITY && r->original.count) widen(&seen, r->original.points[0].perplexity);
   log_axis(s.script, "y", seen);
-  fprintf(s.script, "set xlabel \"bits per weight, adapter in fp16 included\\n\" offset 0,0.6 tc rgb 'black'\nset ylabel '%s' tc rgb 'black'\nset key maxcols 2\nplot ",
+  fprintf(s.script,
+          "set xlabel \"bits per weight, adapter in fp16 included\\n\" offset 0,0.6 tc rgb 'black'\nset ylabel '%s' tc rgb 'black'\nset "
+          "key maxcols 2\nplot ",
           axes[which]);
   for (int style = 0; style <= COLOURS; style++) frontier_curve(s.script, r, f, style, which, names[which]);
   if (which == FRONTIER_PERPLEXITY && r->original.count)
@@ -297,8 +341,8 @@ static status draw_heat(const run_report *r, const setting_report *s, int number
   snprintf(title, sizeof title, "Relative loss by layer: %s", s->name);
   for (int l = 0; l < LIN_COUNT; l++) row[l] = s->matrix[l].count ? rows++ : -1;
   TRY(sheet_begin(all, folder, name, 640, 130 + 2 * (60 + 20 * rows), &h));
-  describe(h.figure, title, "On %s tokens; above the codes alone, below with the adapter at r=%d.", gram == ON_HELDOUT ? "held-out" : "calibration",
-           s->points[last]);
+  describe(h.figure, title, "On %s tokens; above the codes alone, below with the adapter at r=%d.",
+           gram == ON_HELDOUT ? "held-out" : "calibration", s->points[last]);
   fprintf(h.data, "layer,matrix,row,without,with_adapter\n");
   for (int i = 0; i < s->entry_count; i++) {
     const matrix_entry *m = &s->entries[i];
@@ -316,14 +360,20 @@ static status draw_heat(const run_report *r, const setting_report *s, int number
           "unset key\nunset grid\nset border 0\n"
           "set palette defined (0 '#440154', 1 '#443983', 2 '#31688e', 3 '#21918c', 4 '#35b779', 5 '#90d743', 6 '#fde725')\n"
           "set cblabel 'relative loss' tc rgb 'black'\nset xrange [%g:%g]\nset xtics %d\nset yrange [%d.5:-0.5]\nset ytics (",
-          (double)first - 0.5, (double)end - 0.5, end - first <= 12 ? 1 : end - first <= 40 ? 5 : 10, rows - 1);
+          (double)first - 0.5, (double)end - 0.5,
+          end - first <= 12   ? 1
+          : end - first <= 40 ? 5
+                              : 10,
+          rows - 1);
   for (int l = 0; l < LIN_COUNT; l++)
     if (row[l] >= 0) fprintf(h.script, "%s'%s' %d", row[l] ? ", " : "", linear_short((linear_id)l), row[l]);
   fprintf(h.script, ")\nset lmargin 11\nset rmargin 14\nset bmargin 3.2\nset multiplot layout 2,1\n");
   for (int k = 0; k < 2; k++) {
     char with[48];
     snprintf(with, sizeof with, "with the adapter at r=%d", s->points[last]);
-    fprintf(h.script, "set title '%s' tc rgb 'black'\n%splot '%s.csv' using 1:3:($1-.5):($1+.5):($3-.5):($3+.5):%d with boxxyerror fc palette fs solid noborder\n",
+    fprintf(h.script,
+            "set title '%s' tc rgb 'black'\n%splot '%s.csv' using 1:3:($1-.5):($1+.5):($3-.5):($3+.5):%d with boxxyerror fc palette fs "
+            "solid noborder\n",
             k ? with : "without adapter", k ? "set xlabel 'layer' offset 0,0.6 tc rgb 'black'\n" : "", name, 4 + k);
   }
   fprintf(h.script, "unset multiplot\n");
@@ -376,9 +426,10 @@ static status draw_ranks(const run_report *r, const int *chosen, int count, cons
   sheet s = {0};
   extent seen = NOTHING;
   int64_t length = longest_curve(r, chosen, count);
-  TRY(sheet_begin(all, folder, "rank", 640, 460, &s));
+  TRY(sheet_begin(all, folder, "rank", 640, settings_height(r, chosen, count), &s));
   describe(s.figure, "Loss against rank",
-           "Lines: the stored loss on the calibration tokens; open circles: the exact optimum, the tail of the spectrum; dotted: held-out tokens. "
+           "Lines: the stored loss on the calibration tokens; open circles: the exact optimum, the tail of the spectrum; dotted: held-out "
+           "tokens. "
            "Geometric mean over matrices; of codes refined for a rank, those of the largest.");
   fprintf(s.data, "rank");
   name_columns(s.data, r, chosen, count, kinds, 3);
@@ -394,12 +445,14 @@ static status draw_ranks(const run_report *r, const int *chosen, int count, cons
     fputc('\n', s.data);
   }
   log_axis(s.script, "y", seen);
-  fprintf(s.script, "set xlabel \"rank of the adapter\\n\" offset 0,0.6 tc rgb 'black'\nset ylabel 'relative loss' tc rgb 'black'\nset key maxcols 2\nplot ");
+  fprintf(s.script, "set xlabel \"rank of the adapter\\n\" offset 0,0.6 tc rgb 'black'\nset ylabel 'relative loss' tc rgb 'black'\nset key "
+                    "maxcols 2\nplot ");
   for (int k = 0; k < count; k++) {
     fprintf(s.script, "'rank.csv' using 1:%d with lines ls %d title ", 2 + 3 * k, k + 1);
-    gnuplot_text(s.script, r->settings[chosen[k]].name);
-    fprintf(s.script, ", \\\n  '' using 1:%d with lines ls %d dt 3 notitle, \\\n  '' every %lld using 1:%d with points ls %d pt 6 ps 0.7 notitle%s", 3 + 3 * k,
-            k + 1, (long long)(length > 16 ? length / 16 : 1), 4 + 3 * k, k + 1, k + 1 < count ? ", \\\n  " : "\n");
+    label(s.script, r->settings[chosen[k]].name);
+    fprintf(s.script,
+            ", \\\n  '' using 1:%d with lines ls %d dt 3 notitle, \\\n  '' every %lld using 1:%d with points ls %d pt 6 ps 0.7 notitle%s",
+            3 + 3 * k, k + 1, (long long)(length > 16 ? length / 16 : 1), 4 + 3 * k, k + 1, k + 1 < count ? ", \\\n  " : "\n");
   }
 done:
   return sheet_end(&s, st, all);
@@ -431,7 +484,8 @@ static status gram_values(container *file, const char *path, const char *input, 
   int64_t dims[3], count = tiles_count(*n, t);
   TRY(container_shape(file, place, &type, &rank, dims));
   if (type != EL_F32 || rank != 3 || dims[0] != count || dims[1] != t || dims[2] != t) {
-    st = fail(E_DATA, "%s: %s: expected %lld tiles of %lld x %lld, found another shape", path, place, (long long)count, (long long)t, (long long)t);
+    st = fail(E_DATA, "%s: %s: expected %lld tiles of %lld x %lld, found another shape", path, place, (long long)count, (long long)t,
+              (long long)t);
     goto done;
   }
   TRY(NEW(tiles, count * t * t, "tiles of a Gram"));
@@ -477,19 +531,23 @@ static status draw_gram(const run_report *r, int64_t layer, const char *run_fold
   char *path = mem_format("%s/grams/layer-%03lld.h5", run_folder, (long long)layer), title[128];
   if (!path) return fail(E_MEMORY, "report: no memory");
   if (!file_exists(path)) {
-    snprintf(all->note, sizeof all->note, "The Grams of layer %lld are not in this run directory: no picture of their spectrum.", (long long)layer);
+    snprintf(all->note, sizeof all->note, "The Grams of layer %lld are not in this run directory: no picture of their spectrum.",
+             (long long)layer);
     goto done;
   }
   TRY(container_open(path, "grams", &file));
   for (int i = 0; i < IN_COUNT; i++) {
     TRY(gram_values(file, path, input_name((input_id)i), &values[i], &n[i]));
-    if (n[i] > SPECTRUM_MOST) snprintf(all->note, sizeof all->note, "Spectra of Grams wider than %d columns are not computed for a picture.", SPECTRUM_MOST);
+    if (n[i] > SPECTRUM_MOST)
+      snprintf(all->note, sizeof all->note, "Spectra of Grams wider than %d columns are not computed for a picture.", SPECTRUM_MOST);
     if (values[i] && n[i] > longest) longest = n[i];
   }
   if (longest == 0) goto done;
   snprintf(title, sizeof title, "Spectrum of the Grams of layer %lld", (long long)layer);
-  TRY(sheet_begin(all, folder, "spectrum-gram", 640, 460, &s));
-  describe(s.figure, title, "Eigenvalues of H = sum x x' over the largest, calibration tokens, by input of the layer. Numerical rank: independent columns in double precision.");
+  TRY(sheet_begin(all, folder, "spectrum-gram", 640, PLOT_HEIGHT + key_height(IN_COUNT, 0), &s));
+  describe(s.figure, title,
+           "Eigenvalues of H = sum x x' over the largest, calibration tokens, by input of the layer. Numerical rank: independent columns "
+           "in double precision.");
   fprintf(s.data, "index");
   for (int i = 0; i < IN_COUNT; i++)
     if (values[i]) fprintf(s.data, ",%s", input_name((input_id)i));
@@ -506,11 +564,12 @@ static status draw_gram(const run_report *r, int64_t layer, const char *run_fold
     fputc('\n', s.data);
   }
   log_axis(s.script, "y", seen);
-  fprintf(s.script, "set xlabel \"index of the eigenvalue\\n\" offset 0,0.6 tc rgb 'black'\nset ylabel 'eigenvalue over the largest' tc rgb 'black'\nset key maxcols 2\nplot ");
+  fprintf(s.script, "set xlabel \"index of the eigenvalue\\n\" offset 0,0.6 tc rgb 'black'\nset ylabel 'eigenvalue over the largest' tc "
+                    "rgb 'black'\nset key maxcols 2\nplot ");
   for (int i = 0; i < IN_COUNT; i++) {
     if (!values[i]) continue;
-    fprintf(s.script, "%s'spectrum-gram.csv' using 1:%d with lines ls %d title '%s, rank %lld of %lld'", shown ? ", \\\n  " : "", shown + 2, shown + 1,
-            input_name((input_id)i), (long long)numerical_rank(r, layer, (input_id)i), (long long)n[i]);
+    fprintf(s.script, "%s'spectrum-gram.csv' using 1:%d with lines ls %d title '%s, rank %lld of %lld'", shown ? ", \\\n  " : "", shown + 2,
+            shown + 1, input_name((input_id)i), (long long)numerical_rank(r, layer, (input_id)i), (long long)n[i]);
     shown++;
   }
   fputc('\n', s.script);
@@ -538,10 +597,12 @@ static status draw_residual(const run_report *r, const int *chosen, int count, i
   int64_t length = longest_curve(r, chosen, count);
   linear_id l = r->settings[chosen[0]].entries[0].linear;
   for (int k = 0; k < r->settings[chosen[0]].entry_count; k++)
-    if (r->settings[chosen[0]].entries[k].layer == layer) l = r->settings[chosen[0]].entries[k].linear; /* the last: down_proj where it is a target */
+    if (r->settings[chosen[0]].entries[k].layer == layer)
+      l = r->settings[chosen[0]].entries[k].linear; /* the last: down_proj where it is a target */
   snprintf(title, sizeof title, "Spectrum of the weighted residual of model.layers.%lld.%s", (long long)layer, linear_path(l));
-  TRY(sheet_begin(all, folder, "spectrum-residual", 640, 460, &s));
-  describe(s.figure, title, "Leading eigenvalues of (W-Q) H (W-Q)' over tr(W H W'): what each further rank of the adapter takes off the loss.");
+  TRY(sheet_begin(all, folder, "spectrum-residual", 640, settings_height(r, chosen, count), &s));
+  describe(s.figure, title,
+           "Leading eigenvalues of (W-Q) H (W-Q)' over tr(W H W'): what each further rank of the adapter takes off the loss.");
   fprintf(s.data, "index");
   name_columns(s.data, r, chosen, count, kinds, 1);
   for (int64_t k = 0; k + 1 < length; k++) {
@@ -556,10 +617,11 @@ static status draw_residual(const run_report *r, const int *chosen, int count, i
     fputc('\n', s.data);
   }
   log_axis(s.script, "y", seen);
-  fprintf(s.script, "set xlabel \"index of the eigenvalue\\n\" offset 0,0.6 tc rgb 'black'\nset ylabel 'eigenvalue over tr(W H W'')' tc rgb 'black'\nset key maxcols 2\nplot ");
+  fprintf(s.script, "set xlabel \"index of the eigenvalue\\n\" offset 0,0.6 tc rgb 'black'\nset ylabel 'eigenvalue over tr(W H W'')' tc "
+                    "rgb 'black'\nset key maxcols 2\nplot ");
   for (int i = 0; i < count; i++) {
     fprintf(s.script, "'spectrum-residual.csv' using 1:%d with linespoints ls %d title ", i + 2, i + 1);
-    gnuplot_text(s.script, r->settings[chosen[i]].name);
+    label(s.script, r->settings[chosen[i]].name);
     fprintf(s.script, "%s", i + 1 < count ? ", \\\n  " : "\n");
   }
 done:
@@ -577,31 +639,34 @@ static status draw_time(const json_t *story, const char *folder, figures *all) {
   json_t *seconds;
   double most = 0;
   int rows = 0;
-  json_array_foreach(json_object_get(story, "stages"), i, stage)
-    json_object_foreach(json_object_get(stage, "steps"), step, seconds) most = fmax(most, json_number_value(seconds));
+  json_array_foreach(json_object_get(story, "stages"), i, stage) json_object_foreach(json_object_get(stage, "steps"), step, seconds) most =
+      fmax(most, json_number_value(seconds));
   if (!(most > 0)) return OK;
   TRY(sheet_begin(all, folder, "time", 640, 0, &s));
-  describe(s.figure, "Where the time went", "Seconds of the team by step of each stage, all units together; steps below 0.3 %% of the longest are left out.");
+  describe(s.figure, "Where the time went",
+           "Seconds of the team by step of each stage, all units together; steps below 0.3 %% of the longest are left out.");
   fprintf(s.data, "stage,step,seconds,row,style\n");
   fprintf(s.script, "set ytics (");
-  json_array_foreach(json_object_get(story, "stages"), i, stage)
-    json_object_foreach(json_object_get(stage, "steps"), step, seconds) {
-      char label[80];
-      if (json_number_value(seconds) < 0.003 * most) continue;
-      snprintf(label, sizeof label, "%s: %.60s", json_string_value(json_object_get(stage, "stage")), step);
-      fprintf(s.script, "%s", rows ? ", " : "");
-      gnuplot_text(s.script, label);
-      fprintf(s.script, " %d", rows);
-      csv_text(s.data, json_string_value(json_object_get(stage, "stage")));
-      fputc(',', s.data);
-      csv_text(s.data, step);
-      fprintf(s.data, ",%.6g,%d,%d\n", json_number_value(seconds), rows++, (int)i % COLOURS + 1);
-    }
+  json_array_foreach(json_object_get(story, "stages"), i, stage) json_object_foreach(json_object_get(stage, "steps"), step, seconds) {
+    char label[80];
+    if (json_number_value(seconds) < 0.003 * most) continue;
+    snprintf(label, sizeof label, "%s: %.60s", json_string_value(json_object_get(stage, "stage")), step);
+    fprintf(s.script, "%s", rows ? ", " : "");
+    gnuplot_text(s.script, label);
+    fprintf(s.script, " %d", rows);
+    csv_text(s.data, json_string_value(json_object_get(stage, "stage")));
+    fputc(',', s.data);
+    csv_text(s.data, step);
+    fprintf(s.data, ",%.6g,%d,%d\n", json_number_value(seconds), rows++, (int)i % COLOURS + 1);
+  }
   s.figure->height = 90 + 26 * rows;
-  fprintf(s.script, ")\nset yrange [%d.5:-0.5]\nset xrange [0:*]\nset xlabel 'seconds' tc rgb 'black'\nunset key\nset lmargin 28\nset grid noytics\nplot ", rows - 1);
+  fprintf(s.script,
+          ")\nset yrange [%d.5:-0.5]\nset xrange [0:*]\nset xlabel 'seconds' tc rgb 'black'\nunset key\nset lmargin 28\nset grid "
+          "noytics\nplot ",
+          rows - 1);
   for (i = 0; i < json_array_size(json_object_get(story, "stages")); i++)
-    fprintf(s.script, "%s'time.csv' using ($3/2):($5 == %d ? $4 : NaN):($3/2):(0.36) with boxxyerror ls %d fs solid 0.85 noborder", i ? ", \\\n  " : "",
-            (int)i % COLOURS + 1, (int)i % COLOURS + 1);
+    fprintf(s.script, "%s'time.csv' using ($3/2):($5 == %d ? $4 : NaN):($3/2):(0.36) with boxxyerror ls %d fs solid 0.85 noborder",
+            i ? ", \\\n  " : "", (int)i % COLOURS + 1, (int)i % COLOURS + 1);
   fputc('\n', s.script);
 done:
   return sheet_end(&s, st, all);
@@ -609,17 +674,44 @@ done:
 
 /* ---- all of them ---- */
 
+/* A picture that this report does not have must not stay from an earlier one. */
+static status remove_old(const char *folder) {
+  static const char *const names[] = {"frontier-calibration",
+                                      "frontier-heldout",
+                                      "frontier-perplexity",
+                                      "heat-1",
+                                      "heat-2",
+                                      "heat-3",
+                                      "heat-4",
+                                      "rank",
+                                      "spectrum-gram",
+                                      "spectrum-residual",
+                                      "time"},
+                           *const endings[] = {"csv", "gp", "svg", "pdf"};
+  status st = OK;
+  for (size_t k = 0; k < sizeof names / sizeof *names; k++)
+    for (size_t e = 0; e < sizeof endings / sizeof *endings; e++) {
+      char *path = mem_format("%s/%s.%s", folder, names[k], endings[e]);
+      st = path ? file_remove(path) : fail(E_MEMORY, "report: no memory");
+      FREE(path);
+      if (st != OK) return st;
+    }
+  return st;
+}
+
 status figures_make(const run_report *r, const json_t *story, const char *run_folder, const char *folder, figures *f) {
   status st = OK;
   families groups = {0};
   int chosen[COLOURS], count = report_pick(r, COLOURS, chosen);
   *f = (figures){.drawn = true};
   TRY(file_make_folders(folder));
+  TRY(remove_old(folder));
   TRY(find_families(r, &groups));
   for (int which = 0; which < FRONTIERS; which++)
     if (any_value(r, which)) TRY(draw_frontier(r, &groups, which, folder, f));
   for (int k = 0; k < count && k < HEATS_MOST; k++) TRY(draw_heat(r, &r->settings[chosen[k]], k, folder, f));
-  int64_t layer = count && r->settings[chosen[0]].entry_count ? r->settings[chosen[0]].entries[r->settings[chosen[0]].entry_count / 2].layer : 0;
+  int64_t layer =
+      count && r->settings[chosen[0]].entry_count ? r->settings[chosen[0]].entries[r->settings[chosen[0]].entry_count / 2].layer : 0;
   if (longest_curve(r, chosen, count) > 1) {
     TRY(draw_ranks(r, chosen, count, folder, f));
     TRY(draw_residual(r, chosen, count, layer, folder, f));

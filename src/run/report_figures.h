@@ -20,7 +20,7 @@ typedef struct figure {
 typedef struct figures {
   figure list[FIGURES_MOST];
   int count;
-  bool drawn;    /* gnuplot is there */
+  bool drawn;     /* gnuplot is there */
   char note[200]; /* what a reader should know of pictures that are missing, or "" */
 } figures;
 

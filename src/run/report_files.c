@@ -37,10 +37,11 @@ static json_t *entry_json(const setting_report *s, const matrix_entry *m) {
   double off = entry_certificate(m);
   entry_name(m, name);
   return json_pack("{s:s, s:I, s:s, s:I, s:I, s:I, s:I, s:f, s:o, s:o, s:o}", "name", name, "layer", (json_int_t)m->layer, "type",
-                   linear_short(m->linear), "out", (json_int_t)m->out, "in", (json_int_t)m->in, "numerical_rank", (json_int_t)m->numerical_rank,
-                   "tokens", (json_int_t)m->tokens, "seconds", m->seconds, "relative_loss", real_list(m->loss[ON_CALIBRATION], s->point_count),
-                   "relative_loss_heldout", has_values(s, ON_HELDOUT) ? real_list(m->loss[ON_HELDOUT], s->point_count) : json_null(),
-                   "off_certificate", isfinite(off) ? json_real(off) : json_null());
+                   linear_short(m->linear), "out", (json_int_t)m->out, "in", (json_int_t)m->in, "numerical_rank",
+                   (json_int_t)m->numerical_rank, "tokens", (json_int_t)m->tokens, "seconds", m->seconds, "relative_loss",
+                   real_list(m->loss[ON_CALIBRATION], s->point_count), "relative_loss_heldout",
+                   has_values(s, ON_HELDOUT) ? real_list(m->loss[ON_HELDOUT], s->point_count) : json_null(), "off_certificate",
+                   isfinite(off) ? json_real(off) : json_null());
 }
 
 /* ranks[0] is 0, the codes alone; every list of a matrix has a place per rank; variants: the rank whose codes serve it, null where all share them. */
@@ -51,9 +52,9 @@ static json_t *setting_json(const setting_report *s) {
   for (int p = 0; p < s->point_count; p++) json_array_append_new(ranks, json_integer(s->points[p]));
   for (int k = 0; k < MATRIX_TYPES; k++)
     if (s->matrix[k].count) json_object_set_new(types, matrix_name(k), matrix_json(s, &s->matrix[k]));
-  return json_pack("{s:s, s:s, s:I, s:I, s:I, s:o, s:o, s:o, s:s, s:o, s:o}", "name", s->name, "method", s->method, "bits", (json_int_t)s->bits,
-                   "group", (json_int_t)s->group, "layers_done", (json_int_t)s->layers, "ranks", ranks, "variants", variants, "matrices",
-                   types, "certificate", s->metric, "every_matrix", every, "eval", eval_json(&s->eval));
+  return json_pack("{s:s, s:s, s:I, s:I, s:I, s:o, s:o, s:o, s:s, s:o, s:o}", "name", s->name, "method", s->method, "bits",
+                   (json_int_t)s->bits, "group", (json_int_t)s->group, "layers_done", (json_int_t)s->layers, "ranks", ranks, "variants",
+                   variants, "matrices", types, "certificate", s->metric, "every_matrix", every, "eval", eval_json(&s->eval));
 }
 
 status report_json(const char *run_folder, const job *asked, const char *pattern, FILE *out) {
@@ -68,9 +69,10 @@ status report_json(const char *run_folder, const job *asked, const char *pattern
   json_t *columns = json_object();
   for (int i = 0; i < IN_COUNT; i++)
     if (!isnan(r.per_column[i])) json_object_set_new(columns, input_name((input_id)i), json_real(r.per_column[i]));
-  json_t *tree = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:o, s:o, s:O, s:O, s:o}", "run", run_folder, "model", r.model, "model_fingerprint",
-                           r.model_fingerprint, "layers", (json_int_t)r.layers, "tokens", (json_int_t)r.tokens, "heldout_tokens",
-                           (json_int_t)r.heldout_tokens, "tokens_a_column", columns, "eval", eval_json(&r.original), "story", story, "checks", checks, "settings", settings);
+  json_t *tree = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:o, s:o, s:O, s:O, s:o}", "run", run_folder, "model", r.model,
+                           "model_fingerprint", r.model_fingerprint, "layers", (json_int_t)r.layers, "tokens", (json_int_t)r.tokens,
+                           "heldout_tokens", (json_int_t)r.heldout_tokens, "tokens_a_column", columns, "eval", eval_json(&r.original),
+                           "story", story, "checks", checks, "settings", settings);
   bool complete = tree && json_array_size(settings) == (size_t)r.setting_count;
   if (!complete)
     st = fail(E_MEMORY, "report: no memory");
@@ -126,8 +128,9 @@ status report_csv(const char *run_folder, const job *asked, const char *pattern,
   status st = OK;
   run_report r;
   TRY(report_read(run_folder, asked, pattern, &r));
-  fprintf(out, "setting,method,bits,group,layer,matrix,rank,bits_per_weight,relative_loss,relative_loss_heldout,columns,numerical_rank,tokens,"
-               "off_certificate,seconds,perplexity,kl,top1_agreement\n");
+  fprintf(out,
+          "setting,method,bits,group,layer,matrix,rank,bits_per_weight,relative_loss,relative_loss_heldout,columns,numerical_rank,tokens,"
+          "off_certificate,seconds,perplexity,kl,top1_agreement\n");
   for (int i = 0; i < r.setting_count; i++) {
     const setting_report *s = &r.settings[i];
     for (int k = 0; k < MATRIX_TYPES; k++)

@@ -54,7 +54,8 @@ static status adopt(const char *text, const char *name, const char *title, char 
   if (!rest) return fail(E_IO, "gnuplot: %s.svg: expected <svg> with a <title>, found something else", name);
   FILE *out = open_memstream(svg, &bytes);
   if (!out) return fail(E_MEMORY, "report: no memory for a picture");
-  fprintf(out, "%.*s<title>%s", (int)(old - at), at, title);
+  fprintf(out, "%.*s<title>", (int)(old - at), at);
+  for (; *title; title++) fprintf(out, *title == '<' ? "&lt;" : *title == '&' ? "&amp;" : "%c", *title);
   for (at = rest; *at;) {
     int k = 0;
     while (k < MARKS && strncmp(at, marks[k], strlen(marks[k])) != 0) k++;

@@ -23,17 +23,23 @@ static const char style[] =
     "code,pre{font:13px/1.45 ui-monospace,'DejaVu Sans Mono',monospace}code{overflow-wrap:anywhere}\n"
     "pre{background:var(--tint);border:1px solid var(--line);border-radius:4px;padding:.8em 1em;overflow-x:auto}\n"
     ".wide{overflow-x:auto;margin:.6em 0}table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.88em}\n"
-    "caption{text-align:left;padding:.2em 0}th,td{padding:.22em .6em;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}\n"
-    "th:first-child,td:first-child,.left{text-align:left}td.text{text-align:left;white-space:normal;min-width:16em}thead th{color:var(--soft);font-weight:600}\n"
-    "tbody tr:hover{background:var(--tint)}.gap{border-left:2px solid var(--line)}\n"
+    "caption{text-align:left;padding:.2em 0}th,td{padding:.22em .6em;text-align:right;border-bottom:1px solid "
+    "var(--line);white-space:nowrap}\n"
+    "th:first-child,td:first-child,.left{text-align:left}td.text{text-align:left;white-space:normal;min-width:16em}thead "
+    "th{color:var(--soft);font-weight:600}\n"
+    "td:first-child{white-space:normal;overflow-wrap:anywhere;min-width:9em}tbody tr:hover{background:var(--tint)}.gap{border-left:2px "
+    "solid var(--line)}\n"
     ".tables{display:flex;flex-wrap:wrap;gap:.4rem 3rem;align-items:flex-start}.tables .wide{max-width:100%}\n"
     ".figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,520px),1fr));gap:1.4rem;margin:1rem 0}\n"
-    "figure{margin:0;break-inside:avoid}figure svg{display:block;width:100%;height:auto;max-width:720px}figcaption{font-size:.86em;max-width:720px}\n"
+    "figure{margin:0;break-inside:avoid}figure "
+    "svg{display:block;width:100%;height:auto;max-width:720px}figcaption{font-size:.86em;max-width:720px}\n"
     "figure b{display:block;color:var(--ink)}\n"
     "svg [fill=black],svg [fill='rgb(  0,   0,   0)'],svg [fill='rgb(0,0,0)']{fill:var(--ink)}svg [color=black]{color:var(--ink)}"
     "svg [stroke='rgb(  0,   0,   0)']{stroke:var(--ink)}\n"
     "summary{cursor:pointer;padding:.25em 0}details{border-bottom:1px solid var(--line)}\n"
-    "@media print{body{padding:0;font-size:11px}nav{display:none}details>*{display:block}h2{break-after:avoid}.figures{grid-template-columns:1fr 1fr}}\n";
+    "@media "
+    "print{body{padding:0;font-size:11px}nav{display:none}details>*{display:block}h2{break-after:avoid}.figures{grid-template-columns:1fr "
+    "1fr}}\n";
 
 /* ---- pieces ---- */
 
@@ -97,7 +103,8 @@ static void the_run(FILE *out, const char *run_folder, const run_report *r, cons
   escaped(out, *r->model ? r->model : run_folder);
   fprintf(out, "</h1>\n<p>Run directory <code>");
   escaped(out, run_folder);
-  fprintf(out, "</code>: %lld layer%s, %d setting%s", (long long)r->layers, r->layers == 1 ? "" : "s", r->setting_count, r->setting_count == 1 ? "" : "s");
+  fprintf(out, "</code>: %lld layer%s, %d setting%s", (long long)r->layers, r->layers == 1 ? "" : "s", r->setting_count,
+          r->setting_count == 1 ? "" : "s");
   if (r->tokens) fprintf(out, ", %lld calibration tokens", (long long)r->tokens);
   if (r->heldout_tokens) fprintf(out, ", %lld held out", (long long)r->heldout_tokens);
   fprintf(out, ".");
@@ -111,8 +118,8 @@ static void the_run(FILE *out, const char *run_folder, const run_report *r, cons
     fprintf(out, " ranks, in %s of work between %s and %s.", hours, text_of(story, "begun"), text_of(story, "ended"));
   }
   if (r->original.count)
-    fprintf(out, " Evaluated on %lld windows of %lld tokens: the original model has perplexity %.4g.", (long long)r->original.identity.windows,
-            (long long)r->original.identity.length, r->original.points[0].perplexity);
+    fprintf(out, " Evaluated on %lld windows of %lld tokens: the original model has perplexity %.4g.",
+            (long long)r->original.identity.windows, (long long)r->original.identity.length, r->original.points[0].perplexity);
   fprintf(out, "</p>\n<p class=\"soft\">Model fingerprint <code>");
   escaped(out, *r->model_fingerprint ? r->model_fingerprint : "unknown");
   fprintf(out, "</code>");
@@ -121,8 +128,9 @@ static void the_run(FILE *out, const char *run_folder, const run_report *r, cons
     if (*text_of(story, lines[k])) fprintf(out, "<br>");
     escaped(out, text_of(story, lines[k]));
   }
-  fprintf(out, "</p>\n</header>\n<nav><a href=\"#results\">Results</a><a href=\"#layers\">Layers</a><a href=\"#ranks\">Ranks and spectra</a>"
-               "<a href=\"#time\">Time and memory</a><a href=\"#checks\">Certificates and warnings</a><a href=\"#load\">Loading</a></nav>\n");
+  fprintf(out,
+          "</p>\n</header>\n<nav><a href=\"#results\">Results</a><a href=\"#layers\">Layers</a><a href=\"#ranks\">Ranks and spectra</a>"
+          "<a href=\"#time\">Time and memory</a><a href=\"#checks\">Certificates and warnings</a><a href=\"#load\">Loading</a></nav>\n");
 }
 
 /* ---- (b) results ---- */
@@ -130,8 +138,12 @@ static void the_run(FILE *out, const char *run_folder, const run_report *r, cons
 typedef void (*cell_writer)(const setting_report *s, int p, char text[CELL]); /* p -1: the setting has no such rank */
 
 static void bits_cell(const setting_report *s, int p, char text[CELL]) { bits_text(p < 0 ? NAN : s->matrix[MATRIX_ALL].bits[p], text); }
-static void loss_cell(const setting_report *s, int p, char text[CELL]) { three_digits(p < 0 ? NAN : s->matrix[MATRIX_ALL].loss[ON_CALIBRATION][p], text); }
-static void heldout_cell(const setting_report *s, int p, char text[CELL]) { three_digits(p < 0 ? NAN : s->matrix[MATRIX_ALL].loss[ON_HELDOUT][p], text); }
+static void loss_cell(const setting_report *s, int p, char text[CELL]) {
+  three_digits(p < 0 ? NAN : s->matrix[MATRIX_ALL].loss[ON_CALIBRATION][p], text);
+}
+static void heldout_cell(const setting_report *s, int p, char text[CELL]) {
+  three_digits(p < 0 ? NAN : s->matrix[MATRIX_ALL].loss[ON_HELDOUT][p], text);
+}
 static const eval_point *evaluated(const setting_report *s, int p) { return p < 0 ? NULL : eval_result_find(&s->eval, s->points[p]); }
 static void perplexity_cell(const setting_report *s, int p, char text[CELL]) { eval_cell(evaluated(s, p), EVAL_PERPLEXITY, text); }
 static void kl_cell(const setting_report *s, int p, char text[CELL]) { eval_cell(evaluated(s, p), EVAL_KL, text); }
@@ -187,7 +199,8 @@ static void setting_details(FILE *out, const setting_report *s) {
   escaped(out, s->name);
   fprintf(out, " <span class=\"soft\">%lld layer%s, %s of one rank", (long long)s->layers, s->layers == 1 ? "" : "s", time);
   if (s->matrix[MATRIX_ALL].adapter_size > 0) fprintf(out, ", adapter %.3g of W", s->matrix[MATRIX_ALL].adapter_size);
-  fprintf(out, "%s</span></summary>\n<div class=\"wide\"><table>\n<thead><tr><th>matrix</th>", s->refined ? "; codes made for their adapter: useless without it" : "");
+  fprintf(out, "%s</span></summary>\n<div class=\"wide\"><table>\n<thead><tr><th>matrix</th>",
+          s->refined ? "; codes made for their adapter: useless without it" : "");
   for (int kind = 0; kind < 2 + heldout; kind++)
     for (int p = 0; p < s->point_count; p++) {
       rank_head(s->points[p], text);
@@ -218,8 +231,10 @@ static status results(FILE *out, const run_report *r, const figures *f) {
   TRY(all_points(r, &points, &count));
   section(out, "results", "Results");
   pictures(out, f, prefixes);
-  fprintf(out, "<p>Relative loss: tr((W-Q-BA) H (W-Q-BA)') / tr(W H W'), computed from the stored numbers; geometric mean over all matrices. "
-               "<i>base</i> is the model without its adapter, r=8 with the adapter's first 8 columns. Bits per weight count codes, scales and zeros, and the adapter in fp16.</p>\n");
+  fprintf(out,
+          "<p>Relative loss: tr((W-Q-BA) H (W-Q-BA)') / tr(W H W'), computed from the stored numbers; geometric mean over all matrices. "
+          "<i>base</i> is the model without its adapter, r=8 with the adapter's first 8 columns. Bits per weight count codes, scales and "
+          "zeros, and the adapter in fp16.</p>\n");
   fprintf(out, "<div class=\"tables\">\n");
   if (any_heldout(r)) rank_table(out, r, "Relative loss, held-out tokens", heldout_cell, points, count);
   rank_table(out, r, "Relative loss, calibration tokens", loss_cell, points, count);
@@ -260,8 +275,10 @@ static void time_and_memory(FILE *out, const json_t *story, const figures *f) {
     fprintf(out, "<p>This run directory has no metrics.jsonl: what it took is not known.</p>\n</section>\n");
     return;
   }
-  fprintf(out, "<div class=\"wide\"><table>\n<thead><tr><th>stage</th><th>units</th><th>time</th><th>planned</th><th>GFLOP/s</th><th>of peak</th>"
-               "<th>GiB a rank, private</th><th>GiB a team, shared</th><th>GiB a rank, planned</th></tr></thead>\n<tbody>\n");
+  fprintf(
+      out,
+      "<div class=\"wide\"><table>\n<thead><tr><th>stage</th><th>units</th><th>time</th><th>planned</th><th>GFLOP/s</th><th>of peak</th>"
+      "<th>GiB a rank, private</th><th>GiB a team, shared</th><th>GiB a rank, planned</th></tr></thead>\n<tbody>\n");
   json_array_foreach(json_object_get(story, "stages"), i, stage) {
     fprintf(out, "<tr><td>%s</td><td>%lld</td>", text_of(stage, "stage"), (long long)json_integer_value(json_object_get(stage, "units")));
     duration_cell(out, json_object_get(stage, "seconds"));
@@ -275,8 +292,11 @@ static void time_and_memory(FILE *out, const json_t *story, const figures *f) {
   }
   fprintf(out, "</tbody></table></div>\n<p class=\"soft\">Time: of finished units, summed. ");
   if (json_is_number(peak))
-    fprintf(out, "Peak: %.0f GFLOP/s, what all ranks reached together in a short single-precision product when the run set out. Planned: as plan said then, for as many "
-                 "units; planned memory counts a rank's share of what its team shares.", json_number_value(peak));
+    fprintf(out,
+            "Peak: %.0f GFLOP/s, what all ranks reached together in a short single-precision product when the run set out. Planned: as "
+            "plan said then, for as many "
+            "units; planned memory counts a rank's share of what its team shares.",
+            json_number_value(peak));
   else
     fprintf(out, "This run keeps no plan.json (cloqwork run writes it), so there is nothing to hold most of it against.");
   fprintf(out, "</p>\n");
@@ -288,9 +308,11 @@ static void time_and_memory(FILE *out, const json_t *story, const figures *f) {
 
 static void certificates(FILE *out, const run_report *r) {
   char name[64];
-  fprintf(out, "<div class=\"wide\"><table><caption>The loss computed from the stored codes and factors equals the tail of the spectrum where the adapter is optimal in the "
+  fprintf(out, "<div class=\"wide\"><table><caption>The loss computed from the stored codes and factors equals the tail of the spectrum "
+               "where the adapter is optimal in the "
                "Gram; <code>cloqwork verify</code> computes all of it again, in every method's own metric.</caption>\n"
-               "<thead><tr><th>setting</th><th>metric</th><th>matrices</th><th>with such a tail</th><th>farthest off</th><th class=\"left\">which</th></tr></thead>\n<tbody>\n");
+               "<thead><tr><th>setting</th><th>metric</th><th>matrices</th><th>with such a tail</th><th>farthest off</th><th "
+               "class=\"left\">which</th></tr></thead>\n<tbody>\n");
   for (int i = 0; i < r->setting_count; i++) {
     const setting_report *s = &r->settings[i];
     int certified, worst = report_worst_certificate(s, &certified);
@@ -318,7 +340,9 @@ static void warnings(FILE *out, const json_t *checks, const json_t *story) {
     fprintf(out, "<p>No warnings.</p>\n");
     return;
   }
-  fprintf(out, "<div class=\"wide\"><table><caption>%zu warning%s%s</caption>\n<thead><tr><th>matrix</th><th class=\"left\">setting</th><th class=\"left\">what</th></tr></thead>\n<tbody>\n",
+  fprintf(out,
+          "<div class=\"wide\"><table><caption>%zu warning%s%s</caption>\n<thead><tr><th>matrix</th><th class=\"left\">setting</th><th "
+          "class=\"left\">what</th></tr></thead>\n<tbody>\n",
           all, all == 1 ? "" : "s", all > CHECKS_SHOWN ? ", the gravest kinds first; all of them: cloqwork report --json" : "");
   json_array_foreach(checks, i, each) {
     if (i == CHECKS_SHOWN) break;
@@ -352,18 +376,23 @@ static void loading(FILE *out, const char *run_folder, const run_report *r, cons
   }
   if (i == 0 && report_pick(r, 1, &chosen)) {
     const setting_report *s = &r->settings[chosen];
-    fprintf(out, "<p>Nothing is exported yet. This makes two folders, <code>base</code> and <code>adapter</code>, that the usual libraries load "
-                 "(<code>--to</code> also takes bnb, compressed-tensors and dense), and a model card in each with the lines to load and train it:</p>\n<pre><code>mpirun -n 2 cloqwork export ");
+    fprintf(out,
+            "<p>Nothing is exported yet. This makes two folders, <code>base</code> and <code>adapter</code>, that the usual libraries load "
+            "(<code>--to</code> also takes bnb, compressed-tensors and dense), and a model card in each with the lines to load and train "
+            "it:</p>\n<pre><code>mpirun -n 2 cloqwork export ");
     escaped(out, run_folder);
     fprintf(out, " --setting ");
     escaped(out, s->name);
-    fprintf(out, " --rank %d --to gptq</code></pre>\n<pre><code>from transformers import AutoModelForCausalLM\nfrom peft import PeftModel\n\nfolder = &quot;",
+    fprintf(out,
+            " --rank %d --to gptq</code></pre>\n<pre><code>from transformers import AutoModelForCausalLM\nfrom peft import "
+            "PeftModel\n\nfolder = &quot;",
             s->points[s->point_count - 1]);
     escaped(out, run_folder);
     fprintf(out, "/export/");
     escaped(out, s->name);
-    fprintf(out, "-r%d-gptq&quot;\nmodel = AutoModelForCausalLM.from_pretrained(folder + &quot;/base&quot;)\n"
-                 "model = PeftModel.from_pretrained(model, folder + &quot;/adapter&quot;, is_trainable=True)</code></pre>\n",
+    fprintf(out,
+            "-r%d-gptq&quot;\nmodel = AutoModelForCausalLM.from_pretrained(folder + &quot;/base&quot;)\n"
+            "model = PeftModel.from_pretrained(model, folder + &quot;/adapter&quot;, is_trainable=True)</code></pre>\n",
             s->points[s->point_count - 1]);
   }
   fprintf(out, "</section>\n");
@@ -374,12 +403,14 @@ static void loading(FILE *out, const char *run_folder, const run_report *r, cons
 status html_write(FILE *out, const char *run_folder, const run_report *r, const json_t *story, const json_t *checks, const figures *f) {
   static const char *const heats[] = {"heat", NULL}, *const ranks[] = {"rank", "spectrum", NULL};
   status st = OK;
-  fprintf(out, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>");
+  fprintf(out, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" "
+               "content=\"width=device-width, initial-scale=1\">\n<title>");
   escaped(out, *r->model ? r->model : run_folder);
   fprintf(out, ": cloqwork report</title>\n<style>\n%s</style>\n</head>\n<body>\n", style);
   the_run(out, run_folder, r, story);
   if (!f->drawn)
-    fprintf(out, "<p><strong>No pictures: gnuplot is not installed (Debian: gnuplot-nox). Their data and scripts are in <code>figures/</code>.</strong></p>\n");
+    fprintf(out, "<p><strong>No pictures: gnuplot is not installed (Debian: gnuplot-nox). Their data and scripts are in "
+                 "<code>figures/</code>.</strong></p>\n");
   TRY(results(out, r, f));
   section(out, "layers", "Layers");
   pictures(out, f, heats);

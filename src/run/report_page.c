@@ -12,7 +12,8 @@
 #include "run/report_story.h"
 #include "run/report_text.h"
 
-static status write_page(const char *path, const char *run_folder, const run_report *r, const json_t *story, const json_t *checks, const figures *f) {
+static status write_page(const char *path, const char *run_folder, const run_report *r, const json_t *story, const json_t *checks,
+                         const figures *f) {
   status st = OK;
   char *text = NULL;
   size_t bytes = 0;
@@ -39,7 +40,8 @@ status report_page(const char *run_folder, const job *asked, const char *pattern
   TRY(report_checks(&r, &checks));
   TRY(figures_make(&r, story, run_folder, folder, &f));
   TRY(write_page(path, run_folder, &r, story, checks, &f));
-  log_info("report: %s, %d pictures in %s%s", path, f.count, folder, f.drawn ? "" : " as data alone: gnuplot is not installed (Debian: gnuplot-nox)");
+  log_info("report: %s, %d pictures in %s%s", path, f.count, folder,
+           f.drawn ? "" : " as data alone: gnuplot is not installed (Debian: gnuplot-nox)");
 done:
   figures_free(&f);
   json_decref(checks);

@@ -119,14 +119,15 @@ done:
 }
 
 static json_t *stage_json(int k, const totals *t, const json_t *plan, double peak) {
-  double units = stages[k].units ? real_of(plan, stages[k].units) : 0, of_peak = t->of_peak > 0 ? t->of_peak / t->seconds : t->flops / t->seconds / peak;
+  double units = stages[k].units ? real_of(plan, stages[k].units) : 0,
+         of_peak = t->of_peak > 0 ? t->of_peak / t->seconds : t->flops / t->seconds / peak;
   bool planned = units > 0 && t->units > 0;
-  return json_pack("{s:s, s:I, s:f, s:O, s:o, s:o, s:f, s:f, s:o, s:o}", "stage", stages[k].name, "units", (json_int_t)t->units, "seconds", t->seconds,
-                   "steps", t->steps, "gflops", real_or_null(t->flops / t->seconds, t->flops > 0), "of_peak",
+  return json_pack("{s:s, s:I, s:f, s:O, s:o, s:o, s:f, s:f, s:o, s:o}", "stage", stages[k].name, "units", (json_int_t)t->units, "seconds",
+                   t->seconds, "steps", t->steps, "gflops", real_or_null(t->flops / t->seconds, t->flops > 0), "of_peak",
                    real_or_null(of_peak, t->flops > 0 && (peak > 0 || t->of_peak > 0)), "private_bytes", t->private_bytes, "shared_bytes",
                    t->shared_bytes, "planned_seconds",
-                   real_or_null(planned ? real_of(plan, stages[k].seconds) * (double)t->planned_units / units : 0, planned), "planned_bytes",
-                   real_or_null(planned ? real_of(plan, stages[k].bytes) : 0, planned));
+                   real_or_null(planned ? real_of(plan, stages[k].seconds) * (double)t->planned_units / units : 0, planned),
+                   "planned_bytes", real_or_null(planned ? real_of(plan, stages[k].bytes) : 0, planned));
 }
 
 static status add_stages(const char *run_folder, json_t *story) {

@@ -18,7 +18,7 @@ extern const char *const eval_names[EVAL_ROWS];
 void eval_cell(const eval_point *p, int which, char text[CELL]); /* p NULL: "-" */
 
 extern const char *const loss_titles[GRAM_KINDS];
-bool has_values(const setting_report *s, int gram); /* Is there any loss on this Gram? */
+bool has_values(const setting_report *s, int gram);               /* Is there any loss on this Gram? */
 status all_points(const run_report *r, int **points, int *count); /* The union of the settings' points, ascending, owned. */
 
 /* The settings that pictures show: of each number of bits the best in turn, by the loss at the largest rank, held-out where all have one; at most

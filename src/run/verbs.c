@@ -89,7 +89,8 @@ const verb verbs[] = {
      "numbers for any number of ranks and teams."},
     {"status", verb_status, false, NEEDS_TOKENS, NULL, "what is done, what is missing; --complete exits 0 only if everything is there",
      "usage: cloqwork status JOB.yaml|RUN [--complete] [--json]\n\n"
-     "Counts the units whose files are there, from any shell, while the job runs or after it; says what the job is doing, how fast and until when, or how "
+     "Counts the units whose files are there, from any shell, while the job runs or after it; says what the job is doing, how fast and "
+     "until when, or how "
      "it ended.\n"
      "With --complete: exit code 0 only if the "
      "master file says\n"
@@ -142,9 +143,11 @@ const verb verbs[] = {
      "usage: cloqwork report JOB.yaml|RUN [--settings PATTERN] [--out DIR] [--json | --csv]\n\n"
      "Per setting and matrix type: the relative loss without adapter and at each rank, on calibration and held-out tokens; bits per "
      "weight; seconds;\n"
-     "perplexity where it was evaluated. Writes RUN/report.html (or DIR/report.html), a page that needs no network, with figures by gnuplot "
+     "perplexity where it was evaluated. Writes RUN/report.html (or DIR/report.html), a page that needs no network, with figures by "
+     "gnuplot "
      "where that is\n"
-     "installed, and RUN/figures: their data as CSV and their gnuplot scripts (jobs/figures.sh RUN makes PDF of them). With --json or --csv: "
+     "installed, and RUN/figures: their data as CSV and their gnuplot scripts (jobs/figures.sh RUN makes PDF of them). With --json or "
+     "--csv: "
      "everything\n"
      "on standard output, and no page; --csv is a line for each matrix and rank, and for the means over layers (without a layer)."},
     {"methods", verb_methods, false, NEEDS_NOTHING, NULL, "the methods that a job may name",
