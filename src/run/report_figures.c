@@ -264,7 +264,7 @@ static void frontier_data(FILE *out, const run_report *r, const families *f, int
 
 static bool setting_has(const setting_report *s, int which) {
   for (int p = 0; p < s->point_count; p++)
-    if (isfinite(frontier_value(s, which, p))) return true;
+    if (frontier_value(s, which, p) > 0) return true;
   return false;
 }
 
@@ -445,6 +445,7 @@ static status draw_ranks(const run_report *r, const int *chosen, int count, cons
     fputc('\n', s.data);
   }
   log_axis(s.script, "y", seen);
+  fprintf(s.script, "set xrange [0:%lld]\n", (long long)length);
   fprintf(s.script, "set xlabel \"rank of the adapter\\n\" offset 0,0.6 tc rgb 'black'\nset ylabel 'relative loss' tc rgb 'black'\nset key "
                     "maxcols 2\nplot ");
   for (int k = 0; k < count; k++) {
@@ -617,6 +618,7 @@ static status draw_residual(const run_report *r, const int *chosen, int count, i
     fputc('\n', s.data);
   }
   log_axis(s.script, "y", seen);
+  fprintf(s.script, "set xrange [0:%lld]\n", (long long)length);
   fprintf(s.script, "set xlabel \"index of the eigenvalue\\n\" offset 0,0.6 tc rgb 'black'\nset ylabel 'eigenvalue over tr(W H W'')' tc "
                     "rgb 'black'\nset key maxcols 2\nplot ");
   for (int i = 0; i < count; i++) {

@@ -12,8 +12,10 @@ enum { CHECKS_SHOWN = 40 };
 
 static const char style[] =
     ":root{color-scheme:light dark;--ink:#1b1f24;--soft:#5c6670;--line:#d8dde3;--paper:#fff;--tint:#f4f6f8;--mark:#0072b2}\n"
-    "@media(prefers-color-scheme:dark){:root{--ink:#e6e9ec;--soft:#9aa5b0;--line:#343b43;--paper:#15181c;--tint:#1e2329;--mark:#56b4e9}}\n"
-    "@media print{:root{--ink:#000;--soft:#444;--line:#bbb;--paper:#fff;--tint:#fff}}\n"
+    "@media screen and "
+    "(prefers-color-scheme:dark){:root{--ink:#e6e9ec;--soft:#9aa5b0;--line:#343b43;--paper:#15181c;--tint:#1e2329;--mark:#56b4e9}"
+    "svg [stroke='rgb(  0, 114, 178)']{stroke:#3d9ad1}svg [color='rgb(  0, 114, 178)']{color:#3d9ad1}}\n"
+    "@media print{:root{color-scheme:light;--ink:#000;--soft:#444;--line:#bbb;--tint:#fff}}\n"
     "*{box-sizing:border-box}\n"
     "body{margin:0 auto;padding:1.5rem 2rem 4rem;max-width:1400px;background:var(--paper);color:var(--ink);"
     "font:15px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-serif}\n"
@@ -278,7 +280,7 @@ static void time_and_memory(FILE *out, const json_t *story, const figures *f) {
   fprintf(
       out,
       "<div class=\"wide\"><table>\n<thead><tr><th>stage</th><th>units</th><th>time</th><th>planned</th><th>GFLOP/s</th><th>of peak</th>"
-      "<th>GiB a rank, private</th><th>GiB a team, shared</th><th>GiB a rank, planned</th></tr></thead>\n<tbody>\n");
+      "<th>own GiB</th><th>shared GiB</th><th>planned GiB</th></tr></thead>\n<tbody>\n");
   json_array_foreach(json_object_get(story, "stages"), i, stage) {
     fprintf(out, "<tr><td>%s</td><td>%lld</td>", text_of(stage, "stage"), (long long)json_integer_value(json_object_get(stage, "units")));
     duration_cell(out, json_object_get(stage, "seconds"));
@@ -290,12 +292,14 @@ static void time_and_memory(FILE *out, const json_t *story, const figures *f) {
     number_cell(out, "%.3f", json_object_get(stage, "planned_bytes"), 1.0 / (1 << 30));
     fprintf(out, "</tr>\n");
   }
-  fprintf(out, "</tbody></table></div>\n<p class=\"soft\">Time: of finished units, summed. ");
+  fprintf(out, "</tbody></table></div>\n<p class=\"soft\">Time: of finished units, summed. Memory: the most that one rank had for itself, "
+               "and that its team "
+               "shared; planned: a rank's own with its part of what is shared. ");
   if (json_is_number(peak))
     fprintf(out,
-            "Peak: %.0f GFLOP/s, what all ranks reached together in a short single-precision product when the run set out. Planned: as "
-            "plan said then, for as many "
-            "units; planned memory counts a rank's share of what its team shares.",
+            "Peak: %.0f GFLOP/s, what all ranks reached together in a short single-precision product when the run set out; planned time: "
+            "as plan "
+            "said then, for as many units.",
             json_number_value(peak));
   else
     fprintf(out, "This run keeps no plan.json (cloqwork run writes it), so there is nothing to hold most of it against.");
