@@ -1,8 +1,11 @@
 #include "base/log.h"
 
 #include <stdarg.h>
+#include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -37,6 +40,29 @@ void log_close(void) {
   log_progress_end();
   if (file) fclose(file);
   file = NULL;
+}
+
+/* The terminal at the end of standard error, -1: none. An MPI launcher stands in between with a pipe: then it is its own standard error that counts. */
+static int find_terminal(void) {
+  char link[64], target[64];
+  if (isatty(STDERR_FILENO)) return STDERR_FILENO;
+  if (!getenv("PMIX_RANK")) return -1;
+  snprintf(link, sizeof link, "/proc/%ld/fd/2", (long)getppid());
+  ssize_t n = readlink(link, target, sizeof target - 1);
+  target[n > 0 ? n : 0] = 0;
+  bool named = strncmp(target, "/dev/pts/", 9) == 0 || strncmp(target, "/dev/tty", 8) == 0;
+  return named ? open(target, O_RDONLY | O_NOCTTY | O_CLOEXEC) : -1;
+}
+
+static int terminal(void) {
+  static int fd = -2;
+  if (fd == -2) fd = find_terminal();
+  return fd;
+}
+
+static int columns(void) {
+  struct winsize size;
+  return ioctl(terminal(), TIOCGWINSZ, &size) == 0 && size.ws_col > 20 ? size.ws_col : 80;
 }
 
 static double memory_bytes(void) {
@@ -106,22 +132,21 @@ void log_unit(const char *format, ...) {
   if (!speaks) return;
   va_list arguments;
   va_start(arguments, format);
-  say(!isatty(STDERR_FILENO), format, arguments);
+  say(terminal() < 0, format, arguments);
   va_end(arguments);
 }
 
 void log_peak(double gflops) { peak_gflops = gflops; }
 
-/* ", 51 GFLOP/s (0.66 of peak), 4 min 02 s left, 0.35 GiB" */
+/* ", 4 min 02 s left, 51 GFLOP/s (0.66 of peak), 0.35 GiB" */
 static void describe(char text[128]) {
-  size_t used = 0;
-  text[0] = 0;
-  if (state.gflops >= 0) used += (size_t)snprintf(text, 128, ", %.0f GFLOP/s", state.gflops);
-  if (state.gflops >= 0 && peak_gflops > 0)
-    used += (size_t)snprintf(text + used, 128 - used, " (%.2f of peak)", state.gflops / peak_gflops);
   char left[32] = "?";
   if (state.seconds_left >= 0) clock_duration(state.seconds_left, left);
-  snprintf(text + used, 128 - used, ", %s left, %.2f GiB", left, memory_bytes() / (1 << 30));
+  int used = snprintf(text, 128, ", %s left", left);
+  if (state.gflops >= 0) used += snprintf(text + used, 128 - (size_t)used, ", %.0f GFLOP/s", state.gflops);
+  if (state.gflops >= 0 && peak_gflops > 0)
+    used += snprintf(text + used, 128 - (size_t)used, " (%.2f of peak)", state.gflops / peak_gflops);
+  snprintf(text + used, 128 - (size_t)used, ", %.2f GiB", memory_bytes() / (1 << 30));
 }
 
 /* The first word of `what` names the stage: remaining time is judged from that stage's own start. */
@@ -141,23 +166,21 @@ void log_progress(const char *what, double fraction, double gflops) {
   state.gflops = gflops;
   state.seconds_left = fraction > 0 ? (now - stage_start) * (1 - fraction) / fraction : -1;
   if (now - state.written > 2) write_state("running", "");
-  bool terminal = isatty(STDERR_FILENO);
-  if (quiet || now - last_line < (terminal ? 0.1 : 30)) return;
+  if (quiet || now - last_line < (terminal() >= 0 ? 0.1 : 30)) return;
   last_line = now;
   char rest[128];
   describe(rest);
-  if (terminal) {
-    enum { WIDTH = 16 };
-    char bar[WIDTH + 1];
-    int full = (int)(fraction * WIDTH);
-    for (int i = 0; i < WIDTH; i++) bar[i] = i < full ? '#' : '.';
-    bar[WIDTH] = 0;
-    fprintf(stderr, "\r\033[K[%s] %3.0f %% %s%s", bar, 100 * fraction, what, rest);
-    fflush(stderr);
-    line_open = true;
-  } else {
+  if (terminal() < 0) {
     log_info("%3.0f %% %s%s", 100 * fraction, what, rest);
+    return;
   }
+  enum { BAR = 10 };
+  char line[320];
+  int full = (int)(fraction * BAR);
+  snprintf(line, sizeof line, "[%.*s%.*s] %3.0f %% %s%s", full, "##########", BAR - full, "..........", 100 * fraction, what, rest);
+  fprintf(stderr, "\r\033[K%.*s", columns() - 1, line); /* one that is broken could not be redrawn */
+  fflush(stderr);
+  line_open = true;
 }
 
 void log_progress_end(void) {
