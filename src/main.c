@@ -111,7 +111,8 @@ static status parse(int argc, char **argv, arguments *a, bool *help) {
   const struct {
     const char *name;
     bool *value;
-  } plain[] = {{"--help", help},      {"-h", help}, {"--quiet", &a->quiet}, {"--json", &a->json}, {"--complete", &a->complete},
+  } plain[] = {{"--help", help},      {"-h", help},       {"--quiet", &a->quiet},
+               {"--json", &a->json},  {"--csv", &a->csv}, {"--complete", &a->complete},
                {"--merge", &a->merge}};
   enum { WITH_VALUE = sizeof with_value / sizeof *with_value, PLAIN = sizeof plain / sizeof *plain };
   for (int i = 1; i < argc; i++) {
@@ -170,6 +171,7 @@ static status work(MPI_Comm comm, const verb *v, const arguments *a, const blas_
     log_info("%.*s; HDF5 %s; %s", (int)strcspn(mpi, ","), mpi, container_hdf5_version(), io);
   }
   st = v->work(&c);
+  log_end(st);
 done:
   session_close(&c);
   return st;

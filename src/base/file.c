@@ -313,3 +313,15 @@ void file_unlock(const char *path, int *lock) {
   close(*lock);
   *lock = -1;
 }
+
+lock_state file_lock_look(const char *path) {
+  char text[600] = "";
+  struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return LOCK_FREE;
+  bool held = fcntl(fd, F_OFD_GETLK, &whole) == 0 && whole.l_type != F_UNLCK;
+  ssize_t n = pread(fd, text, sizeof text - 1, 0);
+  text[n > 0 ? n : 0] = 0;
+  close(fd);
+  return held ? LOCK_HELD : is_over(text, "") ? LOCK_FREE : LOCK_UNKNOWN;
+}

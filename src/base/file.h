@@ -39,5 +39,9 @@ char *path_join(const char *folder, const char *name); /* owned; NULL when memor
 status file_lock(const char *path, const char *owner, int *lock);
 status file_lock_within(double seconds, const char *path, const char *owner, int *lock); /* waits so long for another owner to go */
 void file_unlock(const char *path, int *lock);                                           /* accepts -1 */
+/* For onlookers, who take nothing: LOCK_HELD when a process holds it; LOCK_FREE when none does, the file is gone or its job was of this host and is over;
+ * LOCK_UNKNOWN when the file names another host, whose locks may not be seen here. */
+typedef enum lock_state { LOCK_FREE, LOCK_HELD, LOCK_UNKNOWN } lock_state;
+lock_state file_lock_look(const char *path);
 
 #endif

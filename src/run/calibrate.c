@@ -91,7 +91,7 @@ static status calibrate_layers(session *c, pass *p, int64_t begin, int64_t end, 
   status st = OK;
   shared tiles = {0};
   size_t offset[IN_COUNT], floats = 0;
-  layer_progress progress = {"calibrate", 0, c->model.arch.layers, 0, todo ? todo : 1};
+  layer_progress progress = {.stage = "calibrate", .layers = c->model.arch.layers, .todo = todo ? todo : 1};
   double saved = clock_now();
   char tag[80];
   state_tag(c, tag);
@@ -108,6 +108,7 @@ static status calibrate_layers(session *c, pass *p, int64_t begin, int64_t end, 
       goto done;
     }
     progress.layer = layer;
+    layer_progress_show(&progress, 0, -1);
     double start = clock_now(), flops = p->flops;
     TRY(pass_layer(p, layer, missing[layer] != 0, layer_progress_show, &progress));
     double seconds = clock_now() - start, write_start = clock_now();

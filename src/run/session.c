@@ -208,6 +208,9 @@ static status begin_on_first_rank(session *c, bool whole) {
   if (!whole) file_unlock(c->locks[0].path, &c->locks[0].file);
   if (!(path = path_join(c->job.output, "run.log"))) return fail(E_MEMORY, "%s: no memory for a name", c->job.output);
   TRY(log_open(path));
+  FREE(path);
+  if (!(path = path_join(c->job.output, "progress.json"))) return fail(E_MEMORY, "%s: no memory for a name", c->job.output);
+  log_watch(path, c->arguments.verb, c->job_tag);
 done:
   FREE(text);
   FREE(path);

@@ -32,7 +32,7 @@ typedef struct arguments {
   int64_t tokens;                  /* --tokens of grams; 0: not given */
   int64_t first_layer, last_layer; /* --layers A-B; last -1: all */
   double max_hours;                /* 0: no limit */
-  bool quiet, json, complete;      /* complete: status --complete */
+  bool quiet, json, csv, complete; /* csv: report --csv; complete: status --complete */
 } arguments;
 
 /* A lock of the run directory or of one of its settings, until session_close. */

@@ -21,10 +21,16 @@ done:
 
 status verb_collect(session *c) { return collect(c); }
 
+static status report_here(const session *c) {
+  const arguments *a = &c->arguments;
+  const char *run = c->job.output;
+  if (a->json) return report_json(run, &c->job, a->settings, stdout);
+  if (a->csv) return report_csv(run, &c->job, a->settings, stdout);
+  return report_page(run, &c->job, a->settings, a->out ? a->out : run, stdout);
+}
+
 status verb_report(session *c) {
-  status st = OK;
-  const char *pattern = c->arguments.settings;
-  if (c->rank == 0) st = (c->arguments.json ? report_json : report_table)(c->job.output, &c->job, pattern, stdout);
+  status st = c->rank == 0 ? report_here(c) : OK;
   return agree(c->job_comm, st);
 }
 
@@ -92,7 +98,10 @@ const verb verbs[] = {
      "numbers for any number of ranks and teams."},
     {"status", verb_status, NULL, NEEDS_TOKENS, NULL, "what is done, what is missing; --complete exits 0 only if everything is there",
      "usage: cloqwork status JOB.yaml|RUN [--complete] [--json]\n\n"
-     "Counts the units whose files are there, from any shell, while the job runs or after it. With --complete: exit code 0 only if the "
+     "Counts the units whose files are there, from any shell, while the job runs or after it; says what the job is doing, how fast and "
+     "until when, or how "
+     "it ended.\n"
+     "With --complete: exit code 0 only if the "
      "master file says\n"
      "that every unit is there, 75 otherwise."},
     {"verify", verb_verify, NULL, NEEDS_TOKENS, verify_is_export, "re-reads everything, checks checksums and recomputes each certificate",
@@ -140,10 +149,17 @@ const verb verbs[] = {
      "job's run directory; a folder without grams.json needs --tokens. H is the raw sum over all tokens, not a mean. Afterwards `cloqwork "
      "solve RUN`;\n"
      "a job may also say calibration: { import: DIR, count: TOKENS } itself."},
-    {"report", verb_report, NULL, NEEDS_TOKENS, NULL, "the table of results; --json for scripts",
-     "usage: cloqwork report JOB.yaml|RUN [--json]\n\n"
+    {"report", verb_report, NULL, NEEDS_TOKENS, NULL, "the table of results, and report.html with figures; --json, --csv for scripts",
+     "usage: cloqwork report JOB.yaml|RUN [--settings PATTERN] [--out DIR] [--json | --csv]\n\n"
      "Per setting and matrix type: the relative loss without adapter and at each rank, on calibration and held-out tokens; bits per "
-     "weight; seconds."},
+     "weight; seconds;\n"
+     "perplexity where it was evaluated. Writes RUN/report.html (or DIR/report.html), a page that needs no network, with figures by "
+     "gnuplot "
+     "where that is\n"
+     "installed, and RUN/figures: their data as CSV and their gnuplot scripts (jobs/figures.sh RUN makes PDF of them). With --json or "
+     "--csv: "
+     "everything\n"
+     "on standard output, and no page; --csv is a line for each matrix and rank, and for the means over layers (without a layer)."},
     {"methods", verb_methods, NULL, NEEDS_NOTHING, NULL, "the methods that a job may name",
      "usage: cloqwork methods\n\nLists the rows of the method table."},
 };
