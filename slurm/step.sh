@@ -54,6 +54,7 @@ proved() {
 step() {
   local try
   for try in 1 2 3; do
+    sleep $((5 * (try - 1)))
     [ $signals -gt 0 ] && { rc=75; break; }
     launch "$@" # after a failed launch the next srun gets a fresh step, and with it fresh PMIx sockets
     if [ $rc -eq 0 ]; then
@@ -62,7 +63,6 @@ step() {
     fi
     case $rc in 75) break ;; 2 | 3 | 4 | 5) exit $rc ;; esac
     echo "cloqwork $1: try $try ended with code $rc" >&2
-    sleep $((5 * try))
   done
   [ $signals -gt 0 ] && rc=75 # the signal itself ends a launch that does not catch it yet
   if [ $rc -eq 75 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt "${CLOQWORK_REQUEUES:-20}" ]; then

@@ -40,17 +40,17 @@ ranks=${ranks:-$cores}
 
 # plan on as many ranks as a node will have: memory is theirs together. Fewer ranks where a node cannot hold so many.
 plan() {
-  ${CLOQWORK_MPIRUN:-mpirun --oversubscribe --bind-to none} -n "$ranks" "${program[@]}" plan "$@" --json \
-    --set parallel.memory_per_node="$(awk -v mb="$memory" 'BEGIN { printf "%.3f", mb / 1024 }')"
+  ${CLOQWORK_MPIRUN:-mpirun --oversubscribe --bind-to none} -n "$ranks" "${program[@]}" plan \
+    --set parallel.memory_per_node="$(awk -v mb="$memory" 'BEGIN { printf "%.3f", mb / 1024 }')" "$@"
 }
-until planned=$(plan "$@" 2>&1); do
+until planned=$(plan "$@" --json 2>&1); do
   rc=$?
   if [ $rc -ne 4 ] || [ "$ranks" -eq 1 ]; then grep '^cloqwork: ' <<<"$planned" >&2 || echo "$planned" >&2; exit $rc; fi
   ranks=$((ranks / 2))
 done
 value() { sed -n "s/^  \"$1\": \([0-9.e+-]*\),*$/\1/p" <<<"$planned"; }
 
-read -ra settings < <("${program[@]}" plan "$@" | sed -n 's/^settings *[0-9]*: //p') || true
+read -ra settings < <(plan "$@" | sed -n 's/^settings *[0-9]*: //p') || true
 [ ${#settings[@]} -gt 0 ] || die 70 "plan: expected the names of the settings, found none"
 
 # Seconds that one node takes, if its cores are like those of this machine.
