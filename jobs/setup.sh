@@ -17,7 +17,7 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 # shellcheck disable=SC2034  # used by the scripts that source this one
 PACKAGES=(build-essential cmake pkg-config openmpi-bin libopenmpi-dev libscalapack-openmpi-dev libhdf5-openmpi-dev
-    libblis-serial-dev liblapack-dev libjansson-dev libfyaml-dev libcmocka-dev libssl-dev)
+    libblis-serial-dev liblapack-dev libjansson-dev libfyaml-dev libcmocka-dev libssl-dev gnuplot-nox)
 
 # Torch comes first and alone, so that no other package chooses its version. A CPU build is enough: point pip to an index that has one
 # (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS), or the default index may bring the larger CUDA build.
@@ -204,8 +204,10 @@ run_job() {
         say stopped "code $rc; the log is $dir/run.log"
         exit $rc
     fi
+    mpirun -n 1 build/cloqwork report "$dir" >/dev/null </dev/null || die "the report ended with code $?"
     printf '\n'
-    printf '%-44s %s\n' "$dir/run.h5" "everything, by links: open it with h5py or h5dump" \
+    printf '%-44s %s\n' "$dir/report.html" "the results as a page with figures; their data and scripts are in $dir/figures" \
+        "$dir/run.h5" "everything, by links: open it with h5py or h5dump" \
         "$dir/solutions/SETTING/" "codes, scales and adapters, a file per layer" \
         "$dir/grams/, $dir/heldout/" "what calibration left; any further setting starts from it" \
         "$dir/run.log, metrics.jsonl" "what was done, when, how fast" \

@@ -111,7 +111,8 @@ static status parse(int argc, char **argv, arguments *a, bool *help) {
   const struct {
     const char *name;
     bool *value;
-  } plain[] = {{"--help", help},      {"-h", help}, {"--quiet", &a->quiet}, {"--json", &a->json}, {"--complete", &a->complete},
+  } plain[] = {{"--help", help},      {"-h", help},       {"--quiet", &a->quiet},
+               {"--json", &a->json},  {"--csv", &a->csv}, {"--complete", &a->complete},
                {"--merge", &a->merge}};
   enum { WITH_VALUE = sizeof with_value / sizeof *with_value, PLAIN = sizeof plain / sizeof *plain };
   for (int i = 1; i < argc; i++) {
@@ -158,8 +159,8 @@ static status work(MPI_Comm comm, const verb *v, const arguments *a, const blas_
     return v->work(&c);
   }
   TRY(session_open(comm, a, blas, needs == NEEDS_TOKENS, &c));
-  if (v->writes) {
-    TRY(session_begin_run(&c));
+  if (v->begin) {
+    TRY(v->begin(&c));
     char mpi[MPI_MAX_LIBRARY_VERSION_STRING];
     int length;
     MPI_Get_library_version(mpi, &length);
@@ -170,6 +171,7 @@ static status work(MPI_Comm comm, const verb *v, const arguments *a, const blas_
     log_info("%.*s; HDF5 %s; %s", (int)strcspn(mpi, ","), mpi, container_hdf5_version(), io);
   }
   st = v->work(&c);
+  log_end(st);
 done:
   session_close(&c);
   return st;

@@ -17,6 +17,9 @@ esac
 
 cd "$ROOT"
 need_packages "${PACKAGES[@]}" hdf5-tools procps
+if [ -z "$quick" ] && [ "$(id -u)" -eq 0 ]; then # the virtual nodes of tests/slurm need root; without it that test is skipped
+    need_packages slurm-wlm slurm-wlm-basic-plugins munge
+fi
 [ -n "$quick" ] || need_packages clang-14 libclang-rt-14-dev # tests/fuzz
 [ -n "$quick" ] || need_venv tests
 if [ -x .venv/bin/python ]; then

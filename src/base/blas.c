@@ -182,6 +182,18 @@ done:
   return st;
 }
 
+status deigenvalues(const char *where, int n, double *a, int lda, double *values) {
+  status st = OK;
+  double *work = NULL;
+  int lwork = 1 + 2 * n, iwork[1], liwork = 1, info = 0;
+  TRY(NEW(work, lwork, "eigen workspace"));
+  dsyevd_("N", "U", &n, a, &lda, values, work, &lwork, iwork, &liwork, &info);
+  if (info) st = fail(info > 0 ? E_NUMERICS : E_INTERNAL, "%s: eigenvalues of order %d did not converge (info=%d)", where, n, info);
+done:
+  FREE(work);
+  return st;
+}
+
 /* Row-major (m, n) is column-major (n, m): its LQ factorization is ours transposed. */
 status dqr(const char *where, int m, int n, double *a, int lda, double *r, int ldr) {
   status st = OK;

@@ -45,6 +45,8 @@ int dcholesky_column(int n, double *a, int lda);
 
 /* a (n, n) symmetric, lower triangle read. values ascending; vectors: row i of a is eigenvector i on return. Residual and orthogonality are checked. */
 status deigen(const char *where, int n, double *a, int lda, double *values);
+/* Its eigenvalues alone, ascending; a is destroyed. */
+status deigenvalues(const char *where, int n, double *a, int lda, double *values);
 
 /* a (m, n), m >= n -> q (m, n) orthonormal in place, r (n, n) upper: a = q r. */
 status dqr(const char *where, int m, int n, double *a, int lda, double *r, int ldr);

@@ -9,8 +9,10 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/fault.h"
 #include "base/memory.h"
 
@@ -262,15 +264,17 @@ static bool is_over(const char *text, const char *owner) {
   return sscanf(text, "%255s %255s %ld", other, host, &pid) != 3 || strcmp(other, owner) == 0 || strcmp(host, here) == 0;
 }
 
-static status take_lock(int fd, const char *path, const char *owner) {
+static status take_lock(int fd, const char *path, const char *owner, bool *taken) {
   char text[600] = "", host[256] = "";
   bool held, knows;
   gethostname(host, sizeof host - 1);
   kernel_lock(fd, &held, &knows);
   ssize_t n = pread(fd, text, sizeof text - 1, 0);
   text[n > 0 ? strcspn(text, "\n") : 0] = 0;
+  bool left = text[0] && !(is_over(text, owner) && (knows || strncmp(text, owner, strlen(owner)) == 0));
+  *taken = held || left;
   if (held) return fail(E_IO, "%s: expected no other job on this run directory, found one (%s)", path, text);
-  if (text[0] && !(is_over(text, owner) && (knows || strncmp(text, owner, strlen(owner)) == 0)))
+  if (left)
     return fail(E_IO, "%s: expected no other job on this run directory, found one (%s); if that job has ended, remove the file", path,
                 text);
   n = snprintf(text, sizeof text, "%s %s %ld\n", owner, host, (long)getpid());
@@ -278,18 +282,27 @@ static status take_lock(int fd, const char *path, const char *owner) {
   return OK;
 }
 
-status file_lock(const char *path, const char *owner, int *lock) {
+status file_lock(const char *path, const char *owner, int *lock) { return file_lock_within(0, path, owner, lock); }
+
+status file_lock_within(double seconds, const char *path, const char *owner, int *lock) {
+  const struct timespec pause = {.tv_nsec = 50000000};
+  double end = clock_now() + seconds;
   *lock = -1;
-  for (int attempt = 0; attempt < 8; attempt++) {
+  for (int vanished = 0; vanished < 8;) {
+    bool taken = false;
     int fd = fault_here() ? (errno = EIO, -1) : open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (fd < 0) return fail(E_IO, "%s: cannot be made: %m", path);
-    status st = take_lock(fd, path, owner);
+    status st = take_lock(fd, path, owner, &taken);
     if (st == OK && still_named(fd, path)) {
       *lock = fd;
       return OK;
     }
     close(fd);
-    if (st != OK) return st;
+    vanished += st == OK;
+    if (st == OK) continue;
+    if (!taken || clock_now() >= end) return st;
+    status_clear();
+    nanosleep(&pause, NULL);
   }
   return fail(E_IO, "%s: other jobs come and go on this run directory", path);
 }
@@ -299,4 +312,16 @@ void file_unlock(const char *path, int *lock) {
   unlink(path); /* while it is still locked: nobody takes what is about to vanish */
   close(*lock);
   *lock = -1;
+}
+
+lock_state file_lock_look(const char *path) {
+  char text[600] = "";
+  struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return LOCK_FREE;
+  bool held = fcntl(fd, F_OFD_GETLK, &whole) == 0 && whole.l_type != F_UNLCK;
+  ssize_t n = pread(fd, text, sizeof text - 1, 0);
+  text[n > 0 ? n : 0] = 0;
+  close(fd);
+  return held ? LOCK_HELD : is_over(text, "") ? LOCK_FREE : LOCK_UNKNOWN;
 }

@@ -32,11 +32,16 @@ bool file_exists(const char *path);
 status file_free_space(const char *path, uint64_t *bytes);
 char *path_join(const char *folder, const char *name); /* owned; NULL when memory is out */
 
-/* One job per run directory. The kernel's lock on the open file is held until file_unlock or the end of the process, however that comes;
+/* One owner at a time. The kernel's lock on the open file is held until file_unlock or the end of the process, however that comes;
  * the file's text, "OWNER host pid", is for people. E_IO names the other owner. Left by a job that is gone, on this host or by the same
  * owner (a requeue), it is taken over; one of another job on another host is refused with the way out, since a network file system may
  * keep locks to each host. *lock is for file_unlock. */
 status file_lock(const char *path, const char *owner, int *lock);
-void file_unlock(const char *path, int *lock); /* accepts -1 */
+status file_lock_within(double seconds, const char *path, const char *owner, int *lock); /* waits so long for another owner to go */
+void file_unlock(const char *path, int *lock);                                           /* accepts -1 */
+/* For onlookers, who take nothing: LOCK_HELD when a process holds it; LOCK_FREE when none does, the file is gone or its job was of this host and is over;
+ * LOCK_UNKNOWN when the file names another host, whose locks may not be seen here. */
+typedef enum lock_state { LOCK_FREE, LOCK_HELD, LOCK_UNKNOWN } lock_state;
+lock_state file_lock_look(const char *path);
 
 #endif

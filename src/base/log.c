@@ -1,16 +1,27 @@
 #include "base/log.h"
 
 #include <stdarg.h>
+#include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/json.h"
 
 static bool speaks, quiet, line_open;
 static FILE *file;
-static double stage_start, last_line;
+static double stage_start, last_line, peak_gflops;
 static char stage_name[64];
+
+/* What other shells may look at. */
+static struct {
+  char path[4096], verb[16], owner[64], started[32], what[128];
+  double fraction, gflops, seconds_left, written;
+} state;
 
 void log_speaker(bool is_speaker, bool is_quiet) {
   speaks = is_speaker;
@@ -31,22 +42,116 @@ void log_close(void) {
   file = NULL;
 }
 
-void log_info(const char *format, ...) {
+/* The terminal at the end of standard error, -1: none. An MPI launcher stands in between with a pipe: then it is its own standard error that counts. */
+static int find_terminal(void) {
+  char link[64], target[64];
+  if (isatty(STDERR_FILENO)) return STDERR_FILENO;
+  if (!getenv("PMIX_RANK")) return -1;
+  snprintf(link, sizeof link, "/proc/%ld/fd/2", (long)getppid());
+  ssize_t n = readlink(link, target, sizeof target - 1);
+  target[n > 0 ? n : 0] = 0;
+  bool named = strncmp(target, "/dev/pts/", 9) == 0 || strncmp(target, "/dev/tty", 8) == 0;
+  return named ? open(target, O_RDONLY | O_NOCTTY | O_CLOEXEC) : -1;
+}
+
+static int terminal(void) {
+  static int fd = -2;
+  if (fd == -2) fd = find_terminal();
+  return fd;
+}
+
+static int columns(void) {
+  struct winsize size;
+  return ioctl(terminal(), TIOCGWINSZ, &size) == 0 && size.ws_col > 20 ? size.ws_col : 80;
+}
+
+static double memory_bytes(void) {
+  struct rusage use;
+  return getrusage(RUSAGE_SELF, &use) == 0 ? 1024.0 * (double)use.ru_maxrss : 0;
+}
+
+static void write_state(const char *how, const char *message) {
+  char now[32], temporary[sizeof state.path + 8];
+  if (!*state.path) return;
+  clock_stamp(now);
+  snprintf(temporary, sizeof temporary, "%s.tmp", state.path);
+  json_t *o =
+      json_pack("{s:s, s:s, s:s, s:s, s:s, s:f, s:f, s:f, s:f, s:f, s:s, s:s}", "verb", state.verb, "owner", state.owner, "state", how,
+                "message", message, "what", state.what, "fraction", state.fraction, "gflops", state.gflops, "peak_gflops", peak_gflops,
+                "seconds_left", state.seconds_left, "memory_bytes", memory_bytes(), "started", state.started, "updated", now);
+  if (o && json_dump_file(o, temporary, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(6)) == 0) rename(temporary, state.path);
+  json_decref(o);
+  state.written = clock_now();
+}
+
+void log_watch(const char *path, const char *verb, const char *owner) {
   if (!speaks) return;
-  log_progress_end();
+  memset(&state, 0, sizeof state);
+  snprintf(state.path, sizeof state.path, "%s", path);
+  snprintf(state.verb, sizeof state.verb, "%s", verb);
+  snprintf(state.owner, sizeof state.owner, "%s", owner);
+  state.seconds_left = -1;
+  clock_stamp(state.started);
+  write_state("running", "");
+}
+
+void log_end(status st) {
+  static char message[2048];
+  if (!speaks || !*state.path) return;
+  snprintf(message, sizeof message, "%s", st == OK ? "" : status_message()[0] ? status_message() : status_sentence(st));
+  if (st != OK && file) {
+    char stamp[32];
+    clock_stamp(stamp);
+    fprintf(file, "%s %s\n", stamp, message);
+  }
+  write_state(st == OK ? "done" : st == E_STOPPED ? "stopped" : "failed", message);
+  *state.path = 0;
+}
+
+static void say(bool on_terminal, const char *format, va_list arguments) __attribute__((format(printf, 2, 0)));
+static void say(bool on_terminal, const char *format, va_list arguments) {
   char stamp[32], text[2048];
   clock_stamp(stamp);
+  vsnprintf(text, sizeof text, format, arguments);
+  if (!quiet && on_terminal) {
+    log_progress_end();
+    fprintf(stderr, "%s %s\n", stamp, text);
+  }
+  if (file) fprintf(file, "%s %s\n", stamp, text);
+}
+
+void log_info(const char *format, ...) {
+  if (!speaks) return;
   va_list arguments;
   va_start(arguments, format);
-  vsnprintf(text, sizeof text, format, arguments);
+  say(true, format, arguments);
   va_end(arguments);
-  if (!quiet) fprintf(stderr, "%s %s\n", stamp, text);
-  if (file) fprintf(file, "%s %s\n", stamp, text);
+}
+
+void log_unit(const char *format, ...) {
+  if (!speaks) return;
+  va_list arguments;
+  va_start(arguments, format);
+  say(terminal() < 0, format, arguments);
+  va_end(arguments);
+}
+
+void log_peak(double gflops) { peak_gflops = gflops; }
+
+/* ", 4 min 02 s left, 51 GFLOP/s (0.66 of peak), 0.35 GiB" */
+static void describe(char text[128]) {
+  char left[32] = "?";
+  if (state.seconds_left >= 0) clock_duration(state.seconds_left, left);
+  int used = snprintf(text, 128, ", %s left", left);
+  if (state.gflops >= 0) used += snprintf(text + used, 128 - (size_t)used, ", %.0f GFLOP/s", state.gflops);
+  if (state.gflops >= 0 && peak_gflops > 0)
+    used += snprintf(text + used, 128 - (size_t)used, " (%.2f of peak)", state.gflops / peak_gflops);
+  snprintf(text + used, 128 - (size_t)used, ", %.2f GiB", memory_bytes() / (1 << 30));
 }
 
 /* The first word of `what` names the stage: remaining time is judged from that stage's own start. */
 void log_progress(const char *what, double fraction, double gflops) {
-  if (!speaks || quiet) return;
+  if (!speaks) return;
   double now = clock_now();
   size_t word = strcspn(what, " ");
   if (word >= sizeof stage_name) word = sizeof stage_name - 1;
@@ -56,24 +161,26 @@ void log_progress(const char *what, double fraction, double gflops) {
     stage_start = now;
     last_line = now;
   }
-  bool terminal = isatty(STDERR_FILENO);
-  if (now - last_line < (terminal ? 0.1 : 30)) return;
+  snprintf(state.what, sizeof state.what, "%s", what);
+  state.fraction = fraction;
+  state.gflops = gflops;
+  state.seconds_left = fraction > 0 ? (now - stage_start) * (1 - fraction) / fraction : -1;
+  if (now - state.written > 2) write_state("running", "");
+  if (quiet || now - last_line < (terminal() >= 0 ? 0.1 : 30)) return;
   last_line = now;
-  char left[32] = "?", rate[48] = "";
-  if (fraction > 0) clock_duration((now - stage_start) * (1 - fraction) / fraction, left);
-  if (gflops >= 0) snprintf(rate, sizeof rate, ", %.0f GFLOP/s", gflops);
-  if (terminal) {
-    enum { WIDTH = 24 };
-    char bar[WIDTH + 1];
-    int full = (int)(fraction * WIDTH);
-    for (int i = 0; i < WIDTH; i++) bar[i] = i < full ? '#' : '.';
-    bar[WIDTH] = 0;
-    fprintf(stderr, "\r\033[K[%s] %3.0f %% %s%s, %s left", bar, 100 * fraction, what, rate, left);
-    fflush(stderr);
-    line_open = true;
-  } else {
-    log_info("%3.0f %% %s%s, %s left", 100 * fraction, what, rate, left);
+  char rest[128];
+  describe(rest);
+  if (terminal() < 0) {
+    log_info("%3.0f %% %s%s", 100 * fraction, what, rest);
+    return;
   }
+  enum { BAR = 10 };
+  char line[320];
+  int full = (int)(fraction * BAR);
+  snprintf(line, sizeof line, "[%.*s%.*s] %3.0f %% %s%s", full, "##########", BAR - full, "..........", 100 * fraction, what, rest);
+  fprintf(stderr, "\r\033[K%.*s", columns() - 1, line); /* one that is broken could not be redrawn */
+  fflush(stderr);
+  line_open = true;
 }
 
 void log_progress_end(void) {

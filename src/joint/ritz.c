@@ -97,8 +97,8 @@ done:
   return st;
 }
 
-/* Collective. x = y E, z = x (E M)^T; z's products with itself are left in parts[0], the last ones with y in projected. */
-static status apply(space *s, bool last) {
+/* Collective. x = y E, z = x (E M)^T; z's products with itself are left in parts[0], those with y in projected. */
+static status apply(space *s) {
   status st = OK;
   const ritz_request *q = s->q;
   int64_t n = q->n, m = q->m;
@@ -106,9 +106,26 @@ static status apply(space *s, bool last) {
   st = mixed_gemm(true, s->k, m, s->out.columns, 1, s->x, m, q->em + s->out.begin * m, m, false, s->z + s->out.begin, n);
   if (st == OK) {
     strips_products(&s->out, s->z, s->z, s->parts[0]);
-    if (last) strips_products(&s->out, s->z, s->y, s->projected);
+    strips_products(&s->out, s->z, s->y, s->projected);
   }
   TRY(strips_meet(q->t, st));
+done:
+  return st;
+}
+
+/* Collective. The same in float, without projected: the next basis need not be more than near. y and x are rounded to where z and x lie. */
+static status apply_in_float(space *s) {
+  status st = OK;
+  const ritz_request *q = s->q;
+  float *y = (float *)(void *)s->z, *x = (float *)(void *)s->x;
+  for (int i = 0; i < s->k; i++)
+    for (int64_t j = s->out.begin; j < s->out.begin + s->out.columns; j++) y[i * q->n + j] = (float)s->y[i * q->n + j];
+  TRY(strips_meet(q->t, OK));
+  strips_times(&s->in, false, (int)q->n, y, q->e, x, NULL, NULL);
+  TRY(strips_meet(q->t, OK));
+  strips_times(&s->out, true, (int)q->m, x, q->em, NULL, s->z, (float *)(void *)s->work);
+  strips_products(&s->out, s->z, s->z, s->parts[0]);
+  TRY(strips_meet(q->t, OK));
 done:
   return st;
 }
@@ -190,7 +207,7 @@ status ritz(const ritz_request *q, double *y, double *work, double *u, double *a
       s.y = image;
     }
     bool last = step == q->steps;
-    TRY(apply(&s, last));
+    TRY(last ? apply(&s) : apply_in_float(&s));
     TRY(orthonormalise(&s, s.z, last ? rayleigh_ritz(&s, values, loss) : OK));
   }
   memcpy(y, s.z, (size_t)s.k * (size_t)q->n * sizeof *y);

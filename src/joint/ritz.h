@@ -2,7 +2,10 @@
  * Source: spec "refine", step ritz; methods 2.1: for ANY orthonormal U the loss of U U^T E is tr G - tr(U^T G U), so the loss is an upper bound of
  * the optimum, exact for these factors, and a round needs no eigendecomposition. The exact optimum is adapter/adapter.h's.
  *
- *   steps times:  X = Y E (k, m),  Z = X (E M)^T = Y G,  Y = orth(Z);   then Rayleigh-Ritz in the last Y before its step. */
+ *   steps times:  X = Y E (k, m),  Z = X (E M)^T = Y G,  Y = orth(Z);   then Rayleigh-Ritz in the last Y before its step.
+ *
+ * The products of the last step, from which vectors, values and loss come, are in double; those before it only bring the basis nearer and are in float
+ * (sgemm), at about twice the speed. Orthonormalising is in double throughout. */
 #ifndef CLOQWORK_JOINT_RITZ_H
 #define CLOQWORK_JOINT_RITZ_H
 

@@ -61,6 +61,18 @@ void strips_turn(const strips *s, int made, const double *turn, const double *x,
   }
 }
 
+void strips_times(const strips *s, bool transpose, int terms, const float *x, const float *f, float *out, double *wide, float *work) {
+  int length = (int)s->length;
+  for (int i = s->first; i < s->last; i++) {
+    int64_t from = (int64_t)i * s->width;
+    int columns = columns_of(s, i);
+    sgemm(false, transpose, s->rows, columns, terms, 1, x, terms, transpose ? f + from * terms : f + from, transpose ? terms : length, 0,
+          out ? out + from : work, out ? length : columns);
+    for (int r = 0; !out && r < s->rows; r++)
+      for (int j = 0; j < columns; j++) wide[r * s->length + from + j] = (double)work[r * columns + j];
+  }
+}
+
 bool strips_sum(const strips *s, const double *parts, double *sum) {
   size_t n = (size_t)s->rows, square = n * n;
   double check = 0;

@@ -24,6 +24,9 @@ uint64_t strips_bytes(int rows, int64_t length);            /* private: a strip,
 void strips_products(const strips *s, const double *x, const double *y, double *parts); /* parts[strip] (rows, rows) = x y^T */
 /* out, its first `made` rows, = turn (made, rows) x; out may be x. work (made, width). */
 void strips_turn(const strips *s, int made, const double *turn, const double *x, double *out, double *work);
+/* x (rows, terms) times f, (terms, length) or transposed (length, terms), in float: into out (rows, length), or, where out is NULL, widened into wide.
+ * work: rows width of the latter. */
+void strips_times(const strips *s, bool transpose, int terms, const float *x, const float *f, float *out, double *wide, float *work);
 /* sum (rows, rows), symmetric: the mean of what all ranks left in parts and its transpose. False: it is not finite. */
 bool strips_sum(const strips *s, const double *parts, double *sum);
 

@@ -126,7 +126,7 @@ static double best_shift(const grid_rule *g, int bits, double one_one, double ky
   return best;
 }
 
-void refit_choose(const grid_rule *g, int bits, double one_one, const refit_sums *sums, float *scale, float *zero, double *gain) {
+void refit_choose(const grid_rule *g, int bits, double one_one, refit_sums *sums, float *scale, float *zero, double *gain) {
   for (int row = 0; row < ROWS; row++) {
     double kr = sums->kr[row], r = sums->r[row], kpk = sums->kpk[row], kp = sums->kp[row], s = scale[row];
     double ky = kr + s * kpk, y = r + s * kp, shift = best_shift(g, bits, one_one, ky, y, kpk, kp, zero[row]);
@@ -138,6 +138,7 @@ void refit_choose(const grid_rule *g, int bits, double one_one, const refit_sums
     scale[row] = (float)next;
     zero[row] = (float)(zero[row] + shift);
     gain[row] += change;
+    sums->kpk[row] = den;
   }
 }
 
@@ -220,22 +221,19 @@ HOT void refit_codes(const refit_block *b, refit_tile *t) { sweep_tile(b, t, t->
 static const struct {
   double scale;
   int zero;
-} neighbours[] = {{1, 0}, {.94, 0}, {.97, 0}, {1.03, 0}, {1.06, 0}, {1, -1}, {1, 1}};
-enum { NEIGHBOURS = sizeof neighbours / sizeof *neighbours };
+} neighbours[REFIT_NEIGHBOURS] = {{1, 0}, {.94, 0}, {.97, 0}, {1.03, 0}, {1.06, 0}, {1, -1}, {1, 1}};
 
-/* The row's grid of a neighbour; where there is none, its own. */
-static void neighbour_grid(const refit_block *b, int n, const float *scale, const float *zero, float *s, float *z) {
+void refit_neighbour(const grid_rule *g, int bits, int n, const float *scale, const float *zero, float *s, float *z) {
   for (int r = 0; r < ROWS; r++) {
     int64_t replaced = 0;
     float near = half_to_float(grid_scale(neighbours[n].scale * scale[r], &replaced));
-    double moved = grid_stored_zero(b->rule.real_zero, (double)zero[r] + neighbours[n].zero, b->top);
+    double moved = grid_stored_zero(g->real_zero, (double)zero[r] + neighbours[n].zero, (1 << bits) - 1);
     s[r] = replaced ? scale[r] : near;
-    z[r] = b->rule.symmetric ? zero[r] : (float)moved;
+    z[r] = g->symmetric ? zero[r] : (float)moved;
   }
 }
 
-/* t->code: nearest to the values from_scale (from - from_zero), on the tile's grid. Columns that stay keep theirs. */
-static HOT void snap(const refit_block *b, refit_tile *t, const float *restrict from_scale, const float *restrict from_zero) {
+HOT void refit_snap(const refit_block *b, refit_tile *t, const float *restrict from_scale, const float *restrict from_zero) {
   float ratio[ROWS], top = (float)b->top;
   for (int r = 0; r < ROWS; r++) ratio[r] = from_scale[r] / t->scale[r];
   for (int j = 0; j < b->columns; j++) {
@@ -263,61 +261,60 @@ static HOT void move_codes(const refit_block *b, refit_tile *t, const float *own
     for (int r = 0; r < ROWS; r++) t->r[j][r] = t->own_r[j][r] - t->k[j][r];
 }
 
-/* Per row, d the change of the values from its own, q the values: what the loss changes by, and what a better scale follows from. */
-typedef struct change_sums {
-  double loss[ROWS], dkp[ROWS], dpd[ROWS], qr[ROWS]; /* d P d - 2 d R; d (k P); d P d; q (R of q) */
-} change_sums;
-
-static HOT void sweep_and_sum(const refit_block *b, refit_tile *t, const float *own_scale, const float *own_zero, change_sums *s) {
-  double ignored[ROWS] = {0};
-  sweep_tile(b, t, ignored);
-  changes(b, t, own_scale, own_zero);
+HOT void refit_add_changes(int columns, const refit_tile *t, refit_changes *s) {
   for (int row = 0; row < ROWS; row += FOUR) {
-    wide dr = {0}, dkp = {0}, dpd = {0}, qr = {0};
+    wide loss = {0}, qpq = {0}, qr = {0};
     four scale = *(const four *)(t->scale + row), zero = *(const four *)(t->zero + row);
-    for (int j = 0; j < b->columns; j++) {
+    for (int j = 0; j < columns; j++) {
       wide d = WIDEN(t->step[j] + row), dp = WIDEN(t->k[j] + row), r = WIDEN(t->own_r[j] + row);
-      four q = scale * (*(const four *)(t->code[j] + row) - zero);
-      dr += d * r;
-      dkp += d * WIDEN(t->kp[j] + row);
-      dpd += d * dp;
-      qr += __builtin_convertvector(q, wide) * (r - dp);
+      four values = scale * (*(const four *)(t->code[j] + row) - zero);
+      wide q = __builtin_convertvector(values, wide);
+      loss += d * (dp - 2 * r);
+      qpq += (2 * q - d) * dp;
+      qr += q * (r - dp);
     }
-    wide loss = dpd - 2 * dr;
-    memcpy(s->loss + row, &loss, sizeof loss);
-    memcpy(s->dkp + row, &dkp, sizeof dkp);
-    memcpy(s->dpd + row, &dpd, sizeof dpd);
-    memcpy(s->qr + row, &qr, sizeof qr);
+    *(wide *)(s->loss + row) += loss;
+    *(wide *)(s->qpq + row) += qpq;
+    *(wide *)(s->qr + row) += qr;
   }
 }
 
-/* The change of the loss with the best scale for the codes, if it can be stored: q by 1 + a costs a^2 q P q - 2 a q R more. */
-static double rescale(double loss, double qpq, double qr, float *scale) {
+static HOT void sweep_and_sum(const refit_block *b, refit_tile *t, const float *own_scale, const float *own_zero, refit_changes *s) {
+  double ignored[ROWS] = {0};
+  sweep_tile(b, t, ignored);
+  changes(b, t, own_scale, own_zero);
+  memset(s, 0, sizeof *s);
+  refit_add_changes(b->columns, t, s);
+}
+
+/* q by 1 + a costs a^2 q P q - 2 a q R more. */
+double refit_rescale(const refit_changes *s, int row, double qpq, float *scale) {
   int64_t replaced = 0;
-  double next = half_to_float(grid_scale(*scale * (1 + qr / qpq), &replaced)), a = next / *scale - 1, more = a * (a * qpq - 2 * qr);
-  if (replaced || !(more < 0)) return loss;
+  qpq += s->qpq[row];
+  double qr = s->qr[row], next = half_to_float(grid_scale(*scale * (1 + qr / qpq), &replaced)), a = next / *scale - 1;
+  double more = a * (a * qpq - 2 * qr);
+  if (replaced || !(more < 0)) return s->loss[row];
   *scale = (float)next;
-  return loss + more;
+  return s->loss[row] + more;
 }
 
 void refit_candidates(const refit_block *b, refit_tile *t) {
   refit_sums own;
-  change_sums sums;
+  refit_changes sums;
   float own_scale[ROWS], own_zero[ROWS], best_scale[ROWS], best_zero[ROWS];
   double least[ROWS] = {0};
   size_t grid = sizeof own_scale, codes = (size_t)b->columns * sizeof *t->code;
   grid_sums(b, t, &own);
   memcpy(own_scale, t->scale, grid), memcpy(own_zero, t->zero, grid), memcpy(t->own, t->code, codes), memcpy(t->own_r, t->r, codes);
   memcpy(best_scale, t->scale, grid), memcpy(best_zero, t->zero, grid), memcpy(t->best, t->code, codes);
-  for (int n = 0; n < NEIGHBOURS; n++) {
-    neighbour_grid(b, n, own_scale, own_zero, t->scale, t->zero);
-    snap(b, t, own_scale, own_zero);
+  for (int n = 0; n < REFIT_NEIGHBOURS; n++) {
+    refit_neighbour(&b->rule, b->bits, n, own_scale, own_zero, t->scale, t->zero);
+    refit_snap(b, t, own_scale, own_zero);
     move_codes(b, t, own_scale, own_zero);
     sweep_and_sum(b, t, own_scale, own_zero, &sums);
     for (int r = 0; r < ROWS; r++) {
-      double s = own_scale[r], qpq = s * s * own.kpk[r] + 2 * s * sums.dkp[r] + sums.dpd[r];
       float scale = t->scale[r];
-      double loss = rescale(sums.loss[r], qpq, sums.qr[r], &scale);
+      double s = own_scale[r], loss = refit_rescale(&sums, r, s * s * own.kpk[r], &scale);
       if (!(loss < least[r])) continue;
       least[r] = loss;
       best_scale[r] = scale;

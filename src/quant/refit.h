@@ -17,7 +17,7 @@
 
 #include "quant/grid.h"
 
-enum { REFIT_MOST = 256 /* columns of a block */, REFIT_ROWS = 32, REFIT_QUAD = 4 };
+enum { REFIT_MOST = 256 /* columns of a block */, REFIT_ROWS = 32, REFIT_QUAD = 4, REFIT_NEIGHBOURS = 7 };
 
 /* What a block of columns is to all rows. */
 typedef struct refit_block {
@@ -57,8 +57,22 @@ void refit_codes(const refit_block *b, refit_tile *t);
 void refit_candidates(const refit_block *b, refit_tile *t);
 
 /* The grid step of a group wider than a block, from sums over its parts: the tile's k, kp and r; one[columns] =
- * 1 P_gg. refit_choose: of 32 rows' scale and zero; gain is added to. */
+ * 1 P_gg. refit_choose: of 32 rows' scale and zero; gain is added to, and kpk becomes that of the zeros taken. */
 void refit_add_sums(int columns, const double *one, const refit_tile *t, refit_sums *s);
-void refit_choose(const grid_rule *g, int bits, double one_one, const refit_sums *s, float *scale, float *zero, double *gain);
+void refit_choose(const grid_rule *g, int bits, double one_one, refit_sums *s, float *scale, float *zero, double *gain);
+
+/* Candidates of such a group, n < REFIT_NEIGHBOURS. Per row, with d = what the values q are more than its own: the change of the loss
+ * d P d - 2 d R and of q P q, and q R at the new R. */
+typedef struct refit_changes {
+  _Alignas(64) double loss[REFIT_ROWS], qpq[REFIT_ROWS], qr[REFIT_ROWS];
+} refit_changes;
+/* The grids s, z of 32 rows' n-th neighbours; where there is none, their own. */
+void refit_neighbour(const grid_rule *g, int bits, int n, const float *scale, const float *zero, float *s, float *z);
+/* The tile's codes: nearest to the values from_scale (own - from_zero) on its grid. */
+void refit_snap(const refit_block *b, refit_tile *t, const float *from_scale, const float *from_zero);
+/* Of a part: the tile's code, scale, zero, own_r, step = d and k = d P. */
+void refit_add_changes(int columns, const refit_tile *t, refit_changes *s);
+/* The change of a row's loss with the best scale for its codes, which is put in place if it can be stored; qpq: before the change. */
+double refit_rescale(const refit_changes *s, int row, double qpq, float *scale);
 
 #endif

@@ -15,6 +15,22 @@ enum {
   TILE = REFIT_ROWS,
 };
 
+/* 32 rows of a group wider than a panel: its sums, its candidates. */
+typedef struct wide_tile {
+  refit_sums sums;
+  refit_changes changes;
+  float scale[TILE], zero[TILE], best_scale[TILE], best_zero[TILE];
+  double least[TILE];
+} wide_tile;
+
+/* Such a group, of all rows. */
+typedef struct wide_group {
+  wide_tile *tiles;    /* [ld / TILE + 1] */
+  float *k;            /* (group, ld) code - zero; R while there are candidates */
+  float *d;            /* (group, ld) what the values of a candidate are more than its own */
+  uint8_t *own, *best; /* (group, ld) codes before, of the best candidate */
+} wide_group;
+
 /* Rows that go through the round together, and a panel of columns. The row index is contiguous. */
 typedef struct slab {
   int first, rows;       /* of the request */
@@ -25,8 +41,7 @@ typedef struct slab {
   float *d;              /* (PANEL, ld) what the current block took from E */
   float *scale, *zero;   /* (groups, ld) */
   double *before, *gain; /* [ld] f, and its change */
-  float *k;              /* (group, ld) code - zero of a group wider than a panel */
-  refit_sums *sums;      /* [ld / TILE + 1] of such a group */
+  wide_group wide;
 } slab;
 
 static int group_columns(const sweep_request *q) { return q->width / grid_groups(&q->rule, q->width); }
@@ -196,22 +211,32 @@ static void write_tile(const sweep_request *q, slab *b, int first, int columns, 
 
 static bool is_wide(const sweep_request *q) { return group_columns(q) > PANEL && q->grid_moves != SWEEP_GRID_STAYS; }
 
+/* out (columns, ld) = sign x P_gg of a panel from column first on, x (group, ld), added to what out holds if `add`. */
+static void group_product(const sweep_request *q, const slab *b, int begin, int first, int columns, float sign, const float *x, bool add,
+                          float *out) {
+  for (int row = 0; row < b->rows; row += b->chunk)
+    sgemm(false, false, columns, b->chunk, group_columns(q), sign, q->p + (int64_t)first * q->width + begin, q->width, x + row, b->ld,
+          add ? 1 : 0, out + row, b->ld);
+}
+
 static HOT void deviations(int columns, int ld, const uint8_t *restrict code, const float *restrict zero, float *restrict k) {
   for (int j = 0; j < columns; j++)
     for (int r = 0; r < ld; r++) k[(int64_t)j * ld + r] = (float)code[(int64_t)j * ld + r] - zero[r];
+}
+
+/* A tile of an array of a slab. */
+static void take(int columns, int ld, const float *from, float (*to)[TILE]) {
+  for (int j = 0; j < columns; j++) memcpy(to[j], from + (int64_t)j * ld, sizeof to[j]);
 }
 
 /* The sums of every row over one panel of the group, whose R is in r and whose k P_gg is in d. */
 static void add_sums(const slab *b, int columns, const float *k, work *m) {
   refit_tile *t = &m->tile;
   for (int row = 0; row < b->rows; row += TILE) {
-    for (int j = 0; j < columns; j++) {
-      int64_t at = (int64_t)j * b->ld + row;
-      memcpy(t->r[j], b->r + at, sizeof t->r[j]);
-      memcpy(t->kp[j], b->d + at, sizeof t->kp[j]);
-      memcpy(t->k[j], k + at, sizeof t->k[j]);
-    }
-    refit_add_sums(columns, m->one, t, b->sums + row / TILE);
+    take(columns, b->ld, b->r + row, t->r);
+    take(columns, b->ld, b->d + row, t->kp);
+    take(columns, b->ld, k + row, t->k);
+    refit_add_sums(columns, m->one, t, &b->wide.tiles[row / TILE].sums);
   }
 }
 
@@ -230,27 +255,156 @@ static void refit_wide(const sweep_request *q, slab *b, int begin, work *m) {
   int size = group_columns(q), end = begin + size, columns;
   int64_t g = begin / size;
   double one_one = 0;
-  deviations(size, b->ld, b->code + (int64_t)begin * b->ld, b->zero + g * b->ld, b->k);
-  memset(b->sums, 0, (size_t)(b->ld / TILE) * sizeof *b->sums);
+  float *k = b->wide.k;
+  deviations(size, b->ld, b->code + (int64_t)begin * b->ld, b->zero + g * b->ld, k);
+  for (int row = 0; row < b->rows; row += TILE) memset(&b->wide.tiles[row / TILE].sums, 0, sizeof b->wide.tiles->sums);
   for (int first = begin; first < end; first += columns) {
     columns = panel_columns(q, first);
     pull_and_measure(q, b, first, columns, begin, end);
-    for (int row = 0; row < b->rows; row += b->chunk)
-      sgemm(false, false, columns, b->chunk, size, 1, q->p + (int64_t)first * q->width + begin, q->width, b->k + row, b->ld, 0, b->d + row,
-            b->ld);
+    group_product(q, b, begin, first, columns, 1, k, false, b->d);
     for (int j = 0; j < columns; j++) {
       m->one[j] = 0;
       for (int i = begin; i < end; i++) m->one[j] += q->p[(int64_t)(first + j) * q->width + i];
       one_one += m->one[j];
     }
-    add_sums(b, columns, b->k + (int64_t)(first - begin) * b->ld, m);
+    add_sums(b, columns, k + (int64_t)(first - begin) * b->ld, m);
   }
   for (int row = 0; row < b->rows; row += TILE) {
     float *scale = b->scale + g * b->ld + row, *zero = b->zero + g * b->ld + row, old_scale[TILE], old_zero[TILE];
     memcpy(old_scale, scale, sizeof old_scale);
     memcpy(old_zero, zero, sizeof old_zero);
-    refit_choose(&q->rule, group_bits(&q->rule, (int)g), one_one, b->sums + row / TILE, scale, zero, b->gain + row);
-    move_wide(size, b->ld, b->k + row, old_scale, old_zero, scale, zero, b->e + (int64_t)begin * b->ld + row);
+    refit_choose(&q->rule, group_bits(&q->rule, (int)g), one_one, &b->wide.tiles[row / TILE].sums, scale, zero, b->gain + row);
+    move_wide(size, b->ld, k + row, old_scale, old_zero, scale, zero, b->e + (int64_t)begin * b->ld + row);
+  }
+}
+
+/* ---- its candidates ---- */
+
+/* d of a tile of the group: values of code on scale, zero less those of its own. */
+static HOT void change_tile(int columns, int ld, const uint8_t *restrict code, const float *restrict scale, const float *restrict zero,
+                            const uint8_t *restrict own, const float *restrict own_scale, const float *restrict own_zero,
+                            float *restrict d) {
+  for (int j = 0; j < columns; j++) {
+    for (int r = 0; r < TILE; r++) {
+      int64_t at = (int64_t)j * ld + r;
+      double to = (double)scale[r] * ((double)code[at] - (double)zero[r]);
+      d[at] = (float)(to - (double)own_scale[r] * ((double)own[at] - (double)own_zero[r]));
+    }
+  }
+}
+
+/* One panel of candidates: their codes snapped to their grids, or, where that is done, swept from R in r. d follows. */
+static void try_panel(const sweep_request *q, slab *b, int begin, int first, int columns, bool snapped, double least, work *m) {
+  int64_t g = begin / group_columns(q), within = (int64_t)(first - begin) * b->ld;
+  refit_tile *t = &m->tile;
+  refit_read(&m->block, &q->rule, group_bits(&q->rule, (int)g), columns, q->p + (int64_t)first * q->width + first, q->width, least,
+             q->dead ? q->dead + first : NULL);
+  memset(t->gain, 0, sizeof t->gain);
+  for (int row = 0; row < b->rows; row += TILE) {
+    const wide_tile *w = b->wide.tiles + row / TILE;
+    const float *own_scale = b->scale + g * b->ld + row, *own_zero = b->zero + g * b->ld + row;
+    const uint8_t *own = b->wide.own + within + row;
+    uint8_t *code = b->code + (int64_t)first * b->ld + row;
+    memcpy(t->scale, w->scale, sizeof t->scale);
+    memcpy(t->zero, w->zero, sizeof t->zero);
+    if (snapped) {
+      widen(columns, b->ld, code, t->code);
+      take(columns, b->ld, b->r + row, t->r);
+      refit_codes(&m->block, t);
+    } else {
+      widen(columns, b->ld, own, t->own);
+      refit_snap(&m->block, t, own_scale, own_zero);
+    }
+    narrow(columns, b->ld, (const float(*)[TILE])t->code, code);
+    change_tile(columns, b->ld, code, w->scale, w->zero, own, own_scale, own_zero, b->wide.d + within + row);
+  }
+}
+
+/* What candidates change in one panel, whose d P_gg is in d. */
+static void add_changes(slab *b, int begin, int first, int columns, work *m) {
+  int64_t within = (int64_t)(first - begin) * b->ld;
+  refit_tile *t = &m->tile;
+  for (int row = 0; row < b->rows; row += TILE) {
+    wide_tile *w = b->wide.tiles + row / TILE;
+    widen(columns, b->ld, b->code + (int64_t)first * b->ld + row, t->code);
+    take(columns, b->ld, b->wide.k + within + row, t->own_r);
+    take(columns, b->ld, b->wide.d + within + row, t->step);
+    take(columns, b->ld, b->d + row, t->k);
+    memcpy(t->scale, w->scale, sizeof t->scale);
+    memcpy(t->zero, w->zero, sizeof t->zero);
+    refit_add_changes(columns, t, &w->changes);
+  }
+}
+
+/* Of 32 rows, those whose candidate is the best as yet. */
+static void keep_better(int columns, int ld, const float *own_scale, const uint8_t *code, uint8_t *best, wide_tile *w) {
+  bool better[TILE];
+  for (int r = 0; r < TILE; r++) {
+    double s = own_scale[r], loss = refit_rescale(&w->changes, r, s * s * w->sums.kpk[r], &w->scale[r]);
+    better[r] = loss < w->least[r];
+    if (!better[r]) continue;
+    w->least[r] = loss;
+    w->best_scale[r] = w->scale[r];
+    w->best_zero[r] = w->zero[r];
+  }
+  for (int j = 0; j < columns; j++)
+    for (int r = 0; r < TILE; r++)
+      if (better[r]) best[(int64_t)j * ld + r] = code[(int64_t)j * ld + r];
+}
+
+/* As refit_candidates, by products of panels: what a candidate changes of the group's values is in d, and E stays until the best is known. */
+static void candidates_wide(const sweep_request *q, slab *b, int begin, double least, work *m) {
+  int size = group_columns(q), end = begin + size, columns;
+  int64_t g = begin / size;
+  wide_group *w = &b->wide;
+  uint8_t *code = b->code + (int64_t)begin * b->ld;
+  float *scale = b->scale + g * b->ld, *zero = b->zero + g * b->ld;
+  memcpy(w->own, code, (size_t)size * (size_t)b->ld);
+  memcpy(w->best, code, (size_t)size * (size_t)b->ld);
+  for (int first = begin; first < end; first += columns) {
+    columns = panel_columns(q, first);
+    add_product(q, b, first, columns, 0, q->width, true);
+    memcpy(w->k + (int64_t)(first - begin) * b->ld, b->r, (size_t)columns * (size_t)b->ld * sizeof *b->r);
+  }
+  for (int row = 0; row < b->rows; row += TILE) {
+    wide_tile *t = w->tiles + row / TILE;
+    memcpy(t->best_scale, scale + row, sizeof t->best_scale);
+    memcpy(t->best_zero, zero + row, sizeof t->best_zero);
+    memset(t->least, 0, sizeof t->least);
+  }
+  for (int n = 0; n < REFIT_NEIGHBOURS; n++) {
+    for (int row = 0; row < b->rows; row += TILE) {
+      wide_tile *t = w->tiles + row / TILE;
+      refit_neighbour(&q->rule, group_bits(&q->rule, (int)g), n, scale + row, zero + row, t->scale, t->zero);
+      memset(&t->changes, 0, sizeof t->changes);
+    }
+    for (int first = begin; first < end; first += columns) {
+      columns = panel_columns(q, first);
+      try_panel(q, b, begin, first, columns, false, least, m);
+    }
+    for (int first = begin; first < end; first += columns) {
+      columns = panel_columns(q, first);
+      memcpy(b->r, w->k + (int64_t)(first - begin) * b->ld, (size_t)columns * (size_t)b->ld * sizeof *b->r);
+      group_product(q, b, begin, first, columns, -1, w->d, true, b->r);
+      try_panel(q, b, begin, first, columns, true, least, m);
+    }
+    for (int first = begin; first < end; first += columns) {
+      columns = panel_columns(q, first);
+      group_product(q, b, begin, first, columns, 1, w->d, false, b->d);
+      add_changes(b, begin, first, columns, m);
+    }
+    for (int row = 0; row < b->rows; row += TILE) keep_better(size, b->ld, scale + row, code + row, w->best + row, w->tiles + row / TILE);
+  }
+  memcpy(code, w->best, (size_t)size * (size_t)b->ld);
+  for (int row = 0; row < b->rows; row += TILE) {
+    const wide_tile *t = w->tiles + row / TILE;
+    float *e = b->e + (int64_t)begin * b->ld + row, *d = w->d + row;
+    change_tile(size, b->ld, code + row, t->best_scale, t->best_zero, w->own + row, scale + row, zero + row, d);
+    for (int j = 0; j < size; j++)
+      for (int r = 0; r < TILE; r++) e[(int64_t)j * b->ld + r] -= d[(int64_t)j * b->ld + r];
+    memcpy(scale + row, t->best_scale, sizeof t->best_scale);
+    memcpy(zero + row, t->best_zero, sizeof t->best_zero);
+    for (int r = 0; r < TILE; r++) b->gain[row + r] += t->least[r];
   }
 }
 
@@ -278,6 +432,7 @@ static void round_of(const sweep_request *q, slab *b, double least, work *m) {
     columns = panel_columns(q, first);
     int end = first + columns, block = least_of(size, columns);
     if (wide && first % size == 0) refit_wide(q, b, first, m);
+    if (wide && first % size == 0 && q->grid_moves == SWEEP_GRID_CANDIDATES) candidates_wide(q, b, first, least, m);
     if (wide)
       add_product(q, b, first, columns, 0, q->width, true);
     else
@@ -315,16 +470,22 @@ static status slab_new(const sweep_request *q, slab *b) {
   TRY(NEW(b->before, b->ld, "sweep: losses"));
   TRY(NEW(b->gain, b->ld, "sweep: losses"));
   if (is_wide(q)) {
-    TRY(NEW(b->k, (int64_t)group_columns(q) * b->ld, "sweep: codes of a wide group"));
-    TRY(NEW(b->sums, b->ld / TILE + 1, "sweep: sums of a wide group"));
+    int64_t entries = (int64_t)group_columns(q) * b->ld;
+    TRY(NEW(b->wide.tiles, b->ld / TILE + 1, "sweep: sums of a wide group"));
+    TRY(NEW(b->wide.k, entries, "sweep: codes of a wide group"));
+    if (q->grid_moves == SWEEP_GRID_CANDIDATES) {
+      TRY(NEW(b->wide.d, entries, "sweep: candidates of a wide group"));
+      TRY(NEW(b->wide.own, entries, "sweep: codes of a wide group"));
+      TRY(NEW(b->wide.best, entries, "sweep: codes of a wide group"));
+    }
   }
 done:
   return st;
 }
 
 static void slab_free(slab *b) {
-  FREE(b->e), FREE(b->code), FREE(b->r), FREE(b->d), FREE(b->scale), FREE(b->zero), FREE(b->before), FREE(b->gain), FREE(b->k),
-      FREE(b->sums);
+  FREE(b->e), FREE(b->code), FREE(b->r), FREE(b->d), FREE(b->scale), FREE(b->zero), FREE(b->before), FREE(b->gain);
+  FREE(b->wide.tiles), FREE(b->wide.k), FREE(b->wide.d), FREE(b->wide.own), FREE(b->wide.best);
 }
 
 int sweep_slab(int64_t width) { return width < 2048 ? 64 : 256; }
@@ -358,5 +519,5 @@ double sweep_flops(int64_t rows, int64_t width) { return 2.0 * (double)rows * (d
 uint64_t sweep_bytes(const grid_rule *r, int64_t width) {
   uint64_t ld = PASS + SKEW, groups = (uint64_t)grid_groups(r, (int)width), size = (uint64_t)width / groups;
   return ld * (5 * (uint64_t)width + 4 * (2 * PANEL + 2 * groups) + 16) +
-         (size > PANEL ? ld * 4 * size + (ld / TILE) * sizeof(refit_sums) : 0) + sizeof(work);
+         (size > PANEL ? ld * 10 * size + (ld / TILE + 1) * sizeof(wide_tile) : 0) + sizeof(work);
 }

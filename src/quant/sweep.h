@@ -9,7 +9,7 @@
  * Products are in float (2 rows width^2 flops a round), by sgemm on panels of whole groups up to 256 columns, in which what a group took from E is
  * taken from R of those to come; sums that decide are in double. Inside a group rows are in registers.
  * Groups wider than 256 columns: the grid is refitted to the whole group from fresh products, then the codes are swept by 256 columns with R anew;
- * that takes up to twice the flops more. They have no candidates: SWEEP_GRID_CANDIDATES refits them.
+ * that takes up to twice the flops more. Each of their seven candidates is tried in the same way, for two products of the group with its own columns.
  * quant/descent.h is the same idea at a fixed grid in double, for methods that are compared to the bit.
  * A row's result is bit-identical in whatever rows it is called with. */
 #ifndef CLOQWORK_QUANT_SWEEP_H

@@ -153,9 +153,11 @@ done:
   return st;
 }
 
-/* The ranks that solutions offer: every multiple of 8 and the job's; of a joint method those alone. */
+/* The ranks that solutions offer: every multiple of 8 and the job's; where codes belong to a rank, those that have codes of their own: at another rank
+ * the allocation's would be made anew. */
 static bool offers(const setting *s, int rank) {
-  if (!setting_joint(s) && rank % RANK_STEP == 0) return true;
+  if (!setting_nests(s)) return setting_variant(s, rank) == rank;
+  if (rank % RANK_STEP == 0) return true;
   for (int i = 0; i < s->rank_count; i++)
     if (s->ranks[i] == rank) return true;
   return false;

@@ -91,7 +91,7 @@ static status calibrate_layers(session *c, pass *p, int64_t begin, int64_t end, 
   status st = OK;
   shared tiles = {0};
   size_t offset[IN_COUNT], floats = 0;
-  layer_progress progress = {"calibrate", 0, c->model.arch.layers, 0, todo ? todo : 1};
+  layer_progress progress = {.stage = "calibrate", .layers = c->model.arch.layers, .todo = todo ? todo : 1};
   double saved = clock_now();
   char tag[80];
   state_tag(c, tag);
@@ -108,6 +108,7 @@ static status calibrate_layers(session *c, pass *p, int64_t begin, int64_t end, 
       goto done;
     }
     progress.layer = layer;
+    layer_progress_show(&progress, 0, -1);
     double start = clock_now(), flops = p->flops;
     TRY(pass_layer(p, layer, missing[layer] != 0, layer_progress_show, &progress));
     double seconds = clock_now() - start, write_start = clock_now();
@@ -198,6 +199,10 @@ status verb_calibrate(session *c) {
   TRY(agree(c->job_comm, st));
   TRY(share_bytes(c->job_comm, missing, (size_t)c->model.arch.layers));
   TRY(share_bytes(c->job_comm, &todo, sizeof todo));
+  if (!job_uses_full_grams(&c->job)) {
+    log_info("%s: nothing to do: every setting makes Grams of its own prefix", stage);
+    goto done;
+  }
   if (todo == 0) {
     log_info("%s: all %lld layers are done", stage, (long long)layers);
     goto done;

@@ -52,14 +52,15 @@ static status collect_on_first_rank(const session *c) {
   for (int64_t layer = 0; layer < layers; layer++) {
     int before = l.count;
     for (int set = 0; set < SET_COUNT; set++)
-      if (c->sets[set]) add_link(c, &l, set_folder(set), layer);
+      if (c->sets[set] && job_uses_full_grams(&c->job)) add_link(c, &l, set_folder(set), layer);
     for (int k = 0; k < c->job.setting_count; k++) {
       snprintf(folder, sizeof folder, "solutions/%s", c->job.settings[k].name);
       add_link(c, &l, folder, layer);
     }
     if (layer >= c->layer_begin && layer < c->layer_end) there += l.count - before;
   }
-  int64_t expected = (c->layer_end - c->layer_begin) * ((c->sets[SET_HELDOUT] ? 2 : 1) + c->job.setting_count);
+  int sets = !job_uses_full_grams(&c->job) ? 0 : c->sets[SET_HELDOUT] ? 2 : 1;
+  int64_t expected = (c->layer_end - c->layer_begin) * (sets + c->job.setting_count);
   TRY(attr_int(&a, "units_done", there));
   TRY(attr_int(&a, "units_expected", expected));
   unit_run_path(c, "run.h5", path);

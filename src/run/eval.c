@@ -455,7 +455,7 @@ static status run_batches(evaluation *e) {
            (long long)e->w.length, room);
   TRY(gemm_rate(c, &b.rate));
   TRY(agree(c->job_comm, eval_pass_new(&c->team, &c->model, &e->w, c->job.target, room, &p)));
-  b.progress = (layer_progress){"eval", 0, c->model.arch.layers, 0, batches * (c->model.arch.layers + 1)};
+  b.progress = (layer_progress){.stage = "eval", .layers = c->model.arch.layers, .todo = batches * (c->model.arch.layers + 1)};
   for (int k = 0; k < batches; k++) {
     b.count = b.all - b.done < room ? b.all - b.done : room;
     TRY(run_batch(&b, pending + b.done));

@@ -223,7 +223,8 @@ static status take_layers(session *c, const uint8_t *missing, int64_t todo) {
   buffers b = {0};
   size_t floats, doubles;
   int64_t begin, end;
-  layer_progress progress = {c->job.grams.origin == GRAMS_MERGED ? "merge" : "import", 0, c->model.arch.layers, 0, todo};
+  layer_progress progress = {
+      .stage = c->job.grams.origin == GRAMS_MERGED ? "merge" : "import", .layers = c->model.arch.layers, .todo = todo};
   session_team_layers(c, c->team.index, &begin, &end);
   measure(c, &b, &floats, &doubles);
   TRY(shared_new(&c->team, floats * sizeof(float), "tiles of Grams", &b.tiles));

@@ -319,3 +319,9 @@ bool job_uses_input(const job *j, input_id i) {
     if (j->target[l] && linear_input((linear_id)l) == i) return true;
   return false;
 }
+
+bool job_uses_full_grams(const job *j) {
+  bool any = false;
+  for (int i = 0; i < j->setting_count; i++) any |= !setting_follows(&j->settings[i]);
+  return any;
+}

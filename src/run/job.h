@@ -162,5 +162,6 @@ void setting_describe_matrix(const setting *s, int64_t layer, linear_id l, optio
 
 int job_target_count(const job *j);
 bool job_uses_input(const job *j, input_id i); /* does any target read it? */
+bool job_uses_full_grams(const job *j);        /* does any setting look at Grams of the full-precision model? */
 
 #endif

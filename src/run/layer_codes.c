@@ -89,6 +89,26 @@ static bool makes_codes(const input_work *w, int p, int k) {
   return !setting_joint(setting_of(w, p)) && plan_of(w, p, k)->codes.how == PART_OWN;
 }
 
+/* The first piece of p's setting that makes codes of matrix k, which are refined for each variant's rank from the same start. */
+static int start_of(const input_work *w, int p, int k) {
+  int first = p;
+  for (int e = p; e >= 0 && setting_refines(setting_of(w, p)) && w->s->pieces[e].index == w->s->pieces[p].index; e--)
+    if (makes_codes(w, e, k)) first = e;
+  return first;
+}
+
+static double starts_alike(const input_work *w, const void *with, int p, int k) {
+  const solution *to = result_of(w, p, k);
+  bool mine = ((const bool *)with)[p] && makes_codes(w, p, k) && start_of(w, p, k) != p;
+  return mine ? (double)(to->out * to->in) : -1;
+}
+
+static status copy_start(input_work *w, void *with, int p, int k) {
+  (void)with;
+  solution_copy(result_of(w, start_of(w, p, k), k), SOLUTION_BASE, result_of(w, p, k));
+  return OK;
+}
+
 static status quantize(input_work *w, const rounding *r, int p, int k) {
   solution *to = result_of(w, p, k);
   double start = clock_now();
@@ -271,10 +291,11 @@ status codes_make(input_work *w, int first, bool *handled) {
     for (int k = 0; k < w->linear_count && st == OK && with[w->group[g]]; k++) {
       r.setting = setting_of(w, w->group[g]);
       r.options = setting_options(r.setting, w->layer, w->linears[k]);
-      if (makes_codes(w, w->group[g], k)) st = quantize(w, &r, w->group[g], k);
+      if (makes_codes(w, w->group[g], k) && start_of(w, w->group[g], k) == w->group[g]) st = quantize(w, &r, w->group[g], k);
     }
   st = agree(c->team.comm, st);
   team_barrier(&c->team);
+  if (st == OK) st = deal_matrices(w, starts_alike, copy_start, with);
   w->s->spent.quantize += clock_now() - start;
   if (st == OK) st = make_joint(w, &r, with); /* these look at the factor, refining destroys it */
   if (st == OK) st = make_refined(w, with);

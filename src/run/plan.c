@@ -1,6 +1,7 @@
 /* cloqwork plan: what will be computed and what it takes, from headers and the job alone. */
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -50,6 +51,7 @@ status gemm_rate(session *c, double *rate) {
   for (int k = 0; k < TIMES; k++) sgemm(false, false, N, N, N, 1, x, N, x + N * N, N, 0, x + 2 * N * N, N);
   double mine = 2.0 * N * N * N * TIMES / (clock_now() - start);
   MPI_Allreduce(&mine, rate, 1, MPI_DOUBLE, MPI_SUM, c->job_comm);
+  log_peak(1e-9 * *rate);
   FREE(x);
   return OK;
 }
@@ -134,7 +136,7 @@ static status count_stages(const session *c, plan *p) {
   session_views views;
   status st = session_split(c, &views);
   p->layers = c->layer_end - c->layer_begin;
-  count_grams(c, p);
+  if (job_uses_full_grams(&c->job)) count_grams(c, p);
   for (int i = 0; i < views.count && st == OK; i++) st = count_solutions(&views.list[i], p);
   session_views_free(&views);
   const stage *of[] = {&p->calibrate, &p->solve, &p->follow};
@@ -257,8 +259,8 @@ static json_t *tokens_json(const session *c) {
   return o;
 }
 
-static void print_json(const session *c, const plan *p, FILE *out) {
-  json_t *o = json_pack(
+static json_t *plan_json(const session *c, const plan *p) {
+  return json_pack(
       "{s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:i, s:o, s:o}", "model",
       c->job.model, "layers", (json_int_t)p->layers, "gram_units", (json_int_t)p->calibrate.units, "gram_units_to_do",
       (json_int_t)p->calibrate.missing, "solution_units", (json_int_t)(p->solve.units + p->follow.units), "solution_units_to_do",
@@ -268,9 +270,27 @@ static void print_json(const session *c, const plan *p, FILE *out) {
       (json_int_t)p->solve.rank, "rank_bytes_by_prefix", (json_int_t)p->follow.rank, "node_bytes", (json_int_t)p->node_peak, "node_memory",
       (json_int_t)p->node_memory, "disk_bytes", (json_int_t)p->disk_missing, "disk_free", (json_int_t)p->disk_free, "gemm_flops_per_second",
       p->gemm_rate, "ranks", c->size, "sharing", sharing_json(&p->sharing), "tokens_a_column", tokens_json(c));
+}
+
+static void print_json(const session *c, const plan *p, FILE *out) {
+  json_t *o = plan_json(c, p);
   if (o) json_dumpf(o, out, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
   fprintf(out, "\n");
   json_decref(o);
+}
+
+/* RUN/plan.json: what a run with something to do set out with, for the report to hold its metrics against. */
+static status keep_plan(const session *c, const plan *p) {
+  char path[PATH_MOST];
+  if (p->calibrate.missing + p->solve.missing + p->follow.missing == 0) return OK;
+  json_t *o = plan_json(c, p);
+  char *text = o ? json_dumps(o, JSON_INDENT(2) | JSON_PRESERVE_ORDER) : NULL;
+  json_decref(o);
+  if (!text) return fail(E_MEMORY, "plan.json: no memory");
+  unit_run_path(c, "plan.json", path);
+  status st = file_write_atomic(path, text, strlen(text));
+  free(text);
+  return st;
 }
 
 status verb_plan(session *c) {
@@ -285,6 +305,8 @@ status verb_plan(session *c) {
              (long long)p.calibrate.missing, (long long)p.calibrate.units, (long long)(p.solve.missing + p.follow.missing),
              (long long)(p.solve.units + p.follow.units), 1e-12 * p.calibrate.flops, 1e-12 * (p.solve.flops + p.follow.flops),
              gib(p.rank_peak), gib(p.disk_missing));
+  if (!alone && c->rank == 0) st = keep_plan(c, &p);
+  TRY(agree(c->job_comm, st));
   if (p.node_memory && p.node_peak > p.node_memory)
     st = fail(E_MEMORY,
               "plan: memory of a node: expected at least %.2f GiB for %d ranks, found %.2f GiB; use more nodes or fewer ranks a node",

@@ -5,12 +5,12 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "base/json.h"
 #include "base/memory.h"
 #include "run/few_tokens.h"
 #include "run/report_data.h"
+#include "run/report_text.h"
 
-enum { WIDTH = 120, WIDE = 400, CELL = 16, GAP = 2, BETWEEN = 3, LABEL = 64 };
+enum { WIDTH = 120, WIDE = 400, GAP = 2, BETWEEN = 3, LABEL = 64 };
 enum { BLOCKS_MOST = 12 }; /* settings that are shown one by one; of more, the common table says all */
 
 /* ---- a table: labelled rows, and panels of right-aligned columns that stand side by side as long as the line has room ---- */
@@ -79,42 +79,6 @@ static void print_panels(FILE *out, int most, int rows, char (*label)[LABEL], in
   }
 }
 
-/* ---- numbers ---- */
-
-/* Three significant digits: 12.3, 0.0123, 1.23e-5; "-" for what is not there. */
-static void three_digits(double x, char text[CELL]) {
-  if (!isfinite(x) || x <= 0) {
-    snprintf(text, CELL, "%s", x == 0 ? "0" : isinf(x) ? "inf" : "-");
-    return;
-  }
-  snprintf(text, CELL, "%.2e", x); /* d.dde-05: the exponent after rounding */
-  char *e = strchr(text, 'e');
-  int exponent = atoi(e + 1);
-  if (exponent >= -3 && exponent <= 2)
-    snprintf(text, CELL, "%.*f", 2 - exponent, x);
-  else
-    snprintf(e + 1, (size_t)(text + CELL - e - 1), "%d", exponent);
-}
-
-static void bits_text(double bits, char text[CELL]) { snprintf(text, CELL, isnan(bits) ? "-" : "%.2f", bits); }
-
-static void rank_head(int rank, char text[CELL]) {
-  if (rank)
-    snprintf(text, CELL, "r=%d", rank);
-  else
-    snprintf(text, CELL, "base");
-}
-
-static const char *matrix_name(int k) { return k == MATRIX_ALL ? "all" : linear_short((linear_id)k); }
-
-static bool has_values(const setting_report *s, int gram) {
-  for (int p = 0; p < s->point_count; p++)
-    if (!isnan(s->matrix[MATRIX_ALL].loss[gram][p])) return true;
-  return false;
-}
-
-static const char *const loss_titles[GRAM_KINDS] = {"relative loss, calibration tokens", "relative loss, held-out tokens"};
-
 /* ---- one setting ---- */
 
 static status losses_panel(const setting_report *s, int gram, const int *types, int rows, panel *p) {
@@ -180,20 +144,6 @@ done:
 }
 
 /* ---- evaluation ---- */
-
-enum { EVAL_PERPLEXITY, EVAL_KL, EVAL_TOP1, EVAL_ROWS };
-static const char *const eval_names[EVAL_ROWS] = {"perplexity", "KL to original", "top-1 agrees %"};
-
-static void eval_cell(const eval_point *p, int which, char text[CELL]) {
-  if (!p)
-    snprintf(text, CELL, "-");
-  else if (which == EVAL_PERPLEXITY)
-    snprintf(text, CELL, p->perplexity < 10 ? "%.3f" : p->perplexity < 1000 ? "%.2f" : "%.4g", p->perplexity);
-  else if (which == EVAL_KL)
-    three_digits(p->kl, text);
-  else
-    snprintf(text, CELL, "%.1f", 100 * p->top1);
-}
 
 /* Columns stand below those of the losses. */
 static status print_eval(FILE *out, const run_report *r, const setting_report *s, int label_width, int column_width) {
@@ -281,33 +231,6 @@ done:
 
 /* ---- all settings, side by side ---- */
 
-/* The union of the settings' points, owned. */
-static status all_points(const run_report *r, int **points, int *count) {
-  status st = OK;
-  size_t room = 0;
-  *count = 0;
-  for (int i = 0; i < r->setting_count; i++) room += (size_t)r->settings[i].point_count;
-  TRY(NEW(*points, room, "ranks"));
-  for (int last = -1, next;; last = next) {
-    next = -1;
-    for (int i = 0; i < r->setting_count; i++)
-      for (int k = 0; k < r->settings[i].point_count; k++) {
-        int p = r->settings[i].points[k];
-        if (p > last && (next < 0 || p < next)) next = p;
-      }
-    if (next < 0) break;
-    (*points)[(*count)++] = next;
-  }
-done:
-  return st;
-}
-
-static int find_point(const setting_report *s, int rank) {
-  for (int k = 0; k < s->point_count; k++)
-    if (s->points[k] == rank) return k;
-  return -1;
-}
-
 /* One panel of the common table: its numbers are filled in by column and setting. */
 enum { SUMMARY_MOST = 4 + EVAL_ROWS };
 
@@ -316,7 +239,7 @@ static void fill_summary(const run_report *r, const int *points, int count, int 
     const setting_report *s = &r->settings[i];
     const matrix_report *m = &s->matrix[MATRIX_ALL];
     for (int k = 0; k < count; k++) {
-      int p = find_point(s, points[k]), at = 0;
+      int p = report_find_point(s, points[k]), at = 0;
       if (many && gram == ON_HELDOUT) three_digits(p < 0 ? NAN : m->loss[ON_CALIBRATION][p], panel_cell(&panels[at++], i, k));
       three_digits(p < 0 ? NAN : m->loss[gram][p], panel_cell(&panels[at++], i, k));
       bits_text(p < 0 ? NAN : m->bits[p], panel_cell(&panels[at++], i, k));
@@ -378,85 +301,33 @@ static void print_legend(FILE *out, bool evaluated) {
         "KL to original  mean KL(original || this) of the next token's distribution, in nats; top-1: both find the same one likeliest\n");
 }
 
-status report_table(const char *run_folder, const job *asked, const char *pattern, FILE *out) {
+status table_write(FILE *out, const char *run_folder, const run_report *r) {
   status st = OK;
-  run_report r;
   char few[FEW_TOKENS_TEXT];
-  TRY(report_read(run_folder, asked, pattern, &r));
+  bool many = r->setting_count > BLOCKS_MOST;
   fprintf(out, "%s", run_folder);
-  if (*r.model) fprintf(out, "   model %s", r.model);
-  if (r.layers) fprintf(out, ", %lld layers", (long long)r.layers);
-  if (r.tokens) fprintf(out, ", %lld calibration tokens", (long long)r.tokens);
-  if (r.heldout_tokens) fprintf(out, ", %lld held out", (long long)r.heldout_tokens);
+  if (*r->model) fprintf(out, "   model %s", r->model);
+  if (r->layers) fprintf(out, ", %lld layers", (long long)r->layers);
+  if (r->tokens) fprintf(out, ", %lld calibration tokens", (long long)r->tokens);
+  if (r->heldout_tokens) fprintf(out, ", %lld held out", (long long)r->heldout_tokens);
   fprintf(out, "\n");
-  if (few_tokens(r.per_column, few)) fprintf(out, "warning: %s\n", few);
-  bool many = r.setting_count > BLOCKS_MOST;
-  for (int i = 0; i < r.setting_count && st == OK && !many; i++) st = print_setting(out, &r, &r.settings[i]);
-  if (st == OK && r.setting_count > 1) st = print_summary(out, &r, many);
+  if (few_tokens(r->per_column, few)) fprintf(out, "warning: %s\n", few);
+  for (int i = 0; i < r->setting_count && !many; i++) TRY(print_setting(out, r, &r->settings[i]));
+  if (r->setting_count > 1) TRY(print_summary(out, r, many));
   if (many)
     fprintf(out, "\nBy kinds of matrices: cloqwork report %s --settings PATTERN, of at most %d settings\n", run_folder, BLOCKS_MOST);
-  if (st == OK) print_legend(out, r.original.count > 0);
-  report_free(&r);
-  if (st == OK && (fflush(out) != 0 || ferror(out))) st = fail(E_IO, "report: the table cannot be written: %m");
+  print_legend(out, r->original.count > 0);
+  if (fflush(out) != 0 || ferror(out)) st = fail(E_IO, "report: the table cannot be written: %m");
 done:
   return st;
 }
 
-/* ---- JSON ---- */
-
-static json_t *real_list(const double *values, int count) {
-  json_t *list = json_array();
-  for (int i = 0; i < count; i++) json_array_append_new(list, isfinite(values[i]) ? json_real(values[i]) : json_null());
-  return list;
-}
-
-static json_t *matrix_json(const setting_report *s, const matrix_report *m) {
-  json_t *size = isfinite(m->adapter_size) ? json_real(m->adapter_size) : json_null();
-  return json_pack("{s:I, s:f, s:o, s:o, s:o, s:o}", "matrices", (json_int_t)m->count, "seconds", m->seconds, "adapter_size", size,
-                   "bits_per_weight", real_list(m->bits, s->point_count), "relative_loss",
-                   real_list(m->loss[ON_CALIBRATION], s->point_count), "relative_loss_heldout",
-                   has_values(s, ON_HELDOUT) ? real_list(m->loss[ON_HELDOUT], s->point_count) : json_null());
-}
-
-static json_t *eval_json(const eval_result *e) {
-  json_t *points = json_array();
-  if (!e->count) return json_decref(points), json_null();
-  for (int i = 0; i < e->count; i++) json_array_append_new(points, eval_point_json(&e->points[i]));
-  return json_pack("{s:s, s:I, s:I, s:o}", "tokens_fingerprint", e->identity.tokens, "windows", (json_int_t)e->identity.windows, "length",
-                   (json_int_t)e->identity.length, "points", points);
-}
-
-/* ranks[0] is 0, the codes alone; every list of a matrix has a place per rank; variants: the rank whose codes serve it, null where all share them. */
-static json_t *setting_json(const setting_report *s) {
-  json_t *ranks = json_array(), *variants = json_array(), *types = json_object();
-  for (int p = 0; p < s->point_count; p++) json_array_append_new(variants, s->variants[p] ? json_integer(s->variants[p]) : json_null());
-  for (int p = 0; p < s->point_count; p++) json_array_append_new(ranks, json_integer(s->points[p]));
-  for (int k = 0; k < MATRIX_TYPES; k++)
-    if (s->matrix[k].count) json_object_set_new(types, matrix_name(k), matrix_json(s, &s->matrix[k]));
-  return json_pack("{s:s, s:s, s:I, s:I, s:I, s:o, s:o, s:o, s:o}", "name", s->name, "method", s->method, "bits", (json_int_t)s->bits,
-                   "group", (json_int_t)s->group, "layers_done", (json_int_t)s->layers, "ranks", ranks, "variants", variants, "matrices",
-                   types, "eval", eval_json(&s->eval));
-}
-
-status report_json(const char *run_folder, const job *asked, const char *pattern, FILE *out) {
+status report_table(const char *run_folder, const job *asked, const char *pattern, FILE *out) {
   status st = OK;
   run_report r;
   TRY(report_read(run_folder, asked, pattern, &r));
-  json_t *settings = json_array();
-  for (int i = 0; i < r.setting_count; i++) json_array_append_new(settings, setting_json(&r.settings[i]));
-  json_t *columns = json_object();
-  for (int i = 0; i < IN_COUNT; i++)
-    if (!isnan(r.per_column[i])) json_object_set_new(columns, input_name((input_id)i), json_real(r.per_column[i]));
-  json_t *tree = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:o, s:o, s:o}", "run", run_folder, "model", r.model, "model_fingerprint",
-                           r.model_fingerprint, "layers", (json_int_t)r.layers, "tokens", (json_int_t)r.tokens, "heldout_tokens",
-                           (json_int_t)r.heldout_tokens, "tokens_a_column", columns, "eval", eval_json(&r.original), "settings", settings);
-  bool complete = tree && json_array_size(settings) == (size_t)r.setting_count;
+  st = table_write(out, run_folder, &r);
   report_free(&r);
-  if (!complete)
-    st = fail(E_MEMORY, "report: no memory");
-  else if (json_dumpf(tree, out, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) != 0 || fputc('\n', out) == EOF || fflush(out) != 0)
-    st = fail(E_IO, "report: the JSON cannot be written: %m");
-  json_decref(tree);
 done:
   return st;
 }

@@ -1,4 +1,7 @@
-/* The results of a run as a table for people and as JSON for scripts: every solution file below RUN/solutions. Local.
+/* The results of a run as a table and a page for people, as JSON and CSV for scripts: every solution file below RUN/solutions. Local.
+ *
+ * report_data.h reads the containers, report_story.h what the run left beside them, report_checks.h judges; report.c prints the table, report_files.c JSON and
+ * CSV; report_figures.h draws, report_html.h writes the page, report_page.c puts it together.
  *
  * Per setting and matrix type (and over all): geometric mean over layers of loss[r] / reference, at r = 0 (codes alone) and at each
  * rank that the user listed, on the calibration Gram and, where there is one, the held-out Gram; bits per weight; seconds. */
@@ -16,5 +19,9 @@
  * 12 settings; of more settings there is one wide table alone. */
 status report_table(const char *run_folder, const job *asked, const char *pattern, FILE *out);
 status report_json(const char *run_folder, const job *asked, const char *pattern, FILE *out);
+status report_csv(const char *run_folder, const job *asked, const char *pattern,
+                  FILE *out); /* every matrix and every mean at every rank, a line each */
+/* The table, and out_folder/report.html, and out_folder/figures with the data of its pictures. E_IO: it cannot be written; gnuplot failed. */
+status report_page(const char *run_folder, const job *asked, const char *pattern, const char *out_folder, FILE *out);
 
 #endif

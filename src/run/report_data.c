@@ -10,21 +10,21 @@
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "run/methods.h"
 #include "run/unit.h"
 #include "store/container.h"
 
 /* ---- folders ---- */
 
-static int is_layer_file(const struct dirent *e) {
+int report_is_layer_file(const struct dirent *e) {
   long long layer;
   int end = 0;
   return sscanf(e->d_name, "layer-%lld.h5%n", &layer, &end) == 1 && end > 0 && e->d_name[end] == 0;
 }
 
-static int is_shown(const struct dirent *e) { return e->d_name[0] != '.'; }
+int report_is_shown(const struct dirent *e) { return e->d_name[0] != '.'; }
 
-/* Sorted names of a folder, for list_free; a folder that is not there has none. */
-static status list_folder(const char *path, int (*accept)(const struct dirent *), struct dirent ***names, int *count) {
+status report_list(const char *path, int (*accept)(const struct dirent *), struct dirent ***names, int *count) {
   *count = scandir(path, names, accept, versionsort);
   if (*count >= 0) return OK;
   *count = 0;
@@ -32,7 +32,7 @@ static status list_folder(const char *path, int (*accept)(const struct dirent *)
   return errno == ENOENT || errno == ENOTDIR ? OK : fail(E_IO, "%s: cannot be listed: %m", path);
 }
 
-static void list_free(struct dirent ***names, int count) {
+void report_list_free(struct dirent ***names, int count) {
   for (int i = 0; *names && i < count; i++) free((*names)[i]);
   free(*names);
   *names = NULL;
@@ -98,13 +98,15 @@ typedef struct totals {
 /* One loss curve of a group, or of one of its variants. */
 typedef struct curves {
   double *loss[GRAM_KINDS], reference[GRAM_KINDS], seconds, adapter_size, tokens;
-  int64_t length[GRAM_KINDS];
+  double *values; /* [value_count] leading eigenvalues, last the sum of all others; NULL where they say nothing of this loss */
+  int64_t length[GRAM_KINDS], value_count, numerical_rank, raised_scales;
   solution shape; /* without arrays */
   bool own_rank;
 } curves;
 
 static void free_curves(curves *c) {
   for (int g = 0; g < GRAM_KINDS; g++) FREE(c->loss[g]);
+  FREE(c->values);
 }
 
 /* What the group says of its grid, enough for its size. */
@@ -141,6 +143,12 @@ static status read_curves(container *c, const char *path, const char *group, cur
   v->adapter_size = attr_get_real(&a, "adapter_size", NAN);
   v->seconds = attr_get_real(&a, "seconds", 0);
   v->own_rank = attr_get_int(&a, "own_rank", 0) == 1;
+  v->numerical_rank = attr_get_int(&a, "numerical_rank", 0);
+  v->raised_scales = attr_get_int(&a, "scales_raised_from_zero", 0);
+  const char *in_which = attr_get_text(&a, "certificate");
+  bool of_this_loss = strcmp(in_which, metric_names[METRIC_GRAM]) == 0 || strcmp(in_which, metric_names[METRIC_POOLED]) == 0;
+  if (of_this_loss && atof(attr_get_text(&a, "adapter_damping")) == 0)
+    TRY(read_curve(c, path, group, "eigenvalues", &v->values, &v->value_count));
 done:
   attr_free(&a);
   return st;
@@ -152,6 +160,69 @@ static void add_point(const curves *v, int point, int p, matrix_report *m, bool 
   m->bits[p] += solution_size(&v->shape, (int)rank);
   for (int g = 0; counted && g < GRAM_KINDS; g++) /* loss 0 gives -inf, whose mean is 0 */
     m->loss[g][p] += rank < v->length[g] ? log(fmax(v->loss[g][rank], 0) / v->reference[g]) : NAN;
+}
+
+/* ---- its entry ---- */
+
+static status entry_new(setting_report *s, int64_t layer, linear_id l, matrix_entry **entry) {
+  status st = OK;
+  TRY(GROW(s->entries, s->entry_count, s->entry_room, "matrices of a report"));
+  matrix_entry *m = *entry = &s->entries[s->entry_count++];
+  *m = (matrix_entry){.linear = l, .layer = layer};
+  TRY(NEW(m->bits, s->point_count, "results"));
+  for (int g = 0; g < GRAM_KINDS; g++) TRY(NEW(m->loss[g], s->point_count, "results"));
+done:
+  return st;
+}
+
+static void entry_free(matrix_entry *m) {
+  FREE(m->bits);
+  FREE(m->tail);
+  for (int g = 0; g < GRAM_KINDS; g++) FREE(m->loss[g]);
+  for (int g = 0; g < GRAM_KINDS; g++) FREE(m->curve[g]);
+}
+
+static void entry_point(const curves *v, int point, int p, matrix_entry *m) {
+  int64_t last = v->length[ON_CALIBRATION] - 1, rank = v->own_rank && point > last ? last : point;
+  m->bits[p] = solution_size(&v->shape, (int)rank);
+  for (int g = 0; g < GRAM_KINDS; g++)
+    m->loss[g][p] = rank < v->length[g] && v->reference[g] != 0 ? fmax(v->loss[g][rank], 0) / v->reference[g] : NAN;
+}
+
+/* The curves of the last variant become the entry's. */
+static status entry_curves(curves *v, matrix_entry *m) {
+  status st = OK;
+  m->out = v->shape.out;
+  m->in = v->shape.in;
+  m->numerical_rank = v->numerical_rank;
+  m->raised_scales = v->raised_scales;
+  m->tokens = (int64_t)v->tokens;
+  m->seconds = v->seconds;
+  for (int g = 0; g < GRAM_KINDS; g++) {
+    m->curve[g] = v->loss[g];
+    m->curve_length[g] = v->length[g];
+    v->loss[g] = NULL;
+    for (int64_t r = 0; r < m->curve_length[g]; r++)
+      m->curve[g][r] = v->reference[g] != 0 ? fmax(m->curve[g][r], 0) / v->reference[g] : NAN;
+  }
+  if (v->value_count == 0 || v->value_count != m->curve_length[ON_CALIBRATION]) goto done;
+  TRY(NEW(m->tail, v->value_count, "tails of spectra"));
+  double sum = 0;
+  for (int64_t r = v->value_count - 1; r >= 0; r--) {
+    sum += v->values[r];
+    m->tail[r] = v->reference[ON_CALIBRATION] != 0 ? fmax(sum, 0) / v->reference[ON_CALIBRATION] : NAN;
+  }
+done:
+  return st;
+}
+
+double entry_certificate(const matrix_entry *m) {
+  double worst = m->tail ? 0 : NAN;
+  for (int64_t r = 0; m->tail && r < m->curve_length[ON_CALIBRATION]; r++) {
+    double off = fabs(m->curve[ON_CALIBRATION][r] - m->tail[r]);
+    if (m->tail[r] > 1e-9 * m->curve[ON_CALIBRATION][0]) worst = fmax(worst, off / m->tail[r]);
+  }
+  return worst;
 }
 
 /* The variant of a point. Where each serves its own rank alone, one that was not solved for is a truncation of the largest. */
@@ -166,14 +237,16 @@ static void note_tokens(const curves *v, linear_id l, double per_column[IN_COUNT
   if (v->tokens > 0 && !(*least <= now)) *least = now;
 }
 
-static status add_linear(container *c, const char *path, const char *group, linear_id l, setting_report *s, totals *t,
+static status add_linear(container *c, const char *path, int64_t layer, const char *group, linear_id l, setting_report *s, totals *t,
                          double per_column[IN_COUNT]) {
   status st = OK;
   attributes a = {0};
   curves v = {0};
+  matrix_entry *entry;
   const int kinds[] = {(int)l, MATRIX_ALL};
   TRY(container_attributes(c, group, &a));
   const char *ranks = attr_get_text(&a, "ranks");
+  TRY(entry_new(s, layer, l, &entry));
   bool own_rank = attr_get_int(&a, "own_rank", 0) == 1;
   bool extends = attr_get_int(&a, "extends", 0) == 1;
   s->refined |= extends;
@@ -189,6 +262,7 @@ static status add_linear(container *c, const char *path, const char *group, line
       v = (curves){0};
       TRY(read_curves(c, path, name, &v));
     }
+    entry_point(&v, s->points[p], p, entry);
     bool counted = v.reference[ON_CALIBRATION] != 0; /* else weights that nothing reads: no relative loss to speak of */
     for (int k = 0; k < 2; k++) {
       matrix_report *m = &s->matrix[kinds[k]];
@@ -204,6 +278,7 @@ static status add_linear(container *c, const char *path, const char *group, line
     }
   }
   note_tokens(&v, l, per_column);
+  TRY(entry_curves(&v, entry));
 done:
   attr_free(&a);
   free_curves(&v);
@@ -213,18 +288,21 @@ done:
 static status add_file(const char *path, setting_report *s, totals *t, double per_column[IN_COUNT], hash *h) {
   status st = OK;
   container *c = NULL;
+  attributes root = {0};
   char **groups = NULL;
   int count = 0;
   TRY(container_open(path, "solution", &c));
+  TRY(container_attributes(c, "", &root));
   TRY(unit_hash_solution(c, h));
   TRY(container_groups(c, &groups, &count));
   for (int i = 0; i < count; i++) {
     int l = linear_of_group(groups[i]);
-    if (l >= 0) TRY(add_linear(c, path, groups[i], (linear_id)l, s, t, per_column));
+    if (l >= 0) TRY(add_linear(c, path, attr_get_int(&root, "layer", s->layers), groups[i], (linear_id)l, s, t, per_column));
   }
   s->layers++;
 done:
   container_names_free(&groups, count);
+  attr_free(&root);
   container_close(&c);
   return st;
 }
@@ -260,6 +338,12 @@ static status add_points(const char *path, const char *text, setting_report *s) 
 done:
   FREE(points);
   return st;
+}
+
+int report_find_point(const setting_report *s, int rank) {
+  for (int k = 0; k < s->point_count; k++)
+    if (s->points[k] == rank) return k;
+  return -1;
 }
 
 /* Ranks that the job lists now and the curves hold already. */
@@ -326,7 +410,9 @@ static status read_head(const char *path, setting_report *s) {
     s->method = mem_format("%s", attr_get_text(&group, "method"));
     s->bits = attr_get_int(&group, "bits", 0);
     s->group = attr_get_int(&group, "group", 0);
-    if (!s->method) st = fail(E_MEMORY, "report: no memory");
+    const char *in_which = attr_get_text(&group, "certificate");
+    s->metric = mem_format("%s", in_which);
+    if (!s->method || !s->metric) st = fail(E_MEMORY, "report: no memory");
   }
 done:
   container_names_free(&groups, count);
@@ -362,7 +448,7 @@ static status read_setting(const char *run_folder, const char *solutions, const 
     goto done;
   }
   TRY(hash_new(&h));
-  TRY(list_folder(folder, is_layer_file, &files, &count));
+  TRY(report_list(folder, report_is_layer_file, &files, &count));
   TRY(NEW(s->points, 1, "ranks"));
   s->points[none] = 0;
   s->point_count = 1;
@@ -387,7 +473,7 @@ static status read_setting(const char *run_folder, const char *solutions, const 
   drop_foreign_eval(original, fingerprint, s);
 done:
   hash_free(&h);
-  list_free(&files, count);
+  report_list_free(&files, count);
   FREE(folder);
   return st;
 }
@@ -416,11 +502,11 @@ static status read_master(const char *run_folder, run_report *r) {
   r->model_fingerprint = mem_format("%s", attr_get_text(&a, "model_fingerprint"));
   if (!r->model || !r->model_fingerprint) st = fail(E_MEMORY, "report: no memory");
   if (st == OK && !r->layers) { /* before the first collect: as many layers as have Grams */
-    TRY(list_folder(grams, is_layer_file, &files, &count));
+    TRY(report_list(grams, report_is_layer_file, &files, &count));
     r->layers = count;
   }
 done:
-  list_free(&files, count);
+  report_list_free(&files, count);
   attr_free(&a);
   container_close(&c);
   FREE(path);
@@ -431,6 +517,9 @@ done:
 static void free_setting(setting_report *s) {
   FREE(s->name);
   FREE(s->method);
+  FREE(s->metric);
+  for (int i = 0; i < s->entry_count; i++) entry_free(&s->entries[i]);
+  FREE(s->entries);
   FREE(s->points);
   FREE(s->variants);
   eval_result_free(&s->eval);
@@ -455,7 +544,7 @@ status report_read(const char *run_folder, const job *asked, const char *pattern
   for (int i = 0; i < IN_COUNT; i++) r->per_column[i] = NAN;
   TRY(read_master(run_folder, r));
   TRY(read_eval(run_folder, "original", &r->original));
-  TRY(list_folder(solutions, is_shown, &names, &count));
+  TRY(report_list(solutions, report_is_shown, &names, &count));
   TRY(NEW(r->settings, (size_t)count + 1, "settings"));
   for (int i = 0; i < count; i++) {
     if (pattern && fnmatch(pattern, names[i]->d_name, 0) != 0) continue;
@@ -468,7 +557,7 @@ status report_read(const char *run_folder, const job *asked, const char *pattern
   if (r->setting_count == 0)
     st = fail(E_DATA, "%s: expected finished solutions below it, found none: `cloqwork run` makes them", solutions);
 done:
-  list_free(&names, count);
+  report_list_free(&names, count);
   FREE(solutions);
   if (st != OK) report_free(r);
   return st;

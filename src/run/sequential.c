@@ -226,7 +226,7 @@ done:
 static status solve_setting(sequence *q, int64_t first, int64_t last, bool warned[IN_COUNT]) {
   session *c = q->c;
   status st = OK;
-  layer_progress p = {"solve", 0, c->model.arch.layers, 0, last - first + 1};
+  layer_progress p = {.stage = "solve", .layers = c->model.arch.layers, .todo = last - first + 1, .setting = q->which->name};
   TRY(prefix_embed(&q->streams));
   for (int64_t layer = 0; layer <= last; layer++) {
     if (session_should_stop(c, c->team.comm)) {

@@ -1,5 +1,6 @@
 #include "run/session.h"
 
+#include <dirent.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +14,8 @@
 #include "base/memory.h"
 #include "base/settings.h"
 #include "dist/agree.h"
+
+enum { PATIENCE = 15 }; /* seconds for other jobs of an array to begin */
 
 static volatile sig_atomic_t stop_asked;
 
@@ -118,7 +121,7 @@ static void name_job(session *c) {
 
 status session_open(MPI_Comm comm, const arguments *a, const blas_info *blas, bool with_tokens, session *c) {
   status st = OK;
-  *c = (session){.job_comm = comm, .arguments = *a, .blas = *blas, .started = clock_now(), .lock_file = -1, .opened = true};
+  *c = (session){.job_comm = comm, .arguments = *a, .blas = *blas, .started = clock_now(), .opened = true};
   MPI_Comm_rank(comm, &c->rank);
   MPI_Comm_size(comm, &c->size);
   name_job(c);
@@ -145,28 +148,49 @@ status session_open_tokens(session *c) {
   return agree(c->job_comm, st);
 }
 
-static status begin_on_first_rank(session *c) {
+static status hold_lock(session *c, const char *folder, double patience) {
+  held_lock *l = &c->locks[c->lock_count];
+  if (!(l->path = path_join(folder, ".lock"))) return fail(E_MEMORY, "%s: no memory for a name", folder);
+  c->lock_count++;
+  return file_lock_within(patience, l->path, c->job_tag, &l->file);
+}
+
+/* Takes and gives back the lock of every setting that is there, of this job or not. */
+static status find_settings_free(const session *c) {
+  status st = OK;
+  char *folder = path_join(c->job.output, "solutions"), *path = NULL;
+  DIR *d = folder ? opendir(folder) : NULL;
+  if (!d) st = folder ? fail(E_IO, "%s: cannot be listed: %m", folder) : fail(E_MEMORY, "%s: no memory for a name", c->job.output);
+  for (struct dirent *e; st == OK && (e = readdir(d));) {
+    int lock;
+    if (e->d_name[0] == '.') continue;
+    if (!(path = mem_format("%s/%s/.lock", folder, e->d_name))) st = fail(E_MEMORY, "%s: no memory for a name", folder);
+    if (st == OK && file_exists(path) && (st = file_lock(path, c->job_tag, &lock)) == OK) file_unlock(path, &lock);
+    FREE(path);
+  }
+  if (d) closedir(d);
+  FREE(folder);
+  return st;
+}
+
+static status begin_on_first_rank(session *c, bool whole) {
   status st = OK;
   char *path = NULL, *text = NULL;
   static const char *const folders[] = {"", "grams", "heldout", "solutions"};
+  TRY(NEW(c->locks, c->job.setting_count + 1, "locks of a run directory"));
   for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
     if (!(path = path_join(c->job.output, folders[i]))) return fail(E_MEMORY, "%s: no memory for a name", c->job.output);
     TRY(file_make_folders(path));
-    if (i == 0) { /* before anything in it is touched */
-      FREE(path);
-      if (!(path = path_join(c->job.output, ".lock"))) return fail(E_MEMORY, "%s: no memory for a name", c->job.output);
-      TRY(file_lock(path, c->job_tag, &c->lock_file));
-      snprintf(c->lock, sizeof c->lock, "%s", path);
-      FREE(path);
-      if (!(path = mem_format("%s", c->job.output))) return fail(E_MEMORY, "%s: no memory for a name", c->job.output);
-    }
-    TRY(file_remove_matching(path, ".tmp")); /* of a job that was killed while it wrote */
+    if (i == 0) TRY(hold_lock(c, path, whole ? 0 : PATIENCE)); /* before anything in it is touched */
+    TRY(file_remove_matching(path, ".tmp"));                   /* of a job that was killed while it wrote */
     FREE(path);
   }
+  if (whole) TRY(find_settings_free(c));
   for (int i = 0; i < c->job.setting_count; i++) {
     if (!(path = mem_format("%s/solutions/%s", c->job.output, c->job.settings[i].name)))
       return fail(E_MEMORY, "%s: no memory for a name", c->job.output);
     TRY(file_make_folders(path));
+    if (!whole) TRY(hold_lock(c, path, 0));
     TRY(file_remove_matching(path, ".tmp"));
     FREE(path);
     for (int set = 0; set < SET_COUNT && setting_follows(&c->job.settings[i]); set++) {
@@ -181,8 +205,12 @@ static status begin_on_first_rank(session *c) {
   if (!(path = path_join(c->job.output, "job.yaml"))) return fail(E_MEMORY, "%s: no memory for a name", c->job.output);
   TRY(file_write_atomic(path, text, strlen(text)));
   FREE(path);
+  if (!whole) file_unlock(c->locks[0].path, &c->locks[0].file);
   if (!(path = path_join(c->job.output, "run.log"))) return fail(E_MEMORY, "%s: no memory for a name", c->job.output);
   TRY(log_open(path));
+  FREE(path);
+  if (!(path = path_join(c->job.output, "progress.json"))) return fail(E_MEMORY, "%s: no memory for a name", c->job.output);
+  log_watch(path, c->arguments.verb, c->job_tag);
 done:
   FREE(text);
   FREE(path);
@@ -190,7 +218,12 @@ done:
 }
 
 status session_begin_run(session *c) {
-  status st = c->rank == 0 ? begin_on_first_rank(c) : OK;
+  status st = c->rank == 0 ? begin_on_first_rank(c, true) : OK;
+  return agree(c->job_comm, st);
+}
+
+status session_begin_settings(session *c) {
+  status st = c->rank == 0 ? begin_on_first_rank(c, false) : OK;
   return agree(c->job_comm, st);
 }
 
@@ -204,7 +237,11 @@ void session_close(session *c) {
   }
   checkpoint_close(&c->model);
   job_free(&c->job);
-  file_unlock(c->lock, &c->lock_file);
+  for (int i = 0; i < c->lock_count; i++) {
+    file_unlock(c->locks[i].path, &c->locks[i].file);
+    FREE(c->locks[i].path);
+  }
+  FREE(c->locks);
   log_close();
   *c = (session){0};
 }

@@ -32,8 +32,14 @@ typedef struct arguments {
   int64_t tokens;                  /* --tokens of grams; 0: not given */
   int64_t first_layer, last_layer; /* --layers A-B; last -1: all */
   double max_hours;                /* 0: no limit */
-  bool quiet, json, complete;      /* complete: status --complete */
+  bool quiet, json, csv, complete; /* csv: report --csv; complete: status --complete */
 } arguments;
+
+/* A lock of the run directory or of one of its settings, until session_close. */
+typedef struct held_lock {
+  char *path; /* owned */
+  int file;   /* for file_unlock */
+} held_lock;
 
 typedef struct session {
   MPI_Comm job_comm; /* borrowed from main */
@@ -50,8 +56,8 @@ typedef struct session {
   grid grid; /* over the team */
   blas_info blas;
   char job_tag[64]; /* SLURM job id, or host and process */
-  char lock[4096];  /* path of the lock that rank 0 holds */
-  int lock_file;    /* -1: none */
+  held_lock *locks; /* rank 0's, owned */
+  int lock_count;
   double started;
   const setting *follower; /* of a view (session_split): whose own Grams these are; NULL: those of the full-precision model */
   bool opened;
@@ -62,8 +68,12 @@ typedef struct session {
 status session_open(MPI_Comm comm, const arguments *a, const blas_info *blas, bool with_tokens, session *c);
 /* Collective. The token files, for a session opened without them. */
 status session_open_tokens(session *c);
-/* Collective. Makes the run directory, takes its lock, removes stale temporaries, opens the log, writes job.yaml. For verbs that write. */
+/* Collective, for verbs that write. Makes the run directory, takes its lock, removes stale temporaries, opens the log, writes job.yaml.
+ * Whoever calibrates, collects or reads what others write takes the whole: RUN/.lock for as long as it works, and no setting may be taken.
+ * Whoever only solves takes its settings, RUN/solutions/SETTING/.lock, and RUN/.lock just while it begins: so the elements of a job array
+ * work side by side, and what would collide is refused by name. */
 status session_begin_run(session *c);
+status session_begin_settings(session *c);
 void session_close(session *c); /* Collective */
 
 /* The session as those see it that share their Grams: one view of all settings on Grams of the full-precision model (if there are any), then

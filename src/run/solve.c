@@ -138,7 +138,12 @@ static status solve_one_layer(layer_solver *s, int64_t layer, bool warned[IN_COU
   TRY(share_bytes(c->team.comm, gram_fingerprint, sizeof gram_fingerprint));
   TRY(solve_find_pending(c, layer, gram_fingerprint, pending, &count));
   if (count == 0) goto done;
+  int shown = 0;
+  while (!pending[shown]) shown++;
   p->layer = layer;
+  p->setting = c->job.settings[shown].name;
+  p->more = count - 1;
+  layer_progress_show(p, 0, -1);
   TRY(layer_solve(s, layer, pending, layer_progress_show, p));
   TRY(solve_write_layer(s, layer, pending, count, gram_fingerprint, warned));
   p->done++;
@@ -173,7 +178,7 @@ static status solve_layers(session *c, bool warned[IN_COUNT]) {
   layer_solver s = {0};
   int64_t begin, end;
   session_team_layers(c, c->team.index, &begin, &end);
-  layer_progress p = {"solve", 0, c->model.arch.layers, 0, 0};
+  layer_progress p = {.stage = "solve", .layers = c->model.arch.layers};
   TRY(count_layers(c, begin, end, &p.todo));
   if (p.todo == 0) goto done;
   TRY(layer_solver_new(c, &s));

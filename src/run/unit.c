@@ -312,15 +312,37 @@ done:
 
 void layer_progress_show(void *context, double fraction, double gflops) {
   const layer_progress *l = context;
-  char what[96];
-  snprintf(what, sizeof what, "%s layer %lld of %lld", l->stage, (long long)l->layer + 1, (long long)l->layers);
+  char what[128], settings[64] = "";
+  if (l->setting && l->more)
+    snprintf(settings, sizeof settings, ", %d settings", l->more + 1);
+  else if (l->setting)
+    snprintf(settings, sizeof settings, ", %.48s", l->setting);
+  snprintf(what, sizeof what, "%s layer %lld of %lld%s, %lld of %lld done", l->stage, (long long)l->layer + 1, (long long)l->layers,
+           settings, (long long)l->done, (long long)l->todo);
   log_progress(what, ((double)l->done + fraction) / (double)l->todo, gflops);
+}
+
+/* "grams/layer-003: 12.1 s, 51 GFLOP/s" and, of a solution, what is left of its loss. */
+static void log_fields(const json_t *fields) {
+  double seconds = 0;
+  const char *key;
+  char rate[32] = "", loss[64] = "";
+  const json_t *spent = json_object_get(fields, "seconds"), *all = json_object_get(spent, "all"), *each,
+               *gflops = json_object_get(fields, "gflops"), *left = json_object_get(fields, "relative_loss");
+  json_object_foreach((json_t *)spent, key, each) seconds += json_number_value(each);
+  if (all) seconds = json_number_value(all); /* of which the others are parts */
+  if (gflops) snprintf(rate, sizeof rate, ", %.0f GFLOP/s", json_number_value(gflops));
+  if (left)
+    snprintf(loss, sizeof loss, ", relative loss %.3g, %.3g with the adapter",
+             json_number_value(json_object_get(fields, "relative_loss_without_adapter")), json_number_value(left));
+  log_unit("%s: %.2f s%s%s", json_string_value(json_object_get(fields, "unit")), seconds, rate, loss);
 }
 
 status unit_metrics(const session *c, json_t *fields) {
   char host[256] = "", stamp[32], path[PATH_MOST];
   gethostname(host, sizeof host - 1);
   clock_stamp(stamp);
+  log_fields(fields);
   json_object_set_new(fields, "ranks", json_integer(c->team.size));
   json_object_set_new(fields, "teams", json_integer(c->team.count));
   json_object_set_new(fields, "host", json_string(host));

@@ -50,10 +50,12 @@ status unit_is_done(const char *path, const char *kind, const attributes *identi
 typedef struct layer_progress {
   const char *stage; /* "calibrate" */
   int64_t layer, layers, done, todo;
+  const char *setting; /* NULL: none; borrowed */
+  int more;            /* settings of the layer beside it */
 } layer_progress;
 void layer_progress_show(void *layer_progress, double fraction, double gflops);
 
-/* A line for RUN/metrics.jsonl with ranks, host, version and time added; consumes fields. Local (call on one rank). */
+/* A line for RUN/metrics.jsonl, and a shorter one for the log, with ranks, host, version and time added; consumes fields. Local (call on one rank). */
 status unit_metrics(const session *c, json_t *fields);
 
 #endif

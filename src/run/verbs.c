@@ -19,10 +19,18 @@ done:
   return st;
 }
 
+status verb_collect(session *c) { return collect(c); }
+
+static status report_here(const session *c) {
+  const arguments *a = &c->arguments;
+  const char *run = c->job.output;
+  if (a->json) return report_json(run, &c->job, a->settings, stdout);
+  if (a->csv) return report_csv(run, &c->job, a->settings, stdout);
+  return report_page(run, &c->job, a->settings, a->out ? a->out : run, stdout);
+}
+
 status verb_report(session *c) {
-  status st = OK;
-  const char *pattern = c->arguments.settings;
-  if (c->rank == 0) st = (c->arguments.json ? report_json : report_table)(c->job.output, &c->job, pattern, stdout);
+  status st = c->rank == 0 ? report_here(c) : OK;
   return agree(c->job_comm, st);
 }
 
@@ -32,29 +40,35 @@ status verb_methods(session *c) {
 }
 
 const verb verbs[] = {
-    {"plan", verb_plan, false, NEEDS_TOKENS, NULL, "what will be computed: units, flops, memory, disk, hours; exit 4 if it cannot fit",
+    {"plan", verb_plan, NULL, NEEDS_TOKENS, NULL, "what will be computed: units, flops, memory, disk, hours; exit 4 if it cannot fit",
      "usage: cloqwork plan JOB.yaml [--set key=value]... [--json]\n\n"
      "Checks the job, the headers of the checkpoint and the token files, then prints the units of work, their flops, the peak memory of a "
      "rank and of\n"
      "a node, bytes on disk, and hours by stage at the rate of a short product measured now. Exit code 4 when memory or disk would not "
      "suffice.\n"
      "The number of ranks is that of the call: mpirun -n 64 cloqwork plan JOB.yaml."},
-    {"calibrate", verb_calibrate, true, NEEDS_TOKENS, NULL, "Grams of all layers, and held-out Grams if the job names held-out tokens",
+    {"calibrate", verb_calibrate, session_begin_run, NEEDS_TOKENS, NULL,
+     "Grams of all layers, and held-out Grams if the job names held-out tokens",
      "usage: mpirun -n N cloqwork calibrate JOB.yaml [--layers 0-9] [--max-hours H]\n\n"
      "Runs the full-precision model over the calibration windows once and stores, for each layer, the Gram X^T X of its four inputs in\n"
      "RUN/grams/layer-NNN.h5 (RUN/heldout for held-out tokens). Layers that are there are kept. Bit-identical for any number of ranks."},
-    {"solve", verb_solve, true, NEEDS_TOKENS, NULL, "codes and adapters of every (layer, setting) that is not done yet",
+    {"solve", verb_solve, session_begin_settings, NEEDS_TOKENS, NULL, "codes and adapters of every (layer, setting) that is not done yet",
      "usage: mpirun -n N cloqwork solve JOB.yaml [--layers 0-9] [--settings PATTERN] [--max-hours H]\n\n"
      "Quantizes the targets of every layer with every setting of the sweep and computes the adapter at the largest rank, which serves all "
      "smaller\n"
      "ranks (one for each rank where codes depend on it; what settings have in common is made once), into "
-     "RUN/solutions/SETTING/layer-NNN.h5. Needs the Grams; never touches tokens or the forward pass."},
-    {"run", verb_run, true, NEEDS_TOKENS, NULL, "plan, calibrate, solve, collect: the main job; run again to resume",
+     "RUN/solutions/SETTING/layer-NNN.h5. Needs the Grams; never touches tokens or the forward pass.\n"
+     "Other jobs may solve other settings of the same run directory at the same time; `collect` then makes the master file."},
+    {"collect", verb_collect, session_begin_run, NEEDS_TOKENS, NULL, "the master file RUN/run.h5 over all units that are there",
+     "usage: cloqwork collect JOB.yaml|RUN\n\n"
+     "Links every finished unit of the job, however many jobs made them, from RUN/run.h5, which says how many there are and should be:\n"
+     "`status --complete` asks it. `run` does so at its end."},
+    {"run", verb_run, session_begin_run, NEEDS_TOKENS, NULL, "plan, calibrate, solve, collect: the main job; run again to resume",
      "usage: mpirun -n N cloqwork run JOB.yaml [--set key=value]... [--layers 0-9] [--settings PATTERN] [--max-hours H] [--quiet]\n\n"
      "Does plan, calibrate, solve and the master file RUN/run.h5, then prints the table of results. What is done is not done again; "
      "SIGUSR1, SIGTERM\n"
      "or --max-hours stop it at the end of a unit with exit code 75: run the same line again to go on."},
-    {"allocate", verb_allocate, true, NEEDS_MODEL, NULL,
+    {"allocate", verb_allocate, session_begin_run, NEEDS_MODEL, NULL,
      "bits and rank of every matrix under a budget of bytes, as a further setting of the job",
      "usage: cloqwork allocate JOB.yaml|RUN --budget BITS_PER_WEIGHT [--method NAME] [--group G] [--settings PATTERN]\n"
      "                         [--weights FILE.yaml] [--name NAME] [--json]\n\n"
@@ -69,7 +83,8 @@ const verb verbs[] = {
      "it.\n\n"
      "  --weights  a file such as {down_proj: 2, q_proj: 0.5}: what the relative losses of a target's matrices count; 1 where it is "
      "silent"},
-    {"eval", verb_eval, true, NEEDS_MODEL, NULL, "perplexity, KL and top-1 agreement to the original model, of every finished setting",
+    {"eval", verb_eval, session_begin_run, NEEDS_MODEL, NULL,
+     "perplexity, KL and top-1 agreement to the original model, of every finished setting",
      "usage: mpirun -n N cloqwork eval JOB.yaml|RUN [--settings PATTERN] [--rank 8,16] [--set eval.tokens=FILE.npy] [--max-hours H] "
      "[--json]\n\n"
      "Runs the original model and, of every setting whose layers are all solved, the quantized base alone and with the adapter at each "
@@ -81,19 +96,22 @@ const verb verbs[] = {
      "over windows, paired for the difference to the original. Results stay in RUN/eval/NAME.json: what is there is not computed again. "
      "The same\n"
      "numbers for any number of ranks and teams."},
-    {"status", verb_status, false, NEEDS_TOKENS, NULL, "what is done, what is missing; --complete exits 0 only if everything is there",
+    {"status", verb_status, NULL, NEEDS_TOKENS, NULL, "what is done, what is missing; --complete exits 0 only if everything is there",
      "usage: cloqwork status JOB.yaml|RUN [--complete] [--json]\n\n"
-     "Counts the units whose files are there, from any shell, while the job runs or after it. With --complete: exit code 0 only if the "
+     "Counts the units whose files are there, from any shell, while the job runs or after it; says what the job is doing, how fast and "
+     "until when, or how "
+     "it ended.\n"
+     "With --complete: exit code 0 only if the "
      "master file says\n"
      "that every unit is there, 75 otherwise."},
-    {"verify", verb_verify, false, NEEDS_TOKENS, verify_is_export, "re-reads everything, checks checksums and recomputes each certificate",
+    {"verify", verb_verify, NULL, NEEDS_TOKENS, verify_is_export, "re-reads everything, checks checksums and recomputes each certificate",
      "usage: mpirun -n N cloqwork verify JOB.yaml|RUN\n"
      "       mpirun -n N cloqwork verify EXPORT [--run RUN]\n\n"
      "Reads every dataset of the run and compares its SHA-256; recomputes from the stored codes and factors, the model's weights and the "
      "Grams every\n"
      "loss curve, and holds it against the stored curve and the spectrum's tail. Names every dataset that differs; exit code 3 if one "
      "does."},
-    {"export", verb_export, false, NEEDS_MODEL, NULL, "a setting as folders that PEFT, GPTQ, bitsandbytes and vLLM loaders take",
+    {"export", verb_export, NULL, NEEDS_MODEL, NULL, "a setting as folders that PEFT, GPTQ, bitsandbytes and vLLM loaders take",
      "usage: mpirun -n N cloqwork export JOB.yaml|RUN --setting [PATTERN=]NAME --rank [PATTERN=]R --to FORMAT [--out DIR]\n"
      "                                   [--merge] [--split cloq|qera|balanced] [--dtype T] [--adapter-dtype T]\n\n"
      "Writes DIR/base, a Hugging Face folder with quantized linears, and DIR/adapter, a PEFT LoRA adapter with scale exactly 1 (default "
@@ -110,7 +128,8 @@ const verb verbs[] = {
      "its\n"
      "             method's usual one)\n"
      "  --dtype    of dense weights: float32, float16, bfloat16 (default: the checkpoint's); --adapter-dtype: of the adapter (float32)"},
-    {"merge", verb_merge, true, NEEDS_TOKENS, NULL, "Grams added: of several runs of the same model, made from different tokens",
+    {"merge", verb_merge, session_begin_run, NEEDS_TOKENS, NULL,
+     "Grams added: of several runs of the same model, made from different tokens",
      "usage: mpirun -n N cloqwork merge JOB.yaml --from RUN --from RUN... [--layers 0-9]\n\n"
      "Makes the Grams of the job's run directory the sums of those in the named run directories: calibrate on more tokens later and keep "
      "what is\n"
@@ -120,7 +139,7 @@ const verb verbs[] = {
      "tokens "
      "where one\n"
      "of the runs has them; without a heldout section the sum of all runs', where every run has some. Same bits whatever the order."},
-    {"grams", verb_grams, false, NEEDS_MODEL, NULL, "Grams to and from plain files: .npy or safetensors",
+    {"grams", verb_grams, NULL, NEEDS_MODEL, NULL, "Grams to and from plain files: .npy or safetensors",
      "usage: mpirun -n N cloqwork grams JOB.yaml|RUN --to npy|safetensors --out DIR [--layers 0-3]\n"
      "       mpirun -n N cloqwork grams JOB.yaml --from DIR [--tokens N] [--layers 0-3]\n\n"
      "Writes the full symmetric matrices H = sum x x^T, float32, as DIR/layer-000.attn_in.npy … or DIR/layer-000.safetensors, the "
@@ -130,11 +149,18 @@ const verb verbs[] = {
      "job's run directory; a folder without grams.json needs --tokens. H is the raw sum over all tokens, not a mean. Afterwards `cloqwork "
      "solve RUN`;\n"
      "a job may also say calibration: { import: DIR, count: TOKENS } itself."},
-    {"report", verb_report, false, NEEDS_TOKENS, NULL, "the table of results; --json for scripts",
-     "usage: cloqwork report JOB.yaml|RUN [--json]\n\n"
+    {"report", verb_report, NULL, NEEDS_TOKENS, NULL, "the table of results, and report.html with figures; --json, --csv for scripts",
+     "usage: cloqwork report JOB.yaml|RUN [--settings PATTERN] [--out DIR] [--json | --csv]\n\n"
      "Per setting and matrix type: the relative loss without adapter and at each rank, on calibration and held-out tokens; bits per "
-     "weight; seconds."},
-    {"methods", verb_methods, false, NEEDS_NOTHING, NULL, "the methods that a job may name",
+     "weight; seconds;\n"
+     "perplexity where it was evaluated. Writes RUN/report.html (or DIR/report.html), a page that needs no network, with figures by "
+     "gnuplot "
+     "where that is\n"
+     "installed, and RUN/figures: their data as CSV and their gnuplot scripts (jobs/figures.sh RUN makes PDF of them). With --json or "
+     "--csv: "
+     "everything\n"
+     "on standard output, and no page; --csv is a line for each matrix and rank, and for the means over layers (without a layer)."},
+    {"methods", verb_methods, NULL, NEEDS_NOTHING, NULL, "the methods that a job may name",
      "usage: cloqwork methods\n\nLists the rows of the method table."},
 };
 const int verb_count = (int)(sizeof verbs / sizeof *verbs);

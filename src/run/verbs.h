@@ -10,7 +10,7 @@ typedef enum verb_needs { NEEDS_NOTHING, NEEDS_MODEL, NEEDS_TOKENS } verb_needs;
 typedef struct verb {
   const char *name;
   status (*work)(session *c);        /* after session_open */
-  bool writes;                       /* takes the run directory: session_begin_run first */
+  status (*begin)(session *c);       /* between the two, of verbs that write: takes the run directory or its settings */
   verb_needs needs;                  /* the job and the model's headers; the token files of calibration, too */
   bool (*alone)(const arguments *a); /* where given and true: this call needs nothing after all */
   const char *line;                  /* for --help */
@@ -23,6 +23,7 @@ extern const int verb_count;
 status verb_plan(session *c);
 status verb_calibrate(session *c);
 status verb_solve(session *c);
+status verb_collect(session *c);
 status verb_run(session *c);
 status verb_verify(session *c);
 status verb_allocate(session *c);

@@ -27,4 +27,41 @@ on 2 calibrate "$WORK/job.yaml" --layers 0-1 --quiet || fault "calibrate ended w
 on 2 solve "$WORK/job.yaml" --layers 0-1 --quiet || fault "solve ended with $?"
 on 2 verify "$WORK/job.yaml" --layers 0-1 >"$WORK/out" 2>&1 || fault "verify ended with $?: $(cat "$WORK/out")"
 "$python" "$PROJECT/tests/conformance/refine.py" "$PROJECT/data/tiny" "$WORK/run" || fault "numpy finds something else"
+
+# a list of rounds that contradicts the stored numbers, under checksums that do not: spoil ENTRY VALUE PATTERN
+setting=varpro-b2-g32 && file=$WORK/run/solutions/$setting/layer-000.h5
+cp "$file" "$WORK/kept.h5"
+spoil() {
+  "$python" - "$file" "$1" "$2" <<'P' || fault "the list of rounds is not spoiled"
+import hashlib, re, sys
+import h5py, numpy as np
+
+def digest(f): # of all attributes (src/store/attributes.c)
+    each = []
+    def add(name, o):
+        for key, v in o.attrs.items():
+            kind = "text" if isinstance(v, str) else "int" if isinstance(v, np.integer) else "real"
+            text = v if kind == "text" else str(v) if kind == "int" else re.sub(r"\.?0*p", "p", float(v).hex())
+            if name or key not in ("complete", "attributes_sha256"):
+                each.append(hashlib.sha256(b"".join(s.encode() + b"\0" for s in (name, key, kind, text))).hexdigest().encode() + b"\0")
+    add("", f)
+    f.visititems(add)
+    return hashlib.sha256(b"".join(sorted(each))).hexdigest()
+
+file, entry, value = sys.argv[1:]
+with h5py.File(file, "r+") as f:
+    assert digest(f) == f.attrs["attributes_sha256"], "the digest is not made as the program makes it"
+    group = f["self_attn.k_proj/rank-8"]
+    rounds = group["rounds"]
+    kept = int(group.attrs["round"]) - 1
+    rounds[(kept if entry == "kept" else kept - 1)] = float(value) * rounds[kept]
+    rounds.attrs["sha256"] = hashlib.sha256(rounds[...].tobytes()).hexdigest()
+    f.attrs["attributes_sha256"] = digest(f)
+P
+  on 2 verify "$WORK/job.yaml" --layers 0-0 --settings $setting >"$WORK/out" 2>&1 && fault "verify passed a list of rounds with the $1 one times $2"
+  grep -q "layer-000.h5: self_attn.k_proj/rank-8: rounds: $3" "$WORK/out" || fault "verify, the $1 one times $2: expected a line with $3, found: $(cat "$WORK/out")"
+  cp "$WORK/kept.h5" "$file"
+}
+spoil kept 0.8 "expected the kept one's loss, at least"
+spoil other inf 'expected a loss of round'
 finish

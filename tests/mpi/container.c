@@ -14,11 +14,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/fault.h"
 #include "base/file.h"
 #include "base/memory.h"
 #include "check.h"
-#include "dist/agree.h"
 #include "store/container.h"
 
 enum { SETS = 12, GROUPS = 4 };
@@ -257,21 +255,18 @@ static void test_limits(const team *t, const sample *s, const char *folder) {
 
 /* Every fallible operation of a rank fails once. n beyond the last one: the file is written. */
 static void test_faults(const team *t, const sample *s, const char *folder) {
-  char *path = path_join(folder, "fault.h5"), text[32];
+  char *path = path_join(folder, "fault.h5");
   dataset all[SETS];
   memcpy(all, sets, sizeof all);
   for (int who = 0; who<t->size; who += t->size> 1 ? t->size - 1 : 1) {
     int n = 1, failures = 0;
     for (;; n++) {
-      snprintf(text, sizeof text, "%d:%d", who, n);
-      setenv("CLOQWORK_FAULT", text, 1);
-      fault_setup(t->rank);
+      check_fault(t->rank, who, n);
       /* few things, and one of each kind: the number of operations is what this test costs */
       status st = container_write(t, path, "7", "solution", (dataset[]){sets[0], sets[4], sets[6]}, 3, s->groups + 2, 1);
       unsigned long long done = t->rank == who ? fault_count() : 0;
       MPI_Bcast(&done, 1, MPI_UNSIGNED_LONG_LONG, who, t->comm);
-      unsetenv("CLOQWORK_FAULT");
-      fault_setup(t->rank);
+      check_fault(t->rank, who, 0);
       if (done < (unsigned long long)n) {
         CHECK_OK(st);
         break;

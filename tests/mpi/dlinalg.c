@@ -7,10 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/fault.h"
 #include "base/memory.h"
 #include "check.h"
-#include "dist/agree.h"
 
 static int rank, size;
 
@@ -374,7 +372,6 @@ static void reverse_refusals(const team *t, const grid *g) {
   gram_free(&p);
 }
 
-/* The n-th fallible operation of one rank fails, for every n: all ranks return the same, and nobody waits for anybody. */
 static status one_call(int which, const team *t, const grid *g, const problem *p, double *u) {
   status st = OK;
   double values[80];
@@ -398,22 +395,10 @@ static void faults(const team *t, const grid *g) {
   problem p = gram(t, 300);
   shared u;
   CHECK_OK(shared_new(t, 300 * 300 * sizeof(double), "a factor", &u));
+  static const char *const calls[] = {"gemm", "cholesky", "eigen", "qr", "reverse_cholesky"};
   for (int which = 0; which < 5; which++)
     for (int bad = 0; bad<t->size; bad += t->size> 1 ? t->size - 1 : 1)
-      for (int n = 1, hit = 1; hit; n++) {
-        char text[32];
-        snprintf(text, sizeof text, "%d:%d", bad, n);
-        setenv("CLOQWORK_FAULT", text, 1);
-        fault_setup(t->rank);
-        status st = one_call(which, t, g, &p, u.base);
-        hit = agree_any(t->comm, fault_count() >= (uint64_t)n);
-        CHECK(hit ? st != OK && status_message()[0] : st == OK, "call %d, fault %s: status %d: %s", which, text, (int)st, status_message());
-        int code = (int)st;
-        CHECK_OK(agree_same(t->comm, "status", &code, sizeof code));
-        CHECK(n < 100, "faults without end");
-        unsetenv("CLOQWORK_FAULT");
-        fault_setup(t->rank);
-      }
+      CHECK_SURVIVES_FAULTS(t->comm, bad, 100, 100, calls[which], st = one_call(which, t, g, &p, u.base));
   shared_free(&u);
   gram_free(&p);
 }

@@ -2,14 +2,11 @@
 #include "check.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "../unit/problem.h"
 #include "adapter/mixed.h"
 #include "base/blas.h"
-#include "base/fault.h"
-#include "dist/agree.h"
 #include "joint/deflate.h"
 #include "joint/ritz.h"
 
@@ -502,7 +499,6 @@ static void refusals(const team *t) {
   layer_free(&l);
 }
 
-/* The n-th fallible operation of one rank fails, for every n: all ranks return the same, and nobody waits for anybody. */
 static void faults(const team *t) {
   enum { N = 40, M = 60, RANK = 4 };
   layer l = layer_of_kind(t, PROBLEM_SINGULAR, N, M);
@@ -515,21 +511,8 @@ static void faults(const team *t) {
   CHECK_OK(shared_new(t, ritz_shared(N, M, RANK) + deflate_shared(M, RANK), "work", &work));
   for (int which = 0; which < 2; which++)
     for (int bad = 0; bad<t->size; bad += t->size> 1 ? t->size - 1 : 1)
-      for (int n = 1, hit = 1; hit; n++) {
-        char text[32];
-        snprintf(text, sizeof text, "%d:%d", bad, n);
-        setenv("CLOQWORK_FAULT", text, 1);
-        fault_setup(t->rank);
-        status st = which ? deflate_within(t, &l, &d, work.base, p.base) : call_within(t, &l, RANK, 2, work.base, &x);
-        hit = agree_any(t->comm, fault_count() >= (uint64_t)n);
-        CHECK(hit ? st != OK && status_message()[0] : st == OK, "call %d, fault %s: status %d: %s", which, text, (int)st, status_message());
-        status_clear();
-        int code = (int)st;
-        CHECK_OK(agree_same(t->comm, "status", &code, sizeof code));
-        CHECK(n < 200, "faults without end");
-        unsetenv("CLOQWORK_FAULT");
-        fault_setup(t->rank);
-      }
+      CHECK_SURVIVES_FAULTS(t->comm, bad, 200, 200, which ? "deflate" : "ritz",
+                            st = which ? deflate_within(t, &l, &d, work.base, p.base) : call_within(t, &l, RANK, 2, work.base, &x));
   shared_free(&work);
   shared_free(&p);
   FREE(d.a);

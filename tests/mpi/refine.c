@@ -2,14 +2,11 @@
 #include "joint/refine.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "../unit/problem.h"
 #include "base/blas.h"
-#include "base/fault.h"
 #include "check.h"
-#include "dist/agree.h"
 #include "joint/ritz.h"
 #include "quant/codes.h"
 #include "quant/optq.h"
@@ -352,7 +349,7 @@ static void intrinsic(const team *t, int rank) {
   layer_free(&l);
 }
 
-/* NaN where it matters: all ranks say so. Fallible operations of the last rank, one after the other: all ranks return the same, and nobody waits for anybody. */
+/* NaN where it matters: all ranks say so. */
 static void failures(const team *t) {
   static const row w = {
       "failures",
@@ -374,23 +371,8 @@ static void failures(const team *t) {
     if (t->rank == 0) *at = kept;
     team_barrier(t);
   }
-  for (int n = 1, hit = 1; hit; n += 1 + n / 4) {
-    char text[32];
-    begin(t, &l, &r, &c);
-    team_barrier(t);
-    snprintf(text, sizeof text, "%d:%d", t->size - 1, n);
-    setenv("CLOQWORK_FAULT", text, 1);
-    fault_setup(t->rank);
-    status st = call_within(t, &l, &r, &w, memory.base, factor.base, &c);
-    hit = agree_any(t->comm, fault_count() >= (uint64_t)n);
-    CHECK(hit ? st != OK && status_message()[0] : st == OK, "fault %s: status %d: %s", text, (int)st, status_message());
-    status_clear();
-    int code = (int)st;
-    CHECK_OK(agree_same(t->comm, "status", &code, sizeof code));
-    CHECK(n < 2000, "faults without end");
-    unsetenv("CLOQWORK_FAULT");
-    fault_setup(t->rank);
-  }
+  begin(t, &l, &r, &c);
+  CHECK_SURVIVES_FAULTS(t->comm, t->size - 1, 4, 2000, "refine", st = call_within(t, &l, &r, &w, memory.base, factor.base, &c));
   shared_free(&factor);
   shared_free(&memory);
   shared_free(&c.bytes);

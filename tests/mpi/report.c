@@ -1,4 +1,4 @@
-/* The table and the JSON of a run made by hand: means, bits per weight, partial settings, held-out Grams that are not there. */
+/* The table, the JSON, the CSV and the page of a run made by hand: means, bits per weight, partial settings, held-out Grams that are not there. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -205,6 +205,30 @@ static void check_table(void) {
   free(text);
 }
 
+/* Of q_proj at rank 2 in layer 1, and of both layers together. */
+static void check_csv(void) {
+  char *text = printed(report_csv);
+  CHECK(strstr(text, "\ncloq-b3-g8,cloq,3,8,1,q_proj,2,7.50833333,0.0078125,0.0234375,40,0,0,,1.25,,,\n"), "%s", text);
+  CHECK(strstr(text, "\ncloq-b3-g8,cloq,3,8,,q_proj,2,7.50833333,0.015625,0.046875,,,,,2.5,,,\n"), "%s", text);
+  free(text);
+}
+
+/* Losses that are not there, a reference of 0, no spectra, no Grams, no metrics: the page comes, and says so. */
+static void check_page(void) {
+  char path[256], *text = NULL;
+  size_t bytes;
+  FILE *nowhere = fopen("/dev/null", "w");
+  CHECK_OK(report_page(folder, NULL, NULL, folder, nowhere));
+  fclose(nowhere);
+  snprintf(path, sizeof path, "%s/report.html", folder);
+  CHECK_OK(file_read(path, 1 << 24, &text, &bytes));
+  static const char *const parts[] = {"<h1>models/hand-made</h1>", "The Grams of layer 0 are not in this run directory",
+                                      "no metrics.jsonl",          "<td>model.layers.",
+                                      "1 of 2 layers are done",    "few calibration tokens a column"};
+  for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) CHECK(strstr(text, parts[i]), "expected \"%s\" in\n%s", parts[i], text);
+  FREE(text);
+}
+
 int main(int argc, char **argv) {
   team t;
   int rank;
@@ -234,6 +258,8 @@ int main(int argc, char **argv) {
     CHECK_OK(file_write_atomic(path, "x", 1));
     check_json();
     check_table();
+    check_csv();
+    if (t.size == 1) check_page();
     snprintf(path, sizeof path, "%s/solutions/cloq-b2-g0/layer-001.h5", folder);
     CHECK_OK(file_write_atomic(path, "x", 1));
     CHECK_FAILS(report_json(folder, NULL, NULL, stdout), E_DATA);

@@ -160,6 +160,46 @@ static double plain_sweep(const layer *l, plain *a, int g) {
   return near;
 }
 
+/* Grid candidates (spec "refine"): codes snapped to a neighbouring grid, swept, rescaled; the least f stays. Returns as the two. */
+static double plain_candidates(const layer *l, plain *a, int g, bool symmetric) {
+  static const double times[] = {1, .94, .97, 1.03, 1.06, 1, 1}, shift[] = {0, 0, 0, 0, 0, -1, 1};
+  int first = g * a->size, *own, *best;
+  double near = 1, least = plain_loss(a), scale = a->scale[g], zero = a->zero[g], best_scale = scale, best_zero = zero, num, den;
+  size_t bytes = (size_t)a->size * sizeof *own;
+  assert_done(NEW(own, a->size, "test"));
+  assert_done(NEW(best, a->size, "test"));
+  memcpy(own, a->code + first, bytes);
+  memcpy(best, own, bytes);
+  for (int n = 0; n < 7; n++) {
+    a->scale[g] = stored(times[n] * scale);
+    a->zero[g] = symmetric ? zero : fmin(fmax(zero + shift[n], 0), a->top);
+    for (int j = 0; j < a->size; j++) {
+      double v = scale * (own[j] - zero) / a->scale[g] + a->zero[g];
+      bool stays = l->q.dead && l->q.dead[first + j];
+      if (!stays && v > -0.6 && v < a->top + 0.6) near = fmin(near, fabs(fabs(v - rint(v)) - 0.5));
+      a->code[first + j] = stays ? own[j] : (int)fmin(fmax(rint(v), 0), a->top);
+    }
+    near = fmin(near, plain_sweep(l, a, g));
+    double swept = plain_loss(a), s = a->scale[g];
+    plain_ratio(a, g, a->zero[g], &num, &den);
+    a->scale[g] = stored(num / den);
+    near = fmin(near, half_tie(num / den));
+    if (!(plain_loss(a) < swept)) a->scale[g] = s;
+    double f = plain_loss(a);
+    near = fmin(near, 1e3 * fabs(f - least) / least);
+    if (!(f < least)) continue;
+    least = f;
+    best_scale = a->scale[g];
+    best_zero = a->zero[g];
+    memcpy(best, a->code + first, bytes);
+  }
+  memcpy(a->code + first, best, bytes);
+  a->scale[g] = best_scale;
+  a->zero[g] = best_zero;
+  FREE(own), FREE(best);
+  return near;
+}
+
 static const setting settings[] = {
     {.rows = 37, .width = 150, .tokens = 900, .bits = 2, .group = 50, .moves = SWEEP_GRID_REFIT},
     {.rows = 33, .width = 320, .tokens = 900, .bits = 3, .group = 64, .moves = SWEEP_GRID_REFIT},
@@ -177,7 +217,10 @@ static const setting settings[] = {
     {.rows = 20, .width = 290, .tokens = 900, .bits = 3, .real_zero = true, .moves = SWEEP_GRID_REFIT},
     {.rows = 20, .width = 300, .tokens = 900, .bits = 2, .group = 60, .moves = SWEEP_GRID_CANDIDATES},
     {.rows = 20, .width = 300, .tokens = 900, .bits = 3, .group = 60, .real_zero = true, .dead = true, .moves = SWEEP_GRID_CANDIDATES},
-    {.rows = 20, .width = 290, .tokens = 900, .bits = 2, .moves = SWEEP_GRID_CANDIDATES}, /* refitted */
+    {.rows = 20, .width = 290, .tokens = 900, .bits = 2, .moves = SWEEP_GRID_CANDIDATES},
+    {.rows = 40, .width = 580, .tokens = 900, .bits = 2, .group = 290, .dead = true, .moves = SWEEP_GRID_CANDIDATES},
+    {.rows = 20, .width = 580, .tokens = 900, .bits = 3, .group = 290, .symmetric = true, .moves = SWEEP_GRID_CANDIDATES},
+    {.rows = 20, .width = 290, .tokens = 900, .bits = 2, .real_zero = true, .flat = true, .moves = SWEEP_GRID_CANDIDATES},
     {.rows = 1, .width = 1, .tokens = 5, .bits = 1, .moves = SWEEP_GRID_STAYS},
 };
 enum { SETTINGS = sizeof settings / sizeof *settings };
@@ -191,6 +234,7 @@ static int same_as_plain(const layer *before, const layer *after, int row) {
   plain_open(before, row, &a);
   for (int g = 0; g < groups; g++) {
     if (q->grid_moves != SWEEP_GRID_STAYS) near = fmin(near, plain_refit(&a, g, q->rule.symmetric));
+    if (q->grid_moves == SWEEP_GRID_CANDIDATES) near = fmin(near, plain_candidates(before, &a, g, q->rule.symmetric));
     near = fmin(near, plain_sweep(before, &a, g));
   }
   for (int j = 0; j < q->width; j++) same = same && a.code[j] == after->codes[(int64_t)row * q->width + j];
@@ -214,7 +258,7 @@ static void test_plain(void **state) {
     layer_open(&before, &settings[k], 200 + (uint64_t)k);
     layer_open(&after, &settings[k], 200 + (uint64_t)k);
     int rows = before.q.rows, width = before.q.width;
-    bool plainly = settings[k].moves == SWEEP_GRID_STAYS || (!settings[k].real_zero && settings[k].moves == SWEEP_GRID_REFIT);
+    bool plainly = settings[k].moves == SWEEP_GRID_STAYS || !settings[k].real_zero;
     assert_done(sweep(&after.q, after.codes, losses));
     for (int i = 0; i < rows; i++) {
       plain a, b;
@@ -262,6 +306,7 @@ static void test_order(void **state) {
   assert_true(refit < 0.97 * stays);
   assert_true(after_rounds(SWEEP_GRID_REFIT, true, 64, 6) < refit);
   assert_true(after_rounds(SWEEP_GRID_CANDIDATES, false, 64, 6) < refit);
+  assert_true(after_rounds(SWEEP_GRID_CANDIDATES, false, 0, 6) < after_rounds(SWEEP_GRID_REFIT, false, 0, 6));
   assert_true(after_rounds(SWEEP_GRID_REFIT, false, 0, 6) < 0.97 * after_rounds(SWEEP_GRID_STAYS, false, 0, 6));
 }
 
@@ -302,6 +347,7 @@ static void test_company(void **state) {
   check_company(600, 600, 40, false, SWEEP_GRID_REFIT);
   check_company(130, 600, 40, true, SWEEP_GRID_CANDIDATES);
   check_company(130, 600, 0, false, SWEEP_GRID_REFIT);
+  check_company(130, 600, 300, true, SWEEP_GRID_CANDIDATES);
   check_company(300, 2050, 50, false, SWEEP_GRID_REFIT);
 }
 
@@ -327,8 +373,9 @@ static void test_refusals(void **state) {
   ASSERT_SURVIVES_LACK_OF_MEMORY(7, st = sweep(&l.q, l.codes, NULL));
   layer_close(&l);
   s.group = 0;
+  s.moves = SWEEP_GRID_CANDIDATES;
   layer_open(&l, &s, 9);
-  ASSERT_SURVIVES_LACK_OF_MEMORY(9, st = sweep(&l.q, l.codes, NULL));
+  ASSERT_SURVIVES_LACK_OF_MEMORY(12, st = sweep(&l.q, l.codes, NULL));
   layer_close(&l);
 }
 
