@@ -38,7 +38,7 @@ for name in "${names[@]}"; do
     [ "$name" != container ] || seeds+=("$ROOT/tests/compat/0.1.0")
     [ ! -d "$here/found/$name" ] || seeds+=("$here/found/$name")
     rc=0
-    "$build/tests/fuzz/fuzz_$name" -max_total_time=$share -timeout=10 -rss_limit_mb=2048 -max_len=20000 -print_final_stats=1 -verbosity=1 \
+    "$build/tests/fuzz/fuzz_$name" -max_total_time=$share -timeout=60 -rss_limit_mb=2048 -max_len=20000 -print_final_stats=1 -verbosity=1 \
         -artifact_prefix="$build/finds/$name/" "$build/learnt/$name" "${seeds[@]}" >"$build/$name.log" 2>&1 </dev/null || rc=$?
     count=$(sed -n 's/^stat::number_of_executed_units: *//p' "$build/$name.log")
     total=$((total + ${count:-0}))

@@ -62,7 +62,7 @@ static void write_layer(const team *t, const char *which, int layer, int bits, i
 
 /* Codes of their own at ranks 2 and 4 in one layer: the first serves rank 3, too. Losses of the two are told apart by a factor of 8. */
 static void write_refined(const team *t) {
-  static float lora[OUT * RANK_MAX];
+  static float lora[IN * RANK_MAX];
   static const int variant[] = {2, 4}, columns[] = {3, 4};
   double loss[2][RANK_MAX + 1];
   char path[256], groups[2][64], names[2][3][80];
