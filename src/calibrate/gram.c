@@ -17,7 +17,7 @@ static int64_t tiles_of(int64_t n) {
 
 /* The side of a unit depends on n alone: then every unit is the same BLAS call whoever makes it, and the sums have the same bits for any
  * number of ranks with any BLAS. Large sides run nearer gemm's peak (cluster.md B), small ones leave enough units to balance. */
-static int unit_side(int64_t n) { return n <= 768 ? T : n <= 2048 ? 2 * T : n <= 8192 ? 4 * T : 8 * T; }
+int gram_unit_side(int64_t n) { return n <= 768 ? T : n <= 2048 ? 2 * T : n <= 8192 ? 4 * T : 8 * T; }
 
 /* Flops over the fraction of gemm's peak that such a unit reaches. */
 static double unit_cost(const gram_unit *u) {
@@ -26,12 +26,12 @@ static double unit_cost(const gram_unit *u) {
 }
 
 static int units_of(int64_t n) {
-  int64_t blocks = (n + unit_side(n) - 1) / unit_side(n);
+  int64_t blocks = (n + gram_unit_side(n) - 1) / gram_unit_side(n);
   return (int)(blocks * (blocks + 1) / 2);
 }
 
 static gram_unit unit_at(int n, int index) {
-  int i = 0, side = unit_side(n);
+  int i = 0, side = gram_unit_side(n);
   while (index > i) index -= ++i;
   gram_unit u = {i * side, index * side, side, side};
   if (u.row + side > n) u.rows = n - u.row;
@@ -42,7 +42,7 @@ static gram_unit unit_at(int n, int index) {
 uint64_t gram_shared_bytes(int64_t n) { return ((uint64_t)tiles_of(n) * TT + 2 * (uint64_t)n) * sizeof(double); }
 
 uint64_t gram_private_bytes(int64_t n) {
-  int64_t side = unit_side(n) < n ? unit_side(n) : n;
+  int64_t side = gram_unit_side(n) < n ? gram_unit_side(n) : n;
   return (uint64_t)(side * side) * sizeof(float);
 }
 

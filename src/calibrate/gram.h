@@ -33,6 +33,7 @@ typedef struct gram {
   float *product; /* one unit's product */
 } gram;
 
+int gram_unit_side(int64_t n);          /* of a unit: for sums that are cut alike */
 uint64_t gram_shared_bytes(int64_t n);  /* of all sums: for plan */
 uint64_t gram_private_bytes(int64_t n); /* of one rank's product */
 

@@ -9,9 +9,8 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/memory.h"
+#include "calibrate/steps.h"
 #include "dist/agree.h"
-
-enum { STEP_MOST = 1024 };
 
 const char *set_folder(int set) { return set == SET_CALIBRATION ? "grams" : "heldout"; }
 
@@ -45,7 +44,8 @@ static int step_chunks(const windows *const sets[SET_COUNT], int ranks) {
 
 static int64_t panel_width(const arch *a, int panel) {
   int64_t first = input_width(a, panel == 0 ? IN_ATTN : IN_ATTN_OUT), second = input_width(a, panel == 0 ? IN_MLP : IN_MLP_OUT);
-  return first > second ? first : second;
+  int64_t width = first > second ? first : second;
+  return width > a->hidden ? width : a->hidden;
 }
 
 pass_bytes pass_memory(const arch *a, const windows *const sets[SET_COUNT], const bool wanted[IN_COUNT], int ranks) {
@@ -78,10 +78,9 @@ double pass_layer_flops(const arch *a, const windows *const sets[SET_COUNT], con
   return per_token * (set_tokens(sets[0]) + set_tokens(sets[1]));
 }
 
-static size_t chunk_floats(const pass *p, const pass_set *s) { return (size_t)windows_chunk_rows(s->w) * (size_t)p->model->arch.hidden; }
+size_t chunk_floats(const pass *p, const pass_set *s) { return (size_t)windows_chunk_rows(s->w) * (size_t)p->model->arch.hidden; }
 
-/* My stream of a chunk that is mine. */
-static float *stream(const pass *p, const pass_set *s, int chunk) { return s->x + (size_t)(chunk / p->t->size) * chunk_floats(p, s); }
+float *chunk_stream(const pass *p, const pass_set *s, int chunk) { return s->x + (size_t)(chunk / p->t->size) * chunk_floats(p, s); }
 
 status pass_new(const team *t, const checkpoint *model, const windows *const sets[SET_COUNT], const bool wanted[IN_COUNT], pass *p) {
   const arch *a = &model->arch;
@@ -134,87 +133,105 @@ status pass_embed(pass *p) {
     pass_set *s = &p->sets[k];
     if (!s->w) continue;
     for (int c = p->t->rank; c < s->chunks && st == OK; c += p->t->size)
-      st = embed_tokens(p->model, windows_in_chunk(s->w, c) * s->w->length, windows_chunk_ids(s->w, c), stream(p, s, c));
+      st = embed_tokens(p->model, windows_in_chunk(s->w, c) * s->w->length, windows_chunk_ids(s->w, c), chunk_stream(p, s, c));
   }
   return agree(p->t->comm, st);
 }
 
-/* One step: chunks [first, first + count) of a set through the five parts of the block, each tapped input added to its Gram. */
-typedef struct step_work {
-  pass *p;
-  pass_set *s;
-  int64_t layer;
-  int first, count;
-  int rows[STEP_MOST];
-  bool with_grams;
-} step_work;
+/* ---- steps ---- */
+
+static void step_at(pass_step *w, int first) {
+  const pass_set *s = w->s;
+  int left = s->w ? s->chunks - first : 0;
+  w->first = first;
+  w->count = left < w->p->step ? left : w->p->step;
+  for (int c = 0; c < w->count; c++) w->rows[c] = (int)(windows_in_chunk(s->w, first + c) * s->w->length);
+}
+
+void step_first(pass *p, pass_set *s, pass_step *w) {
+  w->p = p;
+  w->s = s;
+  step_at(w, 0);
+}
+
+void step_next(pass_step *w) { step_at(w, w->first + w->count); }
+
+int64_t step_tokens(const pass_step *w) {
+  int64_t tokens = 0;
+  for (int c = 0; c < w->count; c++) tokens += w->rows[c];
+  return tokens;
+}
 
 /* A chunk's place in a panel is the same for every input that uses the panel, however wide: between layers' taps nobody waits. */
-static int64_t slot_floats(const pass *p, int panel) { return p->chunk_rows * panel_width(&p->model->arch, panel); }
+int64_t step_stride(const pass_step *w, int panel) { return w->p->chunk_rows * panel_width(&w->p->model->arch, panel); }
 
-static float *slot(const step_work *w, int panel, int chunk) {
-  return (float *)w->p->panels[panel].base + (int64_t)(chunk - w->first) * slot_floats(w->p, panel);
+float *step_slot(const pass_step *w, int panel, int chunk) {
+  return (float *)w->p->panels[panel].base + (int64_t)(chunk - w->first) * step_stride(w, panel);
 }
 
-static void tap(step_work *w, input_id input, int panel) {
-  if (!w->with_grams) return;
+int step_product(const pass_step *w) { return chunks_per_product(w->s->w->length); }
+
+void step_add(pass_step *w, gram *g, int panel) {
   team_barrier(w->p->t);
-  gram *g = &w->s->grams[input];
-  int length = (int)w->s->w->length;
-  if (g->n) gram_add(g, w->p->panels[panel].base, slot_floats(w->p, panel), w->rows, length, w->count, chunks_per_product(length));
+  if (g->n) gram_add(g, w->p->panels[panel].base, step_stride(w, panel), w->rows, (int)w->s->w->length, w->count, step_product(w));
 }
 
-static void run_step(step_work *w) {
+/* ---- a layer ---- */
+
+/* One step through the five parts of the block, each tapped input added to its Gram. */
+static void run_step(pass_step *w, int64_t layer, bool with_grams) {
   pass *p = w->p;
+  pass_set *s = w->s;
   const arch *a = &p->model->arch;
-  int64_t length = w->s->w->length;
-  int mine = w->first + p->t->rank; /* steps start at multiples of the ranks */
-#define EACH_OF_MINE(c) for (int c = mine; c < w->first + w->count; c += p->t->size)
-  EACH_OF_MINE (c) block_attn_in(a, &p->layer, w->rows[c - w->first], stream(p, w->s, c), slot(w, 0, c));
-  tap(w, IN_ATTN, 0);
-  EACH_OF_MINE (c) block_attention(a, &p->layer, w->layer, &p->scratch, windows_in_chunk(w->s->w, c), length, slot(w, 0, c), slot(w, 1, c));
-  tap(w, IN_ATTN_OUT, 1);
-  EACH_OF_MINE (c) block_attn_out(a, &p->layer, w->rows[c - w->first], slot(w, 1, c), stream(p, w->s, c), slot(w, 0, c));
-  tap(w, IN_MLP, 0);
-  EACH_OF_MINE (c) block_mlp(a, &p->layer, &p->scratch, w->rows[c - w->first], slot(w, 0, c), slot(w, 1, c));
-  tap(w, IN_MLP_OUT, 1);
-  EACH_OF_MINE (c) block_mlp_out(a, &p->layer, w->rows[c - w->first], slot(w, 1, c), stream(p, w->s, c));
-#undef EACH_OF_MINE
+#define TAP(input, panel) \
+  if (with_grams) step_add(w, &s->grams[input], panel)
+  EACH_OF_MINE (w, c) block_attn_in(a, &p->layer, step_rows(w, c), chunk_stream(p, s, c), step_slot(w, 0, c));
+  TAP(IN_ATTN, 0);
+  EACH_OF_MINE (w, c)
+    block_attention(a, &p->layer, layer, &p->scratch, windows_in_chunk(s->w, c), s->w->length, step_slot(w, 0, c), step_slot(w, 1, c));
+  TAP(IN_ATTN_OUT, 1);
+  EACH_OF_MINE (w, c) block_attn_out(a, &p->layer, step_rows(w, c), step_slot(w, 1, c), chunk_stream(p, s, c), step_slot(w, 0, c));
+  TAP(IN_MLP, 0);
+  EACH_OF_MINE (w, c) block_mlp(a, &p->layer, &p->scratch, step_rows(w, c), step_slot(w, 0, c), step_slot(w, 1, c));
+  TAP(IN_MLP_OUT, 1);
+  EACH_OF_MINE (w, c) block_mlp_out(a, &p->layer, step_rows(w, c), step_slot(w, 1, c), chunk_stream(p, s, c));
+#undef TAP
 }
 
-status pass_layer(pass *p, int64_t layer, bool with_grams, pass_progress progress, void *context) {
-  const arch *a = &p->model->arch;
+status pass_load_layer(pass *p, int64_t layer) {
   double start = clock_now();
   status st = layer_weights_load(p->model, layer, p->weights.base, p->t->rank, p->t->size);
   if ((st = agree(p->t->comm, st)) != OK) return st;
   team_barrier(p->t);
   p->load_seconds += clock_now() - start;
-  start = clock_now();
-  double flops = 0, tokens_all = set_tokens(p->sets[0].w) + set_tokens(p->sets[1].w), tokens = 0;
+  return OK;
+}
+
+status pass_layer(pass *p, int64_t layer, bool with_grams, pass_progress progress, void *context) {
+  const arch *a = &p->model->arch;
+  status st = OK;
+  TRY(pass_load_layer(p, layer));
+  double start = clock_now(), flops = 0, tokens_all = set_tokens(p->sets[0].w) + set_tokens(p->sets[1].w), tokens = 0;
   for (int k = 0; k < SET_COUNT; k++) {
     pass_set *s = &p->sets[k];
-    if (!s->w) continue;
     double per_token = block_flops_per_token(a);
     for (int i = 0; with_grams && i < IN_COUNT; i++)
       if (s->grams[i].n) {
         gram_reset(&s->grams[i]);
         per_token += (double)s->grams[i].n * s->grams[i].n;
       }
-    for (int first = 0; first < s->chunks; first += p->step) {
-      step_work w = {.p = p, .s = s, .layer = layer, .first = first, .with_grams = with_grams};
-      w.count = s->chunks - first < p->step ? s->chunks - first : p->step;
-      for (int c = 0; c < w.count; c++) {
-        w.rows[c] = (int)(windows_in_chunk(s->w, first + c) * s->w->length);
-        flops += per_token * w.rows[c];
-        tokens += w.rows[c];
-      }
-      run_step(&w);
+    pass_step w;
+    for (step_first(p, s, &w); w.count; step_next(&w)) {
+      run_step(&w, layer, with_grams);
+      tokens += (double)step_tokens(&w);
+      flops += per_token * (double)step_tokens(&w);
       if (progress) progress(context, tokens / tokens_all, 1e-9 * flops / (clock_now() - start));
     }
   }
   p->flops += flops;
   team_barrier(p->t);
-  return OK;
+done:
+  return st;
 }
 
 /* ---- the streams as a file: header, then every chunk at its place ---- */
@@ -239,7 +256,7 @@ static status transfer_streams(pass *p, int fd, const char *path, bool writing) 
     for (int c = p->t->rank; s->w && c < s->chunks && st == OK; c += p->t->size) {
       size_t bytes = chunk_floats(p, s) * sizeof(float);
       size_t at = set_offset(p, k) + (size_t)c * bytes;
-      st = writing ? file_write_at(fd, path, stream(p, s, c), bytes, at) : file_read_at(fd, path, stream(p, s, c), bytes, at);
+      st = writing ? file_write_at(fd, path, chunk_stream(p, s, c), bytes, at) : file_read_at(fd, path, chunk_stream(p, s, c), bytes, at);
     }
   }
   return st;
@@ -324,7 +341,8 @@ status pass_send(pass *p, status mine) {
       size_t floats = chunk_floats(p, s);
       for (size_t at = 0; at < floats; at += SLICE) {
         int n = (int)(floats - at < SLICE ? floats - at : SLICE);
-        st = mpi_check(MPI_Send(stream(p, s, c) + at, n, MPI_FLOAT, to + c % size, TAG_STREAM, t->job), "sending streams to the next team");
+        st = mpi_check(MPI_Send(chunk_stream(p, s, c) + at, n, MPI_FLOAT, to + c % size, TAG_STREAM, t->job),
+                       "sending streams to the next team");
         if (st != OK) return st;
       }
     }
@@ -352,7 +370,7 @@ status pass_receive(pass *p) {
       size_t floats = chunk_floats(p, s);
       for (size_t at = 0; at < floats && st == OK; at += SLICE) {
         int n = (int)(floats - at < SLICE ? floats - at : SLICE);
-        st = mpi_check(MPI_Recv(stream(p, s, c) + at, n, MPI_FLOAT, from + c % size, TAG_STREAM, t->job, MPI_STATUS_IGNORE),
+        st = mpi_check(MPI_Recv(chunk_stream(p, s, c) + at, n, MPI_FLOAT, from + c % size, TAG_STREAM, t->job, MPI_STATUS_IGNORE),
                        "receiving streams from the team before");
       }
     }

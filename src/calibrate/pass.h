@@ -52,6 +52,8 @@ void pass_free(pass *p);  /* Collective */
 
 status pass_embed(pass *p); /* Collective: streams = embeddings */
 
+status pass_load_layer(pass *p, int64_t layer); /* Collective: p->layer, of the model's own weights */
+
 /* Collective. All windows through one layer; with grams, the Grams of that layer are there afterwards (reset before).
  * progress (may be NULL) is called by every rank after each step with the fraction done. */
 typedef void (*pass_progress)(void *context, double fraction, double gflops);

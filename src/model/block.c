@@ -163,8 +163,7 @@ static void project(const arch *a, const layer_weights *w, linear_id l, int64_t 
   sgemm(false, true, (int)rows, (int)out, (int)in, 1, x, (int)in, w->linear[l], (int)in, w->bias[l] ? 1 : 0, y, (int)out);
 }
 
-/* x (rows, out) += y W^T + b */
-static void project_onto(const arch *a, const layer_weights *w, linear_id l, int64_t rows, const float *y, float *x) {
+void block_onto(const arch *a, const layer_weights *w, linear_id l, int64_t rows, const float *y, float *x) {
   int64_t out, in;
   linear_shape(a, l, &out, &in);
   if (w->bias[l]) kernel_add_rows(rows, out, w->bias[l], x);
@@ -218,9 +217,13 @@ void block_attention(const arch *a, const layer_weights *w, int64_t layer, block
   }
 }
 
-void block_attn_out(const arch *a, const layer_weights *w, int64_t rows, const float *attended, float *x, float *m) {
-  project_onto(a, w, LIN_O, rows, attended, x);
+void block_mlp_in(const arch *a, const layer_weights *w, int64_t rows, const float *x, float *m) {
   kernel_rms_norm(rows, a->hidden, a->rms_eps, x, w->post_norm, m);
+}
+
+void block_attn_out(const arch *a, const layer_weights *w, int64_t rows, const float *attended, float *x, float *m) {
+  block_onto(a, w, LIN_O, rows, attended, x);
+  block_mlp_in(a, w, rows, x, m);
 }
 
 void block_mlp(const arch *a, const layer_weights *w, block_scratch *s, int64_t rows, const float *m, float *g) {
@@ -238,7 +241,7 @@ void block_mlp(const arch *a, const layer_weights *w, block_scratch *s, int64_t 
 }
 
 void block_mlp_out(const arch *a, const layer_weights *w, int64_t rows, const float *g, float *x) {
-  project_onto(a, w, LIN_DOWN, rows, g, x);
+  block_onto(a, w, LIN_DOWN, rows, g, x);
 }
 
 int64_t block_wide(const arch *a) {

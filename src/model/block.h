@@ -51,6 +51,10 @@ void block_attention(const arch *a, const layer_weights *w, int64_t layer, block
 void block_attn_out(const arch *a, const layer_weights *w, int64_t rows, const float *attended, float *x, float *m);
 void block_mlp(const arch *a, const layer_weights *w, block_scratch *s, int64_t rows, const float *m, float *g);
 void block_mlp_out(const arch *a, const layer_weights *w, int64_t rows, const float *g, float *x);
+/* Pieces of these: block_attn_out is block_onto of o, then block_mlp_in; block_mlp_out is block_onto of down. */
+void block_mlp_in(const arch *a, const layer_weights *w, int64_t rows, const float *x, float *m);
+void block_onto(const arch *a, const layer_weights *w, linear_id l, int64_t rows, const float *y,
+                float *x); /* x (rows, out) += y W^T + b */
 /* All five, where nobody taps the inputs: x in place; n (rows, d) and wide (rows, block_wide) are scratch. */
 int64_t block_wide(const arch *a);
 void block_forward(const arch *a, const layer_weights *w, int64_t layer, block_scratch *s, int64_t sequences, int64_t length, float *x,

@@ -53,35 +53,12 @@ done:
   return st;
 }
 
-/* Tiles of all inputs as float into shared memory, each rank its range; mean |x| in place of its sum. */
-static status round_tiles(const session *c, pass_set *s, int64_t layer, float *tiles, const size_t *offset) {
-  status st = OK;
-  for (int i = 0; i < IN_COUNT && st == OK; i++) {
-    gram *g = &s->grams[i];
-    if (!g->n) continue;
-    char where[96];
-    int64_t begin, end, count = tiles_count(g->n, GRAM_TILE);
-    snprintf(where, sizeof where, "model.layers.%lld, %s", (long long)layer, input_name(i));
-    deal_range(count, c->team.size, c->team.rank, 1, &begin, &end);
-    st = gram_tiles(g, where, begin, end, tiles + offset[i] + (size_t)begin * GRAM_TILE * GRAM_TILE);
-    double *sums = g->abs_sums.base;
-    deal_range(g->n, c->team.size, c->team.rank, 16, &begin, &end);
-    for (int64_t k = begin; k < end; k++) sums[k] /= (double)g->tokens;
-  }
-  st = agree(c->team.comm, st);
-  team_barrier(&c->team);
-  return st;
-}
-
 static status write_grams(const session *c, pass *p, int set, int64_t layer, const shared *buffer, const size_t *offset) {
   status st = OK;
-  pass_set *s = &p->sets[set];
   gram_input list[IN_COUNT] = {0};
-  float *tiles = buffer->base;
-  TRY(round_tiles(c, s, layer, tiles, offset));
   for (int i = 0; i < IN_COUNT; i++) {
-    const gram *g = &s->grams[i];
-    if (g->n) list[i] = (gram_input){g->n, g->tokens, tiles + offset[i], g->abs_sums.base, g->abs_most.base};
+    gram *g = &p->sets[set].grams[i];
+    if (g->n) TRY(gram_file_round(c, layer, (input_id)i, g, (float *)buffer->base + offset[i], &list[i]));
   }
   TRY(gram_file_write(c, set, layer, list));
 done:

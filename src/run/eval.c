@@ -235,8 +235,6 @@ done:
 
 /* ---- variants: merged weights Q + B A from the solution files ---- */
 
-enum { ROWS_AT_ONCE = 64 }; /* of a product B A: fixed, so that its bits do not depend on the ranks */
-
 typedef struct variant_source {
   const session *c;
   const eval_task *tasks;   /* of this batch */
@@ -265,7 +263,7 @@ static status hold(variant_source *v, int64_t layer, int setting_index, int rank
     int64_t out, in, begin, end;
     if (!c->job.target[l]) continue;
     linear_shape(&c->model.arch, (linear_id)l, &out, &in);
-    deal_range(out, c->team.size, c->team.rank, ROWS_AT_ONCE, &begin, &end);
+    deal_range(out, c->team.size, c->team.rank, SOLUTION_SLAB, &begin, &end);
     if (begin == end) continue;
     snprintf(where, sizeof where, "%s: %s", path, linear_path((linear_id)l));
     TRY(solution_load(file, where, &c->model.arch, (linear_id)l, begin, end, rank, SOLUTION_BASE | SOLUTION_ADAPTER, &v->held[l]));
@@ -290,8 +288,7 @@ static status fill_variant(void *context, int64_t layer, int variant, float *con
     if (t->rank > s->rank && !s->own_rank)
       return fail(E_DATA, "%s, layer %lld: %s: expected an adapter of rank %d, found %d", v->c->job.settings[t->setting].name,
                   (long long)layer, linear_path((linear_id)l), t->rank, s->rank);
-    for (int64_t at = s->begin; at < s->end; at += ROWS_AT_ONCE)
-      solution_merged(s, t->rank, at, at + ROWS_AT_ONCE < s->end ? at + ROWS_AT_ONCE : s->end, target[l] + at * s->in);
+    solution_merge_into(s, t->rank, s->begin, s->end, target[l]);
   }
 done:
   return st;

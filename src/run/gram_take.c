@@ -195,7 +195,11 @@ static status take_set(session *c, const buffers *b, int set, int64_t layer) {
     if (i % c->team.size == c->team.rank) p.mean_abs = mean_abs, p.max_mean_abs = max_mean_abs;
     st = c->job.grams.origin == GRAMS_MERGED ? merge_part(c, u, layer, &p) : gram_folder_read(&u->list[0], layer, &p);
     TRY(agree(c->team.comm, st));
-    list[i] = (gram_input){p.n, pedigree_tokens(of), tiles, p.has_mean_abs ? mean_abs : NULL, p.has_max_mean_abs ? max_mean_abs : NULL};
+    list[i] = (gram_input){.n = p.n,
+                           .tokens = pedigree_tokens(of),
+                           .tiles = tiles,
+                           .mean_abs = p.has_mean_abs ? mean_abs : NULL,
+                           .max_mean_abs = p.has_max_mean_abs ? max_mean_abs : NULL};
   }
   team_barrier(&c->team);
   TRY(gram_file_write(c, set, layer, list));

@@ -178,6 +178,21 @@ static status pick_settings(const char *pattern, job *j) {
   return fail(E_USAGE, "--settings %s: expected to match one of the job's %d settings, the first of which is %s", pattern, all, first);
 }
 
+/* Settings that see the activations of their own prefix make their Grams from tokens, and see them with codes and adapter alike. */
+static status check_inputs(const job *j) {
+  static const char *const words[] = {[INPUTS_FULL] = "fp", [INPUTS_PREFIX] = "prefix", [INPUTS_CROSS] = "cross"};
+  for (int i = 0; i < j->setting_count; i++) {
+    const setting *s = &j->settings[i];
+    if (s->options.act_adapter != s->options.act_quantizer)
+      return fail(E_USAGE, "%s: options.act_adapter: expected %s with act_quantizer: %s (codes and adapter see the same inputs), found %s",
+                  j->path, words[s->options.act_quantizer], words[s->options.act_quantizer], words[s->options.act_adapter]);
+    if (setting_follows(s) && j->grams.origin != GRAMS_CALIBRATED)
+      return fail(E_USAGE, "%s: options.act_quantizer: %s makes Grams of its own: expected calibration.tokens, found calibration.%s",
+                  j->path, words[s->options.act_quantizer], j->grams.origin == GRAMS_MERGED ? "merge" : "import");
+  }
+  return OK;
+}
+
 /* ---- the whole ---- */
 
 static status read_tree(section *root, const char *output, const char *pattern, job *j) {
@@ -208,6 +223,7 @@ static status read_tree(section *root, const char *output, const char *pattern, 
   TRY(sweep_read(root, j));
   TRY(read_parallel(root, j));
   TRY(pick_settings(pattern, j));
+  TRY(check_inputs(j));
 done:
   return st;
 }

@@ -59,9 +59,16 @@ typedef struct options {
     RANKS_SPREAD,
     RANKS_EACH,
     RANKS_SMALLEST
-  } refine_ranks;     /* spread | each | smallest: which ranks get codes of their own (setting_variants) */
-  int l4q_steps;      /* 100 */
-  int seed;           /* adapter_seed, of A in zero and l4q: 0 */
+  } refine_ranks; /* spread | each | smallest: which ranks get codes of their own (setting_variants) */
+  int l4q_steps;  /* 100 */
+  int seed;       /* adapter_seed, of A in zero and l4q: 0 */
+  enum {
+    INPUTS_FULL,
+    INPUTS_PREFIX,
+    INPUTS_CROSS
+  } act_quantizer,    /* fp | prefix | cross: activations that codes see */
+      act_adapter;    /* and adapters: auto, the same */
+  double xgram_alpha; /* with cross: how far the weights go towards those that the prefix's inputs ask for: 0.5 */
   export_split split; /* cloq | qera | balanced; auto: the initialization's */
 } options;
 
@@ -130,6 +137,8 @@ static inline bool setting_refines(const setting *s) { return setting_scheme(s) 
 /* Is its adapter a fit of what the codes leave? */
 static inline bool setting_fits(const setting *s) { return setting_scheme(s) == SCHEME_FIT || setting_refines(s); }
 static inline bool setting_nests(const setting *s) { return !setting_joint(s) && !setting_refines(s); } /* one solution for all ranks? */
+/* Does it see the activations of its own quantized prefix? Then its layers come one after the other, and its Grams are its own (run/sequential.h). */
+static inline bool setting_follows(const setting *s) { return s->options.act_quantizer != INPUTS_FULL; }
 /* The ranks that have codes of their own, ascending, into ranks [rank_count] (may be NULL); returns how many: all of a joint scheme; of one that
  * refines those that options.refine_ranks says (spread: the smallest, and again the smallest of those above twice it, until none is left); one that
  * nests has none, 0. Codes that were refined for a rank serve larger ones nearly as well, with more columns of the adapter; smaller ones not at

@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "calibrate/target.h"
 #include "dist/agree.h"
 #include "dist/dlinalg.h"
 #include "quant/magr.h"
@@ -127,20 +128,67 @@ static status gather_facts(input_work *w, bool wants_lambda) {
   return st;
 }
 
+/* Local. This rank's part of one Gram, expanded. */
+static status take_gram(const input_work *w, int set, float *full, int64_t *tokens) {
+  const team *t = &w->s->c->team;
+  int64_t begin, end;
+  if (!w->given) return unit_read_gram(w->s->c, set, w->layer, w->input, t->rank, t->size, full, tokens);
+  const gram_input *g = &w->given->gram[set];
+  deal_range(tiles_count(w->m, GRAM_TILE), t->size, t->rank, 1, &begin, &end);
+  tiles_expand(w->m, GRAM_TILE, begin, end, g->tiles + begin * GRAM_TILE * GRAM_TILE, full);
+  *tokens = g->tokens;
+  return OK;
+}
+
 /* Squares of the mean magnitudes of this input, for lqer's metric. Every rank reads its own. */
 static status read_magnitudes(input_work *w, bool with_max) {
   status st = OK;
   double *magnitudes = NULL;
   TRY(NEW(magnitudes, 2 * w->m, "magnitudes of an input"));
   TRY(NEW(w->squares, 2 * w->m, "magnitudes of an input"));
-  TRY(unit_read_input_stats(w->s->c, SET_CALIBRATION, w->layer, w->input, magnitudes + w->m, with_max ? magnitudes : NULL));
+  if (w->given) {
+    memcpy(magnitudes + w->m, w->given->gram[SET_CALIBRATION].mean_abs, (size_t)w->m * sizeof *magnitudes);
+    memcpy(magnitudes, w->given->gram[SET_CALIBRATION].max_mean_abs, (size_t)w->m * sizeof *magnitudes);
+  } else {
+    TRY(unit_read_input_stats(w->s->c, SET_CALIBRATION, w->layer, w->input, magnitudes + w->m, with_max ? magnitudes : NULL));
+  }
   for (int64_t k = 0; k < 2 * w->m; k++) w->squares[k] = (float)(magnitudes[k] * magnitudes[k]);
 done:
   FREE(magnitudes);
   return st;
 }
 
-static status load_weights(const input_work *w) {
+/* Weights become what the inputs of the prefix ask for. The factor of the Gram is spent for it. */
+static status aim_weights(input_work *w) {
+  session *c = w->s->c;
+  status st = OK;
+  char where[96];
+  double mu = 0.01 * w->facts->mean_diag;
+  snprintf(where, sizeof where, "model.layers.%lld, %s", (long long)w->layer, input_name(w->input));
+  TRY(reverse_cholesky(where, &c->team, w->m, w->s->h.base, mu, NULL, w->s->u.base));
+  for (int k = 0; k < w->linear_count && st == OK; k++) {
+    int64_t out, in, begin, end;
+    linear_shape(&c->model.arch, w->linears[k], &out, &in);
+    deal_range(out, c->team.size, c->team.rank, TARGET_ROWS, &begin, &end);
+    target_request q = {.where = where,
+                        .n = out,
+                        .m = in,
+                        .cross = w->given->cross,
+                        .of_outputs = w->given->of_outputs,
+                        .h = w->s->h.base,
+                        .factor = w->s->u.base,
+                        .mu = mu,
+                        .alpha = w->given->alpha};
+    st = target_rows(&q, begin, end, (float *)w->s->w.base + w->weight_at[k]);
+    w->s->spent.flops += target_flops(out, in, q.of_outputs);
+  }
+  st = agree(c->team.comm, st);
+  team_barrier(&c->team);
+done:
+  return st;
+}
+
+static status load_weights(input_work *w) {
   session *c = w->s->c;
   status st = OK;
   for (int k = 0; k < w->linear_count && st == OK; k++) {
@@ -150,8 +198,10 @@ static status load_weights(const input_work *w) {
     st = tensor_rows(&tensor, begin, end, (float *)w->s->w.base + w->weight_at[k] + begin * w->m);
     tensor_done_with(&tensor);
   }
-  st = agree(c->team.comm, st);
+  TRY(agree(c->team.comm, st));
   team_barrier(&c->team);
+  if (w->given && w->given->cross) TRY(aim_weights(w));
+done:
   return st;
 }
 
@@ -171,7 +221,7 @@ static wants list_linears(input_work *w) {
     linear_shape(&c->model.arch, l, &out, &in);
     int rows = layer_start_rows(&c->job, out, in);
     if (rows > w->start_rows) w->start_rows = rows;
-    w->weight_at[w->linear_count] = at;
+    w->weight_at[w->linear_count] = w->s->weight_at[l] = at;
     w->linears[w->linear_count++] = l;
     at += out * in;
   }
@@ -196,9 +246,8 @@ status gram_open(input_work *w) {
   st = NEW(w->dead, w->m, "dead columns");
   if (st == OK) st = NEW(w->diagonal, w->m, "a diagonal");
   if (st == OK && x.magnitudes) st = read_magnitudes(w, x.max_magnitudes);
-  if (st == OK) st = unit_read_gram(c, SET_CALIBRATION, w->layer, w->input, c->team.rank, c->team.size, w->s->h.base, &tokens);
-  if (st == OK && w->heldout)
-    st = unit_read_gram(c, SET_HELDOUT, w->layer, w->input, c->team.rank, c->team.size, w->s->h_heldout.base, &tokens_heldout);
+  if (st == OK) st = take_gram(w, SET_CALIBRATION, w->s->h.base, &tokens);
+  if (st == OK && w->heldout) st = take_gram(w, SET_HELDOUT, w->s->h_heldout.base, &tokens_heldout);
   if (c->team.rank == 0) *w->facts = (gram_facts){.tokens = tokens, .tokens_heldout = tokens_heldout};
   TRY(agree(c->team.comm, st));
   team_barrier(&c->team);

@@ -1,4 +1,5 @@
 /* What a layer takes, from the job and the model's shapes alone: for plan, and for the solver's own memory. Local. */
+#include "calibrate/target.h"
 #include "quant/billm.h"
 #include "quant/descent.h"
 #include "quant/magr.h"
@@ -79,10 +80,11 @@ static size_t rank_private(const job *j, int64_t out, int64_t in, int ranks) {
 
 layer_sizes layer_measure(const job *j, const arch *a, int ranks) {
   layer_sizes z = {0};
-  bool grid_path = false;
+  bool grid_path = false, targets = false;
   for (int k = 0; k < j->setting_count; k++) {
     grid_path |= j->settings[k].options.adapter_solver == SOLVER_GRID;
-    z.factor |= method_quantizer(j->settings[k].method)->factor;
+    targets |= j->settings[k].options.act_quantizer == INPUTS_CROSS;
+    z.factor |= targets || method_quantizer(j->settings[k].method)->factor;
     z.magr |= j->settings[k].method->magr;
   }
   for (int i = 0; i < IN_COUNT; i++) {
@@ -105,6 +107,7 @@ layer_sizes layer_measure(const job *j, const arch *a, int ranks) {
         z.leading = larger(z.leading, (size_t)refine_start_rows_most(s, out, in) * (size_t)in);
         z.refining = larger(z.refining, refine_shared_bytes(s, out, in));
       }
+      if (targets) mine = larger(mine, target_bytes(in));
       size_t pivots = m <= RANK_BY_PIVOTS_MOST ? m * m * sizeof(double) : 0;
       if (pivots > mine) mine = pivots;
       if (mine > z.private_most) z.private_most = mine;

@@ -103,9 +103,9 @@ done:
   return st;
 }
 
-static status solve_input(input_work *w) {
-  layer_solver *s = w->s;
+status layer_solve_input(layer_solver *s, int64_t layer, input_id input, const bool *pending, const given_input *given) {
   status st = OK;
+  input_work all = {.s = s, .layer = layer, .input = input, .pending = pending, .given = given}, *w = &all;
   bool *left = NULL;
   st = NEW(w->group, s->piece_count, "settings");
   if (st == OK) st = NEW(left, s->piece_count, "settings");
@@ -134,15 +134,23 @@ done:
   return st;
 }
 
-status layer_solve(layer_solver *s, int64_t layer, const bool *pending, pass_progress progress, void *context) {
+/* All ranks must mean the same work. */
+static status check_same(const session *c, const int64_t *layer, const bool *pending) {
+  status st = OK;
+#ifdef CLOQWORK_DEBUG_CHECKS
+  st = agree_same(c->team.comm, "the layer to solve", layer, sizeof *layer);
+  if (st == OK) st = agree_same(c->team.comm, "the settings to solve", pending, (size_t)c->job.setting_count * sizeof *pending);
+#else
+  (void)c, (void)layer, (void)pending;
+#endif
+  return st;
+}
+
+status layer_begin(layer_solver *s, int64_t layer, const bool *pending) {
   session *c = s->c;
   status st = OK;
   s->spent = (stage_seconds){0};
-  double start = clock_now();
-#ifdef CLOQWORK_DEBUG_CHECKS
-  TRY(agree_same(c->team.comm, "the layer to solve", &layer, sizeof layer));
-  TRY(agree_same(c->team.comm, "the settings to solve", pending, (size_t)c->job.setting_count * sizeof *pending));
-#endif
+  TRY(check_same(c, &layer, pending));
   place_results(s, layer);
   team_barrier(&c->team);
   if (c->team.rank == 0)
@@ -150,12 +158,21 @@ status layer_solve(layer_solver *s, int64_t layer, const bool *pending, pass_pro
       for (int l = 0; l < LIN_COUNT; l++)
         if (pending[s->pieces[p].index] && c->job.target[l]) *layer_result(s, p, (linear_id)l)->facts = (solution_facts){0};
   team_barrier(&c->team);
+done:
+  return st;
+}
+
+status layer_solve(layer_solver *s, int64_t layer, const bool *pending, pass_progress progress, void *context) {
+  status st = OK;
+  double start = clock_now();
+  TRY(layer_begin(s, layer, pending));
   for (int i = 0; i < IN_COUNT; i++) {
-    if (!c->wanted[i]) continue;
-    input_work w = {.s = s, .layer = layer, .input = i, .pending = pending};
-    TRY(solve_input(&w));
+    if (!s->c->wanted[i]) continue;
+    TRY(layer_solve_input(s, layer, (input_id)i, pending, NULL));
     if (progress) progress(context, (i + 1.0) / IN_COUNT, 1e-9 * s->spent.flops / (clock_now() - start));
   }
 done:
   return st;
 }
+
+const float *layer_weights_of(const layer_solver *s, linear_id l) { return (const float *)s->w.base + s->weight_at[l]; }

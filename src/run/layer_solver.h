@@ -14,6 +14,7 @@
 #ifndef CLOQWORK_RUN_LAYER_SOLVER_H
 #define CLOQWORK_RUN_LAYER_SOLVER_H
 
+#include "run/gram_file.h"
 #include "run/session.h"
 #include "run/sharing.h"
 #include "solution/solution.h"
@@ -28,8 +29,9 @@ typedef struct layer_solver {
   piece *pieces;
   int piece_count;
   shared h, h_heldout, u, w, v, residual, arrays, facts, rows, start, leading, refining;
-  float *slab;       /* private: rows of a residual */
-  solution *results; /* [pieces][LIN_COUNT], arrays in shared memory; those of untargeted linears empty */
+  float *slab;                  /* private: rows of a residual */
+  solution *results;            /* [pieces][LIN_COUNT], arrays in shared memory; those of untargeted linears empty */
+  int64_t weight_at[LIN_COUNT]; /* of the linears of the input at work, in w */
   stage_seconds spent;
 } layer_solver;
 
@@ -45,6 +47,19 @@ void layer_solver_free(layer_solver *s);
 
 /* Solves the settings with pending[i]; progress as in calibrate/pass.h. E_NUMERICS, E_DATA, E_IO, E_MEMORY. */
 status layer_solve(layer_solver *s, int64_t layer, const bool *pending, pass_progress progress, void *context);
+
+/* The same input by input, in their order, after layer_begin. given: the input's Grams, of which no file has to be there; NULL: they are read. What results
+ * hold of an input is there when it is solved. */
+typedef struct given_input {
+  gram_input gram[SET_COUNT];
+  const double *cross; /* cross products of the input (calibrate/target.h), shared; NULL: there are none */
+  bool of_outputs;
+  double alpha;
+} given_input;
+status layer_begin(layer_solver *s, int64_t layer, const bool *pending);
+status layer_solve_input(layer_solver *s, int64_t layer, input_id input, const bool *pending, const given_input *given);
+/* Local. What the input's linears are fitted to, until the next input: weights, or the targets of `given`. (out, in), shared */
+const float *layer_weights_of(const layer_solver *s, linear_id l);
 
 static inline solution *layer_result(const layer_solver *s, int piece_index, linear_id l) {
   return &s->results[piece_index * LIN_COUNT + l];

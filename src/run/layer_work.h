@@ -28,7 +28,8 @@ typedef struct input_work {
   float *squares;  /* [2][m] squared mean |x|, max over windows and mean, where a method needs it */
   uint8_t *dead;   /* [m] */
   bool any_dead;
-  const bool *pending; /* [settings] */
+  const bool *pending;      /* [settings] */
+  const given_input *given; /* NULL: Grams are read from files */
   bool heldout;
   int start_rows;    /* leading eigenvectors of H that the adapters of this input start from; 0: none needs them */
   int leading_rows;  /* leading eigenvectors of H that stand in shared memory for refined codes to start from; 0: none */

@@ -18,6 +18,7 @@ typedef struct option_row {
   const char *const *offered,
       *const *later; /* CHOICE, FIXED: ended by NULL, the default first; later: FIXED: known, but not in this version */
   double (*automatic)(const method *m, int bits, int group, const options *o); /* "auto" is the default; CHOICE: the place of its word */
+  bool (*within)(const options *o);                                            /* NULL, or when it changes anything */
 } option_row;
 
 /* ---- who looks at an option ---- */
@@ -51,6 +52,8 @@ static bool with_ridge(const method *m) { return with_refine(m) || m->init == IN
 static bool with_caldera(const method *m) { return m->init == INIT_CALDERA; }
 static bool with_l4q(const method *m) { return m->init == INIT_L4Q; }
 static bool with_random(const method *m) { return m->init == INIT_ZERO || m->init == INIT_L4Q; }
+
+static bool with_cross(const options *o) { return o->act_quantizer == INPUTS_CROSS; }
 
 /* ---- defaults that depend on the setting ---- */
 
@@ -108,6 +111,11 @@ static double auto_nf_double(const method *m, int bits, int group, const options
   return m->init == INIT_ZERO;
 }
 
+static double auto_act_adapter(const method *m, int bits, int group, const options *o) {
+  (void)m, (void)bits, (void)group;
+  return o->act_quantizer;
+}
+
 static double auto_split(const method *m, int bits, int group, const options *o) {
   (void)bits, (void)group, (void)o;
   return method_init(m)->split;
@@ -117,13 +125,13 @@ static double auto_split(const method *m, int bits, int group, const options *o)
   (const char *const[]) { __VA_ARGS__, NULL }
 #define MEMBER(field) offsetof(options, field), sizeof(((options *)0)->field)
 #define REAL(name, stage, reach, standard, lo, hi, automatic) \
-  { #name, OPT_REAL, stage, reach, MEMBER(name), standard, lo, hi, NULL, NULL, automatic }
+  { #name, OPT_REAL, stage, reach, MEMBER(name), standard, lo, hi, NULL, NULL, automatic, NULL }
 #define COUNT(name, stage, reach, field, standard, lo, hi, automatic) \
-  { #name, OPT_COUNT, stage, reach, MEMBER(field), standard, lo, hi, NULL, NULL, automatic }
+  { #name, OPT_COUNT, stage, reach, MEMBER(field), standard, lo, hi, NULL, NULL, automatic, NULL }
 #define CHOICE(name, stage, reach, field, automatic, ...) \
-  { #name, OPT_CHOICE, stage, reach, MEMBER(field), 0, 0, 0, WORDS(__VA_ARGS__), NULL, automatic }
+  { #name, OPT_CHOICE, stage, reach, MEMBER(field), 0, 0, 0, WORDS(__VA_ARGS__), NULL, automatic, NULL }
 #define FIXED(name, reach, offered, ...) \
-  { #name, OPT_FIXED, STAGE_NONE, reach, 0, 0, 0, 0, 0, WORDS(#offered), WORDS(__VA_ARGS__), NULL }
+  { #name, OPT_FIXED, STAGE_NONE, reach, 0, 0, 0, 0, 0, WORDS(#offered), WORDS(__VA_ARGS__), NULL, NULL }
 
 static const option_row rows[] = {
     REAL(damping, STAGE_FACTOR, with_factor, 0.01, 0, 10, NULL),
@@ -165,8 +173,9 @@ static const option_row rows[] = {
     COUNT(l4q_steps, STAGE_ADAPTER, with_l4q, l4q_steps, 100, 1, 100000, NULL),
     COUNT(adapter_seed, STAGE_ADAPTER, with_random, seed, 0, 0, 1000000000, NULL),
     CHOICE(split, STAGE_NONE, all, split, auto_split, "cloq", "qera", "balanced"),
-    FIXED(act_quantizer, all, fp, "prefix", "cross"),
-    FIXED(act_adapter, all, fp, "prefix", "cross"),
+    CHOICE(act_quantizer, STAGE_CODES, all, act_quantizer, NULL, "fp", "prefix", "cross"),
+    CHOICE(act_adapter, STAGE_ADAPTER, all, act_adapter, auto_act_adapter, "fp", "prefix", "cross"),
+    {"xgram_alpha", OPT_REAL, STAGE_CODES, all, MEMBER(xgram_alpha), 0.5, 0, 1, NULL, NULL, NULL, with_cross},
     FIXED(slim_score, with_slim, gram, "outputs"),
     FIXED(eora_gram, with_eora, sum, "recent"),
     FIXED(adapter_dtype, all, fp32, "fp16", "bf16"),
@@ -183,13 +192,14 @@ static const struct {
     {"joint_method", "they are methods: refine, varpro, bidup, projq, gptq-intrinsic, caldera"},
     {"lr_solver", "it is called adapter_solver"},
     {"joint_damp", "the joint methods take options.damping"},
-    {"xgram_alpha", "this version offers no cross-Gram target"},
-    {"xgram_damp", "this version offers no cross-Gram target"},
+    {"xgram_damp", "a cross-Gram target is damped on both sides, with 0.01 of the Gram's mean diagonal"},
 };
 
 const char *option_name(int i) { return rows[i].name; }
 
 bool option_concerns(int i, const method *m) { return rows[i].reach(m); }
+
+bool option_matters(int i, const method *m, const options *o) { return rows[i].reach(m) && (!rows[i].within || rows[i].within(o)); }
 
 bool options_equal(option_stage stage, const method *m, const options *a, const options *b) {
   for (int i = 0; i < ROWS; i++) {

@@ -8,6 +8,8 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "calibrate/prefix.h"
+#include "calibrate/target.h"
 #include "dist/agree.h"
 #include "run/few_tokens.h"
 #include "run/gram_take.h"
@@ -16,18 +18,20 @@
 #include "run/unit.h"
 #include "run/verbs.h"
 
+typedef struct stage {
+  int64_t units, missing;
+  double flops, seconds; /* of what is missing */
+  uint64_t rank;         /* bytes of a rank at its peak; 0: nothing is missing */
+} stage;
+
 typedef struct plan {
-  int64_t layers, gram_units, solution_units, gram_missing, solution_missing;
-  double calibrate_flops, solve_flops; /* of what is missing */
-  uint64_t base;                       /* of a rank before any work: program and libraries */
-  pass_bytes calibrate;
-  solver_bytes solve;
-  uint64_t tiles; /* shared buffer of a layer's tiles */
-  uint64_t rank_calibrate, rank_solve, rank_peak, node_peak, node_memory;
-  uint64_t gram_file, solution_files, disk_missing, disk_free;
+  int64_t layers;
+  stage calibrate, solve;
+  stage follow;  /* settings that follow their own prefix, with their Grams */
+  uint64_t base; /* of a rank before any work: program and libraries */
+  uint64_t rank_peak, node_peak, node_memory, disk_missing, disk_free;
   sharing sharing;  /* of what is missing */
   double gemm_rate; /* flops/s of all ranks, measured now */
-  double calibrate_seconds, solve_seconds;
 } plan;
 
 /* What libraries allocate as they are used: BLAS's packing, HDF5's and MPI-IO's caches (measured on one and two ranks). */
@@ -52,54 +56,94 @@ status gemm_rate(session *c, double *rate) {
   return OK;
 }
 
-static status count_units(const session *c, plan *p) {
+/* A layer's tiles of Grams of one set of tokens: in shared memory, and in its file. */
+static uint64_t tile_bytes(const session *c) {
+  uint64_t bytes = 0;
+  for (int i = 0; i < IN_COUNT; i++)
+    if (c->wanted[i])
+      bytes += (uint64_t)tiles_count(input_width(&c->model.arch, (input_id)i), GRAM_TILE) * GRAM_TILE * GRAM_TILE * sizeof(float);
+  return bytes;
+}
+
+static int set_count(const session *c) { return c->sets[SET_HELDOUT] ? 2 : 1; }
+
+static void count_grams(const session *c, plan *p) {
+  char path[PATH_MOST];
+  p->calibrate.units = p->layers * set_count(c);
+  for (int64_t layer = c->layer_begin; layer < c->layer_end; layer++)
+    for (int set = 0; set < SET_COUNT; set++) {
+      unit_gram_path(c, set, layer, path);
+      p->calibrate.missing += c->sets[set] && !file_exists(path);
+    }
+  pass_bytes b = {.private_most = gram_take_private_bytes()};
+  if (c->job.grams.origin == GRAMS_CALIBRATED) {
+    b = pass_memory(&c->model.arch, c->sets, c->wanted, c->team.size);
+    p->calibrate.flops = (double)p->calibrate.missing / set_count(c) * pass_layer_flops(&c->model.arch, c->sets, c->wanted);
+  }
+  if (p->calibrate.missing) p->calibrate.rank = p->base + b.private_most + (b.shared + tile_bytes(c)) / (uint64_t)c->team.size;
+  p->disk_missing += tile_bytes(c) * (uint64_t)p->calibrate.missing;
+}
+
+/* What a setting that follows its prefix takes beside its solutions: activations, Grams and targets of its own. */
+static void count_prefix(const session *c, int64_t missing, stage *of, plan *p) {
+  const arch *a = &c->model.arch;
+  bool cross = c->follower->options.act_quantizer == INPUTS_CROSS;
+  uint64_t files = tile_bytes(c) * (uint64_t)set_count(c);
+  pass_bytes b = prefix_memory(a, c->sets, c->wanted, c->team.size, cross);
+  double flops = prefix_layer_flops(a, c->sets, c->wanted, cross);
+  for (int l = 0; l < LIN_COUNT; l++) {
+    int64_t out, in;
+    if (!c->job.target[l] || !cross) continue;
+    linear_shape(a, (linear_id)l, &out, &in);
+    files += (uint64_t)(out * in) * sizeof(float);
+    flops += target_flops(out, in, cross_of_outputs(linear_input((linear_id)l)));
+  }
+  of->flops += (double)missing * flops;
+  of->rank += b.private_most + (b.shared + files) / (uint64_t)c->team.size;
+  p->disk_missing += files * (uint64_t)missing;
+}
+
+/* Adds the settings of a view (session_split). */
+static status count_solutions(const session *c, plan *p) {
   status st = OK;
   bool *pending = NULL;
   char path[PATH_MOST];
-  int sets = c->sets[SET_HELDOUT] ? 2 : 1;
-  p->layers = c->layer_end - c->layer_begin;
-  p->gram_units = p->layers * sets;
-  p->solution_units = p->layers * c->job.setting_count;
+  stage *of = c->follower ? &p->follow : &p->solve, now = {.units = p->layers * c->job.setting_count};
   TRY(NEW(pending, c->job.setting_count, "settings of a layer"));
   for (int64_t layer = c->layer_begin; layer < c->layer_end; layer++) {
-    for (int set = 0; set < SET_COUNT; set++) {
-      unit_gram_path(c, set, layer, path);
-      p->gram_missing += c->sets[set] && !file_exists(path);
-    }
     for (int k = 0; k < c->job.setting_count; k++) {
       unit_solution_path(c, &c->job.settings[k], layer, path);
       pending[k] = !file_exists(path);
-      p->solution_missing += pending[k];
+      now.missing += pending[k];
+      if (pending[k]) p->disk_missing += layer_solver_file_bytes(&c->job, &c->model.arch, k);
     }
     TRY(sharing_count(&c->job, layer, pending, &p->sharing));
   }
+  now.flops = (double)now.missing / c->job.setting_count * layer_solver_flops(&c->job, &c->model.arch);
+  solver_bytes b = layer_solver_memory(&c->job, &c->model.arch, c->team.size, c->sets[SET_HELDOUT] != NULL);
+  now.rank = p->base + b.private_most + b.shared / (uint64_t)c->team.size;
+  if (c->follower) count_prefix(c, now.missing, &now, p);
+  of->units += now.units;
+  of->missing += now.missing;
+  of->flops += now.flops;
+  if (now.missing) of->rank = now.rank > of->rank ? now.rank : of->rank;
 done:
   FREE(pending);
   return st;
 }
 
-static void count_bytes(const session *c, plan *p) {
-  const arch *a = &c->model.arch;
-  int ranks = c->team.size;
-  bool heldout = c->sets[SET_HELDOUT] != NULL;
-  if (c->job.grams.origin == GRAMS_CALIBRATED)
-    p->calibrate = pass_memory(a, c->sets, c->wanted, ranks);
-  else
-    p->calibrate = (pass_bytes){.private_most = gram_take_private_bytes()};
-  p->solve = layer_solver_memory(&c->job, a, ranks, heldout);
-  for (int i = 0; i < IN_COUNT; i++)
-    if (c->wanted[i]) p->tiles += (uint64_t)tiles_count(input_width(a, i), GRAM_TILE) * GRAM_TILE * GRAM_TILE * sizeof(float);
-  p->rank_calibrate = p->base + p->calibrate.private_most + (p->calibrate.shared + p->tiles) / (uint64_t)ranks;
-  p->rank_solve = p->base + p->solve.private_most + p->solve.shared / (uint64_t)ranks;
-  if (!p->gram_missing) p->rank_calibrate = 0;
-  if (!p->solution_missing) p->rank_solve = 0;
-  p->rank_peak = p->rank_calibrate > p->rank_solve ? p->rank_calibrate : p->rank_solve;
-  p->node_peak = p->rank_peak * (uint64_t)ranks;
+static status count_stages(const session *c, plan *p) {
+  session_views views;
+  status st = session_split(c, &views);
+  p->layers = c->layer_end - c->layer_begin;
+  count_grams(c, p);
+  for (int i = 0; i < views.count && st == OK; i++) st = count_solutions(&views.list[i], p);
+  session_views_free(&views);
+  const stage *of[] = {&p->calibrate, &p->solve, &p->follow};
+  for (size_t i = 0; i < sizeof of / sizeof *of; i++) p->rank_peak = of[i]->rank > p->rank_peak ? of[i]->rank : p->rank_peak;
+  p->node_peak = p->rank_peak * (uint64_t)c->team.size;
   p->node_memory = c->job.parallel.memory_per_node > 0 ? (uint64_t)(c->job.parallel.memory_per_node * (1 << 30)) : mem_machine_total();
-  p->gram_file = p->tiles;
-  for (int k = 0; k < c->job.setting_count; k++) p->solution_files += layer_solver_file_bytes(&c->job, a, k);
-  p->disk_missing =
-      p->gram_file * (uint64_t)p->gram_missing + p->solution_files / (uint64_t)c->job.setting_count * (uint64_t)p->solution_missing;
+  return st;
 }
 
 /* The nearest folder on the way to the output that exists already. */
@@ -122,16 +166,13 @@ static status free_space(const char *output, uint64_t *bytes) {
 static status make_plan(session *c, plan *p) {
   status st = OK;
   *p = (plan){.base = mem_resident_now().private_bytes + LIBRARY_BUFFERS};
-  st = count_units(c, p);
-  count_bytes(c, p);
+  st = count_stages(c, p);
   if (st == OK) st = free_space(c->job.output, &p->disk_free);
   TRY(agree(c->job_comm, st));
   TRY(gemm_rate(c, &p->gemm_rate));
-  double layers_missing = (double)p->gram_missing / (c->sets[SET_HELDOUT] ? 2 : 1);
-  if (c->job.grams.origin == GRAMS_CALIBRATED) p->calibrate_flops = layers_missing * pass_layer_flops(&c->model.arch, c->sets, c->wanted);
-  p->solve_flops = (double)p->solution_missing / c->job.setting_count * layer_solver_flops(&c->job, &c->model.arch);
-  p->calibrate_seconds = p->calibrate_flops / (CALIBRATE_OF_GEMM * p->gemm_rate);
-  p->solve_seconds = p->solve_flops / (SOLVE_OF_GEMM * p->gemm_rate);
+  p->calibrate.seconds = p->calibrate.flops / (CALIBRATE_OF_GEMM * p->gemm_rate);
+  p->solve.seconds = p->solve.flops / (SOLVE_OF_GEMM * p->gemm_rate);
+  p->follow.seconds = p->follow.flops / (SOLVE_OF_GEMM * p->gemm_rate);
   MPI_Bcast(p, (int)sizeof *p, MPI_BYTE, 0, c->job_comm);
 done:
   return st;
@@ -166,12 +207,17 @@ static void print_sharing(const sharing *n, FILE *out) {
   fprintf(out, "\n");
 }
 
+static void print_stage(const char *name, const stage *s, FILE *out) {
+  char text[32];
+  clock_duration(s->seconds, text);
+  fprintf(out, "%-12s %12lld %12lld %14.3f %18.3f %14s\n", name, (long long)s->units, (long long)s->missing, 1e-12 * s->flops, gib(s->rank),
+          text);
+}
+
 static void print_table(const session *c, const plan *p, FILE *out) {
   const arch *a = &c->model.arch;
-  char one[32], two[32], few[FEW_TOKENS_TEXT];
+  char few[FEW_TOKENS_TEXT];
   double per_column[IN_COUNT];
-  clock_duration(p->calibrate_seconds, one);
-  clock_duration(p->solve_seconds, two);
   fprintf(out, "model       %s: %lld layers, hidden %lld, intermediate %lld, %d/%d heads of %d, vocabulary %lld\n", c->job.model,
           (long long)a->layers, (long long)a->hidden, (long long)a->intermediate, a->heads, a->kv_heads, a->head_dim, (long long)a->vocab);
   fprintf(out, "tokens      ");
@@ -183,10 +229,10 @@ static void print_table(const session *c, const plan *p, FILE *out) {
   fprintf(out, "\nsettings    %d:", c->job.setting_count);
   for (int k = 0; k < c->job.setting_count; k++) fprintf(out, " %s", c->job.settings[k].name);
   fprintf(out, "\n\n%-12s %12s %12s %14s %18s %14s\n", "stage", "units", "to do", "TFLOP to do", "GiB a rank, peak", "about");
-  fprintf(out, "%-12s %12lld %12lld %14.3f %18.3f %14s\n", "calibrate", (long long)p->gram_units, (long long)p->gram_missing,
-          1e-12 * p->calibrate_flops, gib(p->rank_calibrate), one);
-  fprintf(out, "%-12s %12lld %12lld %14.3f %18.3f %14s\n\n", "solve", (long long)p->solution_units, (long long)p->solution_missing,
-          1e-12 * p->solve_flops, gib(p->rank_solve), two);
+  print_stage("calibrate", &p->calibrate, out);
+  print_stage("solve", &p->solve, out);
+  if (p->follow.units) print_stage("by prefix", &p->follow, out);
+  fprintf(out, "\n");
   print_sharing(&p->sharing, out);
   fprintf(out, "memory      %.3f GiB a rank, %.3f GiB a team of %d; a node has %.1f GiB\n", gib(p->rank_peak), gib(p->node_peak),
           c->team.size, gib(p->node_memory));
@@ -214,15 +260,16 @@ static json_t *tokens_json(const session *c) {
 }
 
 static json_t *plan_json(const session *c, const plan *p) {
-  return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:i, s:o, s:o}", "model",
-                   c->job.model, "layers", (json_int_t)p->layers, "gram_units", (json_int_t)p->gram_units, "gram_units_to_do",
-                   (json_int_t)p->gram_missing, "solution_units", (json_int_t)p->solution_units, "solution_units_to_do",
-                   (json_int_t)p->solution_missing, "calibrate_flops", p->calibrate_flops, "solve_flops", p->solve_flops,
-                   "calibrate_seconds", p->calibrate_seconds, "solve_seconds", p->solve_seconds, "rank_bytes", (json_int_t)p->rank_peak,
-                   "rank_bytes_calibrate", (json_int_t)p->rank_calibrate, "rank_bytes_solve", (json_int_t)p->rank_solve, "node_bytes",
-                   (json_int_t)p->node_peak, "node_memory", (json_int_t)p->node_memory, "disk_bytes", (json_int_t)p->disk_missing,
-                   "disk_free", (json_int_t)p->disk_free, "gemm_flops_per_second", p->gemm_rate, "ranks", c->size, "sharing",
-                   sharing_json(&p->sharing), "tokens_a_column", tokens_json(c));
+  return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:i, s:o, s:o}",
+                   "model", c->job.model, "layers", (json_int_t)p->layers, "gram_units", (json_int_t)p->calibrate.units, "gram_units_to_do",
+                   (json_int_t)p->calibrate.missing, "solution_units", (json_int_t)(p->solve.units + p->follow.units),
+                   "solution_units_to_do", (json_int_t)(p->solve.missing + p->follow.missing), "calibrate_flops", p->calibrate.flops,
+                   "solve_flops", p->solve.flops + p->follow.flops, "calibrate_seconds", p->calibrate.seconds, "solve_seconds",
+                   p->solve.seconds + p->follow.seconds, "rank_bytes", (json_int_t)p->rank_peak, "rank_bytes_calibrate",
+                   (json_int_t)p->calibrate.rank, "rank_bytes_solve", (json_int_t)p->solve.rank, "rank_bytes_by_prefix",
+                   (json_int_t)p->follow.rank, "node_bytes", (json_int_t)p->node_peak, "node_memory", (json_int_t)p->node_memory,
+                   "disk_bytes", (json_int_t)p->disk_missing, "disk_free", (json_int_t)p->disk_free, "gemm_flops_per_second", p->gemm_rate,
+                   "ranks", c->size, "sharing", sharing_json(&p->sharing), "tokens_a_column", tokens_json(c));
 }
 
 static void print_json(const session *c, const plan *p, FILE *out) {
@@ -235,7 +282,7 @@ static void print_json(const session *c, const plan *p, FILE *out) {
 /* RUN/plan.json: what a run with something to do set out with, for the report to hold its metrics against. */
 static status keep_plan(const session *c, const plan *p) {
   char path[PATH_MOST];
-  if (p->gram_missing + p->solution_missing == 0) return OK;
+  if (p->calibrate.missing + p->solve.missing + p->follow.missing == 0) return OK;
   json_t *o = plan_json(c, p);
   char *text = o ? json_dumps(o, JSON_INDENT(2) | JSON_PRESERVE_ORDER) : NULL;
   json_decref(o);
@@ -255,8 +302,9 @@ status verb_plan(session *c) {
   if (c->rank == 0 && alone && !c->arguments.json) print_table(c, &p, stdout);
   if (!alone)
     log_info("plan: %lld of %lld Grams and %lld of %lld solutions to do; %.3f + %.3f TFLOP; %.3f GiB a rank; %.3f GiB to write",
-             (long long)p.gram_missing, (long long)p.gram_units, (long long)p.solution_missing, (long long)p.solution_units,
-             1e-12 * p.calibrate_flops, 1e-12 * p.solve_flops, gib(p.rank_peak), gib(p.disk_missing));
+             (long long)p.calibrate.missing, (long long)p.calibrate.units, (long long)(p.solve.missing + p.follow.missing),
+             (long long)(p.solve.units + p.follow.units), 1e-12 * p.calibrate.flops, 1e-12 * (p.solve.flops + p.follow.flops),
+             gib(p.rank_peak), gib(p.disk_missing));
   if (!alone && c->rank == 0) st = keep_plan(c, &p);
   TRY(agree(c->job_comm, st));
   if (p.node_memory && p.node_peak > p.node_memory)

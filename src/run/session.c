@@ -169,6 +169,13 @@ static status begin_on_first_rank(session *c) {
     TRY(file_make_folders(path));
     TRY(file_remove_matching(path, ".tmp"));
     FREE(path);
+    for (int set = 0; set < SET_COUNT && setting_follows(&c->job.settings[i]); set++) {
+      if (!(path = mem_format("%s/solutions/%s/%s", c->job.output, c->job.settings[i].name, set_folder(set))))
+        return fail(E_MEMORY, "%s: no memory for a name", c->job.output);
+      TRY(file_make_folders(path));
+      TRY(file_remove_matching(path, ".tmp"));
+      FREE(path);
+    }
   }
   TRY(settings_write(c->job.tree, &text));
   if (!(path = path_join(c->job.output, "job.yaml"))) return fail(E_MEMORY, "%s: no memory for a name", c->job.output);
@@ -203,6 +210,37 @@ void session_close(session *c) {
   file_unlock(c->lock, &c->lock_file);
   log_close();
   *c = (session){0};
+}
+
+status session_split(const session *c, session_views *v) {
+  status st = OK;
+  int all = c->job.setting_count;
+  *v = (session_views){0};
+  TRY(NEW(v->list, all, "views of a session"));
+  for (int follows = 0; follows < 2; follows++)
+    for (int k = 0; k < all; k++) {
+      const setting *s = &c->job.settings[k];
+      if (setting_follows(s) != (follows == 1)) continue;
+      if (v->count == 0 || follows) {
+        session *view = &v->list[v->count++];
+        *view = *c;
+        view->follower = follows ? s : NULL;
+        view->job.settings = NULL;
+        view->job.setting_count = 0;
+        TRY(NEW(view->job.settings, all, "settings of a view"));
+      }
+      job *j = &v->list[v->count - 1].job;
+      j->settings[j->setting_count++] = *s;
+    }
+done:
+  if (st != OK) session_views_free(v);
+  return st;
+}
+
+void session_views_free(session_views *v) {
+  for (int i = 0; i < v->count; i++) FREE(v->list[i].job.settings);
+  FREE(v->list);
+  v->count = 0;
 }
 
 void session_team_layers(const session *c, int team_index, int64_t *begin, int64_t *end) {

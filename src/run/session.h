@@ -53,6 +53,7 @@ typedef struct session {
   char lock[4096];  /* path of the lock that rank 0 holds */
   int lock_file;    /* -1: none */
   double started;
+  const setting *follower; /* of a view (session_split): whose own Grams these are; NULL: those of the full-precision model */
   bool opened;
 } session;
 
@@ -64,6 +65,16 @@ status session_open_tokens(session *c);
 /* Collective. Makes the run directory, takes its lock, removes stale temporaries, opens the log, writes job.yaml. For verbs that write. */
 status session_begin_run(session *c);
 void session_close(session *c); /* Collective */
+
+/* The session as those see it that share their Grams: one view of all settings on Grams of the full-precision model (if there are any), then
+ * one for each setting that follows its own prefix (setting_follows). Local. A view borrows everything of the session but its list of settings; what is
+ * told apart by it is where Grams lie and what identifies them (run/unit.h). */
+typedef struct session_views {
+  session *list; /* owned */
+  int count;
+} session_views;
+status session_split(const session *c, session_views *v);
+void session_views_free(session_views *v); /* accepts an empty one */
 
 /* Layers [begin, end) of a team, contiguous, equal as can be. */
 void session_team_layers(const session *c, int team_index, int64_t *begin, int64_t *end);

@@ -111,7 +111,7 @@ void setting_describe(const setting *s, const bool target[LIN_COUNT], int64_t la
   describe_row(s, target, layer, ROW_GROUP, "group", sink, context);
   describe_row(s, target, layer, ROW_RANK, "rank_max", sink, context);
   for (int i = 0; i < option_count; i++)
-    if (option_concerns(i, s->method)) describe_row(s, target, layer, ROW_OPTIONS + i, option_name(i), sink, context);
+    if (option_matters(i, s->method, &s->options)) describe_row(s, target, layer, ROW_OPTIONS + i, option_name(i), sink, context);
 }
 
 void setting_describe_matrix(const setting *s, int64_t layer, linear_id l, option_sink sink, void *context) {

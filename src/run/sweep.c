@@ -532,7 +532,7 @@ static status keep_options(section *root, json_t *option_lists, const job *j) {
   for (int i = 0; i < option_count; i++) {
     const char *name = option_name(i);
     bool used = false;
-    for (int k = 0; k < j->setting_count; k++) used = used || option_concerns(i, j->settings[k].method);
+    for (int k = 0; k < j->setting_count; k++) used = used || option_matters(i, j->settings[k].method, &j->settings[k].options);
     const json_t *v = json_object_get(given, name);
     if (v && !json_is_null(v) && !used) return fail(E_USAGE, "%soptions.%s: no method of this sweep uses this option", root->prefix, name);
     json_t *list = json_object_get(option_lists, name);

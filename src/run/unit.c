@@ -17,7 +17,10 @@
 static const char RANKS[] = "ranks", VARIANTS[] = "variants";
 
 void unit_gram_path(const session *c, int set, int64_t layer, char path[PATH_MOST]) {
-  snprintf(path, PATH_MOST, "%s/%s/layer-%03lld.h5", c->job.output, set_folder(set), (long long)layer);
+  if (c->follower)
+    snprintf(path, PATH_MOST, "%s/solutions/%s/%s/layer-%03lld.h5", c->job.output, c->follower->name, set_folder(set), (long long)layer);
+  else
+    snprintf(path, PATH_MOST, "%s/%s/layer-%03lld.h5", c->job.output, set_folder(set), (long long)layer);
 }
 
 void unit_solution_path(const session *c, const setting *s, int64_t layer, char path[PATH_MOST]) {
@@ -25,26 +28,6 @@ void unit_solution_path(const session *c, const setting *s, int64_t layer, char 
 }
 
 void unit_run_path(const session *c, const char *name, char path[PATH_MOST]) { snprintf(path, PATH_MOST, "%s/%s", c->job.output, name); }
-
-status unit_gram_identity(const session *c, int set, int64_t layer, attributes *a) {
-  const pedigree *of = &c->unions[set].of;
-  const window_request *q = set == SET_CALIBRATION ? &c->job.calibration : &c->job.heldout;
-  status st = OK;
-  TRY(attr_text(a, "model_fingerprint", c->model.fingerprint));
-  TRY(attr_text(a, "tokens_fingerprint", c->windows[set].fingerprint));
-  TRY(attr_int(a, "layer", layer));
-  if (of->count) {
-    TRY(attr_text(a, "origin", c->job.grams.origin == GRAMS_MERGED ? "merged" : "imported"));
-    TRY(pedigree_write(of, a));
-  } else {
-    TRY(attr_int(a, "windows", q->windows));
-    TRY(attr_int(a, "length", q->length));
-  }
-  TRY(attr_text(a, "activations", "full"));
-  TRY(attr_int(a, "gram_version", GRAM_VERSION));
-done:
-  return st;
-}
 
 typedef struct sink_state {
   attributes *a;
@@ -68,7 +51,8 @@ static status add_variants(const setting *s, attributes *a) {
   return attr_text(a, setting_joint(s) ? RANKS : VARIANTS, text);
 }
 
-status unit_solution_identity(const session *c, const setting *s, int64_t layer, const char *gram_fingerprint, attributes *a) {
+/* Everything of a setting that decides the numbers of a layer. */
+static status describe_setting(const session *c, const setting *s, int64_t layer, attributes *a) {
   status st = OK;
   char targets[256] = "";
   for (int l = 0; l < LIN_COUNT; l++)
@@ -76,15 +60,43 @@ status unit_solution_identity(const session *c, const setting *s, int64_t layer,
       if (targets[0]) strcat(targets, ",");
       strcat(targets, linear_short(l));
     }
-  TRY(attr_text(a, "model_fingerprint", c->model.fingerprint));
-  TRY(attr_text(a, "gram_fingerprint", gram_fingerprint));
-  TRY(attr_int(a, "layer", layer));
   TRY(attr_text(a, "targets", targets));
   TRY(attr_int(a, "rank_max", s->rank_max));
   TRY(add_variants(s, a));
   sink_state sink = {a, OK};
   setting_describe(s, c->job.target, layer, add_option, &sink);
   st = sink.st;
+done:
+  return st;
+}
+
+status unit_gram_identity(const session *c, int set, int64_t layer, attributes *a) {
+  const pedigree *of = &c->unions[set].of;
+  const window_request *q = set == SET_CALIBRATION ? &c->job.calibration : &c->job.heldout;
+  status st = OK;
+  TRY(attr_text(a, "model_fingerprint", c->model.fingerprint));
+  TRY(attr_text(a, "tokens_fingerprint", c->windows[set].fingerprint));
+  TRY(attr_int(a, "layer", layer));
+  if (of->count) {
+    TRY(attr_text(a, "origin", c->job.grams.origin == GRAMS_MERGED ? "merged" : "imported"));
+    TRY(pedigree_write(of, a));
+  } else {
+    TRY(attr_int(a, "windows", q->windows));
+    TRY(attr_int(a, "length", q->length));
+  }
+  TRY(attr_text(a, "activations", c->follower ? "prefix" : "full"));
+  TRY(attr_int(a, "gram_version", GRAM_VERSION));
+  if (c->follower) TRY(describe_setting(c, c->follower, layer, a));
+done:
+  return st;
+}
+
+status unit_solution_identity(const session *c, const setting *s, int64_t layer, const char *gram_fingerprint, attributes *a) {
+  status st = OK;
+  TRY(attr_text(a, "model_fingerprint", c->model.fingerprint));
+  TRY(attr_text(a, "gram_fingerprint", gram_fingerprint));
+  TRY(attr_int(a, "layer", layer));
+  TRY(describe_setting(c, s, layer, a));
 done:
   return st;
 }
@@ -103,6 +115,13 @@ status unit_gram_fingerprint(const session *c, int64_t layer, char hex[HASH_HEX]
     for (int i = 0; i < IN_COUNT; i++) {
       if (!c->wanted[i]) continue;
       snprintf(name, sizeof name, "%s/tiles", input_name(i));
+      TRY(container_attributes(file, name, &a));
+      TRY(hash_add_text(h, attr_get_text(&a, "sha256")));
+      attr_free(&a);
+    }
+    for (int l = 0; l < LIN_COUNT; l++) {
+      unit_target_name((linear_id)l, name);
+      if (!c->job.target[l] || !container_has(file, name)) continue;
       TRY(container_attributes(file, name, &a));
       TRY(hash_add_text(h, attr_get_text(&a, "sha256")));
       attr_free(&a);
@@ -193,6 +212,29 @@ status unit_read_gram(const session *c, int set, int64_t layer, input_id input, 
 done:
   FREE(tiles);
   attr_free(&a);
+  container_close(&file);
+  return st;
+}
+
+void unit_target_name(linear_id l, char name[64]) { snprintf(name, 64, "%s/target_%s", input_name(linear_input(l)), linear_short(l)); }
+
+status unit_read_weights(const session *c, int64_t layer, linear_id l, int64_t begin, int64_t end, float *w) {
+  status st = OK;
+  container *file = NULL;
+  char path[PATH_MOST], name[64];
+  if (!c->follower || c->follower->options.act_quantizer != INPUTS_CROSS) {
+    tensor_ref tensor = checkpoint_linear(&c->model, layer, l);
+    st = tensor_rows(&tensor, begin, end, w);
+    tensor_done_with(&tensor);
+    return st;
+  }
+  int64_t out, in;
+  linear_shape(&c->model.arch, l, &out, &in);
+  unit_gram_path(c, SET_CALIBRATION, layer, path);
+  unit_target_name(l, name);
+  TRY(container_open(path, "grams", &file));
+  TRY(container_read_rows(file, name, EL_F32, out, in, begin, end, w));
+done:
   container_close(&file);
   return st;
 }

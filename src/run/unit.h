@@ -12,7 +12,8 @@ enum {
   GRAM_VERSION = 1  /* raised when the numbers of a Gram of the same inputs change */
 };
 
-/* RUN/grams/layer-000.h5, RUN/solutions/SETTING/layer-000.h5 … */
+/* RUN/grams/layer-000.h5, RUN/solutions/SETTING/layer-000.h5 …; of a view of a setting that follows its own prefix
+ * RUN/solutions/SETTING/grams/layer-000.h5. */
 void unit_gram_path(const session *c, int set, int64_t layer, char path[PATH_MOST]);
 void unit_solution_path(const session *c, const setting *s, int64_t layer, char path[PATH_MOST]);
 void unit_run_path(const session *c, const char *name, char path[PATH_MOST]);
@@ -30,6 +31,12 @@ status unit_hash_solution(container *file, hash *h);
 
 /* Local. Part `part` of `parts` of the tiles of one input's Gram, expanded into full (m, m); all parts together fill it. E_DATA, E_IO. */
 status unit_read_gram(const session *c, int set, int64_t layer, input_id input, int part, int parts, float *full, int64_t *tokens);
+
+/* Local. Rows [begin, end) of what a linear's codes and adapter are fitted to, (end - begin, in): the model's weights, or of a view whose inputs are those of a
+ * prefix with cross products the target that its Gram file holds (calibrate/target.h). E_DATA, E_IO. */
+status unit_read_weights(const session *c, int64_t layer, linear_id l, int64_t begin, int64_t end, float *w);
+/* The dataset of such a target, "attn_in/target_q_proj". */
+void unit_target_name(linear_id l, char name[64]);
 
 /* Local. The statistics of |x| of one input, [m] each; NULL: not asked for. E_DATA: a file without them (made by an older version, or from
  * Grams that came without). */

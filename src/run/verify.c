@@ -192,10 +192,11 @@ static status check_input(verifier *v, layer_view *l) {
   for (int64_t k = 0; k < m; k++) l->diagonal[k] = l->h[k * m + k];
   for (int i = 0; i < LIN_COUNT; i++) {
     if (!c->job.target[i] || linear_input(i) != l->input) continue;
-    tensor_ref tensor = checkpoint_linear(&c->model, l->layer, i);
-    TRY(NEW(l->w, tensor.rows * tensor.cols, "weights of a linear"));
-    TRY(NEW(l->e, tensor.rows * tensor.cols, "a residual"));
-    TRY(tensor_rows(&tensor, 0, tensor.rows, l->w));
+    int64_t out, in;
+    linear_shape(&c->model.arch, (linear_id)i, &out, &in);
+    TRY(NEW(l->w, out * in, "weights of a linear"));
+    TRY(NEW(l->e, out * in, "a residual"));
+    if (note(v, st = unit_read_weights(c, l->layer, (linear_id)i, 0, out, l->w)) != OK || st != OK) goto done;
     for (int k = 0; k < c->job.setting_count; k++) {
       const setting *s = &c->job.settings[k];
       piece p;
@@ -271,14 +272,18 @@ static void print_findings(const verifier *v) {
 
 status verb_verify(session *c) {
   if (verify_is_export(&c->arguments)) return verify_export(c);
-  status st = OK;
   verifier v = {.c = c};
-  for (int64_t layer = c->layer_begin + c->rank; layer < c->layer_end && st == OK; layer += c->size) {
-    log_progress("verify layers", (double)(layer - c->layer_begin) / (double)(c->layer_end - c->layer_begin), -1);
-    st = check_layer(&v, layer);
+  session_views views = {0};
+  int64_t layers = c->layer_end - c->layer_begin;
+  status st = session_split(c, &views);
+  for (int64_t unit = c->rank; unit < layers * views.count && st == OK; unit += c->size) {
+    log_progress("verify layers", (double)unit / (double)(layers * views.count), -1);
+    v.c = &views.list[unit / layers];
+    st = check_layer(&v, c->layer_begin + unit % layers);
   }
   log_progress_end();
   TRY(agree(c->job_comm, st));
+  v.c = c;
   print_findings(&v);
   double worst[2] = {v.worst_loss, v.worst_tail};
   int64_t sums[4] = {v.wrong, v.files, v.curves, (int64_t)v.bytes};
@@ -290,6 +295,7 @@ status verb_verify(session *c) {
            (long long)sums[1], (double)sums[3] / (1 << 30), (long long)sums[2], worst[0], worst[1], (long long)sums[0]);
   if (sums[0]) st = fail(E_DATA, "verify: expected nothing wrong, found %lld; the lines above name each", (long long)sums[0]);
 done:
+  session_views_free(&views);
   FREE(v.found);
   return st;
 }

@@ -135,6 +135,11 @@ void solution_merged(const solution *s, int rank, int64_t begin, int64_t end, fl
           1, w, (int)s->in);
 }
 
+void solution_merge_into(const solution *s, int rank, int64_t begin, int64_t end, float *whole) {
+  for (int64_t at = begin; at < end; at += SOLUTION_SLAB)
+    solution_merged(s, rank, at, at + SOLUTION_SLAB < end ? at + SOLUTION_SLAB : end, whole + at * s->in);
+}
+
 void solution_residual(const solution *s, const float *x, int64_t begin, int64_t end, float *e) {
   solution_values(s, begin, end, e);
   const float *from = x + begin * s->in;

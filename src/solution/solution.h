@@ -79,6 +79,11 @@ void solution_values(const solution *s, int64_t begin, int64_t end, float *q);
 /* The same plus lora_B lora_A at `rank`, at most the one that is held; 0: Q alone. In float: 2 rank flops a weight. */
 void solution_merged(const solution *s, int rank, int64_t begin, int64_t end, float *w);
 
+/* The same into the rows [begin, end) of a whole matrix (out, in), by slabs counted from its first row: ranks that take such slabs make the same
+ * bits as one that makes it all. */
+enum { SOLUTION_SLAB = 64 };
+void solution_merge_into(const solution *s, int rank, int64_t begin, int64_t end, float *whole);
+
 /* e (end - begin, in) = x - Q, x (out, in) the whole matrix. */
 void solution_residual(const solution *s, const float *x, int64_t begin, int64_t end, float *e);
 
