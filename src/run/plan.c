@@ -260,16 +260,16 @@ static json_t *tokens_json(const session *c) {
 }
 
 static json_t *plan_json(const session *c, const plan *p) {
-  return json_pack(
-      "{s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:i, s:o, s:o}", "model",
-      c->job.model, "layers", (json_int_t)p->layers, "gram_units", (json_int_t)p->calibrate.units, "gram_units_to_do",
-      (json_int_t)p->calibrate.missing, "solution_units", (json_int_t)(p->solve.units + p->follow.units), "solution_units_to_do",
-      (json_int_t)(p->solve.missing + p->follow.missing), "calibrate_flops", p->calibrate.flops, "solve_flops",
-      p->solve.flops + p->follow.flops, "calibrate_seconds", p->calibrate.seconds, "solve_seconds", p->solve.seconds + p->follow.seconds,
-      "rank_bytes", (json_int_t)p->rank_peak, "rank_bytes_calibrate", (json_int_t)p->calibrate.rank, "rank_bytes_solve",
-      (json_int_t)p->solve.rank, "rank_bytes_by_prefix", (json_int_t)p->follow.rank, "node_bytes", (json_int_t)p->node_peak, "node_memory",
-      (json_int_t)p->node_memory, "disk_bytes", (json_int_t)p->disk_missing, "disk_free", (json_int_t)p->disk_free, "gemm_flops_per_second",
-      p->gemm_rate, "ranks", c->size, "sharing", sharing_json(&p->sharing), "tokens_a_column", tokens_json(c));
+  return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:i, s:o, s:o}",
+                   "model", c->job.model, "layers", (json_int_t)p->layers, "gram_units", (json_int_t)p->calibrate.units, "gram_units_to_do",
+                   (json_int_t)p->calibrate.missing, "solution_units", (json_int_t)(p->solve.units + p->follow.units),
+                   "solution_units_to_do", (json_int_t)(p->solve.missing + p->follow.missing), "calibrate_flops", p->calibrate.flops,
+                   "solve_flops", p->solve.flops + p->follow.flops, "calibrate_seconds", p->calibrate.seconds, "solve_seconds",
+                   p->solve.seconds + p->follow.seconds, "rank_bytes", (json_int_t)p->rank_peak, "rank_bytes_calibrate",
+                   (json_int_t)p->calibrate.rank, "rank_bytes_solve", (json_int_t)p->solve.rank, "rank_bytes_by_prefix",
+                   (json_int_t)p->follow.rank, "node_bytes", (json_int_t)p->node_peak, "node_memory", (json_int_t)p->node_memory,
+                   "disk_bytes", (json_int_t)p->disk_missing, "disk_free", (json_int_t)p->disk_free, "gemm_flops_per_second", p->gemm_rate,
+                   "ranks", c->size, "sharing", sharing_json(&p->sharing), "tokens_a_column", tokens_json(c));
 }
 
 static void print_json(const session *c, const plan *p, FILE *out) {

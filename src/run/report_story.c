@@ -9,15 +9,16 @@
 #include "base/memory.h"
 #include "run/report_data.h"
 
-enum { STAGES = 4, LINES_MOST = 1 << 30 };
+enum { STAGES = 5, LINES_MOST = 1 << 30 };
 
-/* A stage's units begin with `prefix`; the keys are plan.json's. */
+/* A unit is of the first stage whose prefix its name begins with and whose part it has; the keys are plan.json's. */
 static const struct {
-  const char *name, *prefix, *seconds, *units, *bytes;
-} stages[STAGES] = {{"calibrate", "grams/", "calibrate_seconds", "gram_units_to_do", "rank_bytes_calibrate"},
-                    {"solve", "solutions/", "solve_seconds", "solution_units_to_do", "rank_bytes_solve"},
-                    {"eval", "eval/", NULL, NULL, NULL},
-                    {"export", "", NULL, NULL, NULL}};
+  const char *name, *prefix, *part, *seconds, *units, *bytes;
+} stages[STAGES] = {{"calibrate", "grams/", "", "calibrate_seconds", "gram_units_to_do", "rank_bytes_calibrate"},
+                    {"Grams of prefixes", "solutions/", "/grams/", NULL, NULL, NULL},
+                    {"solve", "solutions/", "", "solve_seconds", "solution_units_to_do", "rank_bytes_solve"},
+                    {"eval", "eval/", "", NULL, NULL, NULL},
+                    {"export", "", "", NULL, NULL, NULL}};
 
 typedef struct totals {
   int64_t units, planned_units; /* planned_units: as the plan counts, a set of Grams each */
@@ -42,7 +43,7 @@ static void add_unit(const json_t *line, const char *unit, totals all[STAGES]) {
   double seconds = 0;
   const char *key;
   json_t *each, *spent = json_object_get(line, "seconds"), *whole = json_object_get(spent, "all");
-  while (strncmp(unit, stages[k].prefix, strlen(stages[k].prefix)) != 0) k++;
+  while (strncmp(unit, stages[k].prefix, strlen(stages[k].prefix)) != 0 || !strstr(unit, stages[k].part)) k++;
   totals *t = &all[k];
   json_object_foreach(spent, key, each) {
     if (each == whole) continue;

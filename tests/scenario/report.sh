@@ -31,7 +31,7 @@ on 1 status "$WORK/long" | grep -q 'ended without a word' || fault "status of a 
 rm -rf "$WORK/long"
 
 on 2 run "$WORK/job.yaml" >"$WORK/table" 2>"$WORK/err" || fault "the run ended with $?: $(cat "$WORK/err")"
-state_is "$WORK/run" done
+state_is "$WORK/run" 'done'
 for unit in grams/layer-003 solutions/cloq-b2-g64-magr_K_10/layer-005; do
   [ "$(grep -c " $unit: [0-9.]* s, " "$WORK/err")" = 1 ] || fault "expected one line of the log for $unit"
   [ "$(grep -c " $unit: [0-9.]* s, " "$WORK/run/run.log")" = 1 ] || fault "expected one line of run.log for $unit"
