@@ -6,7 +6,7 @@
 #
 # Carries nothing: after the flip every attribute, link, type and shape of a container reads as before (h5dump -A); the data does, too, for
 # verify compares its SHA-256. A flip in job.yaml that changes none of what decides results: the run directory's own name, how many ranks
-# and how much memory to use, and what to evaluate on (eval/*.json says what it was made from). The log and metrics are no results.
+# and how much memory to use, and what to evaluate on (eval/*.json says what it was made from). The log, metrics, plan.json and progress.json are no results.
 . "$(dirname "$0")/common.sh"
 command -v python3 >/dev/null && command -v h5dump >/dev/null || exit 77
 
@@ -29,7 +29,7 @@ import json, os, random, re, subprocess, sys
 
 program, run, flips, seed = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 draw = random.Random(seed)
-files = sorted(os.path.join(d, f) for d, _, fs in os.walk(run) for f in fs if f not in ("run.log", "metrics.jsonl"))
+files = sorted(os.path.join(d, f) for d, _, fs in os.walk(run) for f in fs if f not in ("run.log", "metrics.jsonl", "plan.json", "progress.json"))
 draw.shuffle(files)
 NO_RESULT = re.compile(r"^(output:|parallel:|eval:|  (team|teams|memory_per_node|checkpoint_minutes):)")
 
