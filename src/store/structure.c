@@ -114,15 +114,21 @@ typedef struct found {
 
 static bool check_object(view *v, uint64_t at, int depth);
 
+/* As this program writes it (version 3), and as other programs do that note something in a file of ours (version 1, whose parts are padded). */
 static bool check_attribute(view *v, const unsigned char *p, uint64_t length) {
-  if (length < 9 || p[0] != 3 || p[1] != 0 || p[8] > 1) return refuse(v, position(v, p), "an attribute");
-  uint64_t name = number(p + 2, 2), type = number(p + 4, 2), space = number(p + 6, 2), data = length - 9;
-  if (name < 2 || name + type + space > data) return refuse(v, position(v, p), "an attribute whose parts fit in it");
-  const struct stored_type *t = find_type(p + 9 + name, type);
-  if (memchr(p + 9, 0, name) != p + 9 + name - 1) return refuse(v, position(v, p), "an attribute with a name");
-  if (!t || !t->attribute || space != 4 || memcmp(p + 9 + name + type, "\2\0\0", 4) != 0 || data != name + type + space + t->attribute)
+  if (length < 9 || (p[0] != 3 && p[0] != 1) || p[1] != 0 || (p[0] == 3 && p[8] > 1)) return refuse(v, position(v, p), "an attribute");
+  const uint64_t pad = p[0] == 1 ? 7 : 0;
+  uint64_t name = number(p + 2, 2), type = number(p + 4, 2), space = number(p + 6, 2);
+  uint64_t name_at = p[0] == 3 ? 9 : 8, type_at = name_at + ((name + pad) & ~pad), space_at = type_at + ((type + pad) & ~pad),
+           data_at = space_at + ((space + pad) & ~pad);
+  if (name < 2 || data_at > length) return refuse(v, position(v, p), "an attribute whose parts fit in it");
+  const struct stored_type *t = find_type(p + type_at, type);
+  const unsigned char *shape = p + space_at;
+  bool scalar = (space == 4 && memcmp(shape, "\2\0\0", 4) == 0) || (space == 8 && memcmp(shape, "\1\0\0\0\0\0\0", 8) == 0);
+  if (memchr(p + name_at, 0, name) != p + name_at + name - 1) return refuse(v, position(v, p), "an attribute with a name");
+  if (!t || !t->attribute || !scalar || length - data_at != t->attribute)
     return refuse(v, position(v, p), "an attribute that is one text, int64 or float64");
-  return t->attribute != 16 || check_text(v, p + length - 16);
+  return t->attribute != 16 || check_text(v, p + data_at);
 }
 
 /* A relative path without a step up, and zero-terminated. */
