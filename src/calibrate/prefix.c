@@ -44,17 +44,6 @@ double prefix_layer_flops(const arch *a, const windows *const sets[SET_COUNT], c
 
 /* ---- life ---- */
 
-static void place_weights(prefix *p, const bool targets[LIN_COUNT]) {
-  layer_weights changed;
-  layer_weights_place(&p->pass.model->arch, p->changed.base, &changed);
-  p->weights = p->pass.layer;
-  for (int l = 0; l < LIN_COUNT; l++) {
-    if (!targets[l]) continue;
-    p->weights.linear[l] = changed.linear[l];
-    p->target[l] = (float *)p->changed.base + (changed.linear[l] - (const float *)p->changed.base);
-  }
-}
-
 status prefix_new(const team *t, const checkpoint *model, const windows *const sets[SET_COUNT], const bool wanted[IN_COUNT],
                   const bool targets[LIN_COUNT], bool cross, prefix *p) {
   status st = OK;
@@ -69,7 +58,7 @@ status prefix_new(const team *t, const checkpoint *model, const windows *const s
   for (int i = 0; i < IN_COUNT; i++)
     if (cross && wanted[i]) TRY(cross_gram_new(t, a->hidden, input_width(a, (input_id)i), &p->crosses[i]));
   TRY(shared_new(t, layer_weights_floats(a) * sizeof(float), "quantized weights of a layer", &p->changed));
-  place_weights(p, targets);
+  layer_weights_vary(a, &p->pass.layer, targets, p->changed.base, &p->weights, p->target);
 done:
   if (st != OK) prefix_free(p);
   return st;

@@ -67,6 +67,17 @@ void layer_weights_place(const arch *a, float *base, layer_weights *w) {
   w->k_norm = at[NORMS + 3];
 }
 
+void layer_weights_vary(const arch *a, const layer_weights *w, const bool targets[LIN_COUNT], float *base, layer_weights *variant,
+                        float *target[LIN_COUNT]) {
+  layer_weights there;
+  layer_weights_place(a, base, &there);
+  *variant = *w;
+  for (int l = 0; l < LIN_COUNT; l++) {
+    target[l] = targets[l] ? base + (there.linear[l] - base) : NULL;
+    if (targets[l]) variant->linear[l] = target[l];
+  }
+}
+
 status layer_weights_load(const checkpoint *c, int64_t layer, float *base, int index, int parts) {
   piece p[PIECES];
   status st = OK;

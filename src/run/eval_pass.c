@@ -26,19 +26,6 @@ static int64_t chunk_floats(const eval_pass *p) { return windows_chunk_rows(p->w
 /* Which of all chunks my k-th is. */
 static int chunk_number(const eval_pass *p, int k) { return p->t->job_rank + k * p->t->job_size; }
 
-/* The second window of weights has the first one's layout, so that a variant's layer is a choice of pointers. */
-static void place_weights(eval_pass *p, const bool targets[LIN_COUNT]) {
-  layer_weights changed;
-  layer_weights_place(&p->model->arch, p->weights.base, &p->original);
-  layer_weights_place(&p->model->arch, p->changed.base, &changed);
-  p->variant = p->original;
-  for (int l = 0; l < LIN_COUNT; l++) {
-    if (!targets[l]) continue;
-    p->variant.linear[l] = changed.linear[l];
-    p->target[l] = (float *)p->changed.base + (changed.linear[l] - (const float *)p->changed.base);
-  }
-}
-
 static status new_streams(eval_pass *p) {
   status st = OK;
   const arch *a = &p->model->arch;
@@ -66,7 +53,8 @@ status eval_pass_new(const team *t, const checkpoint *model, const windows *w, c
   TRY(agree(t->comm, st));
   TRY(shared_new(t, layer_weights_floats(&model->arch) * sizeof(float), "weights of a layer", &p->weights));
   TRY(shared_new(t, layer_weights_floats(&model->arch) * sizeof(float), "quantized weights of a layer", &p->changed));
-  place_weights(p, targets);
+  layer_weights_place(&model->arch, p->weights.base, &p->original);
+  layer_weights_vary(&model->arch, &p->original, targets, p->changed.base, &p->variant, p->target);
 done:
   if (st != OK) eval_pass_free(p);
   return st;
