@@ -33,28 +33,30 @@ typedef struct sequence {
 
 /* ---- what is done ---- */
 
-/* A layer is done when its Grams and its solution are there. The last layer to be done; -1: none is left. */
-static status find_last(session *c, int64_t *first, int64_t *last) {
+/* A layer is done when its Grams and its solution are there. todo [layers]: those up to the end of --layers that are not. */
+static status find_todo(session *c, bool *todo, layer_progress *p) {
   status st = OK;
-  *first = *last = -1;
   for (int64_t layer = 0; layer < c->layer_end; layer++) {
     char path[PATH_MOST], gram_fingerprint[HASH_HEX] = "";
-    bool there = true, pending = true;
     int count = 1;
+    bool there = true;
     for (int set = 0; set < SET_COUNT; set++) {
       unit_gram_path(c, set, layer, path);
       there = there && (!c->sets[set] || file_exists(path));
     }
-    there = !agree_any(c->team.comm, !there);
-    if (there) {
+    todo[layer] = true;
+    if (!agree_any(c->team.comm, !there)) {
       st = c->team.rank == 0 ? unit_gram_fingerprint(c, layer, gram_fingerprint) : OK;
       TRY(agree(c->team.comm, st));
       TRY(share_bytes(c->team.comm, gram_fingerprint, sizeof gram_fingerprint));
-      TRY(solve_find_pending(c, layer, gram_fingerprint, &pending, &count));
+      TRY(solve_find_pending(c, layer, gram_fingerprint, &todo[layer], &count));
     }
-    if (count == 0) continue;
-    if (*first < 0) *first = layer;
-    *last = layer;
+    p->todo += count;
+    if (count && layer < c->layer_begin)
+      return fail(E_USAGE,
+                  "--layers: %s follows its own prefix (options.act_quantizer): expected layer %lld to be done before layer %lld, found it "
+                  "missing",
+                  c->job.settings[0].name, (long long)layer, (long long)c->layer_begin);
   }
 done:
   return st;
@@ -179,7 +181,6 @@ static status solve_layer(sequence *q, int64_t layer, bool warned[IN_COUNT], lay
     TRY(solve_input(q, layer, (input_id)i, list));
     layer_progress_show(p, (i + 1.0) / IN_COUNT, -1);
   }
-  memory_watch();
   double start = clock_now();
   for (int set = 0; set < SET_COUNT; set++)
     if (c->sets[set]) TRY(gram_file_write(c, set, layer, list[set]));
@@ -223,47 +224,42 @@ done:
 
 /* ---- the setting ---- */
 
-static status solve_setting(sequence *q, int64_t first, int64_t last, bool warned[IN_COUNT]) {
+static status solve_setting(sequence *q, const bool *todo, layer_progress *p, bool warned[IN_COUNT]) {
   session *c = q->c;
   status st = OK;
-  layer_progress p = {.stage = "solve", .layers = c->model.arch.layers, .todo = last - first + 1, .setting = q->which->name};
   TRY(prefix_embed(&q->streams));
-  for (int64_t layer = 0; layer <= last; layer++) {
+  for (p->layer = 0; p->done < p->todo; p->layer++) {
     if (session_should_stop(c, c->team.comm)) {
       st = fail(E_STOPPED, "solve: %s: stopped on request before layer %lld of %lld; run again to go on", q->which->name,
-                (long long)layer + 1, (long long)c->model.arch.layers);
+                (long long)p->layer + 1, (long long)p->layers);
       goto done;
     }
-    p.layer = layer;
-    if (layer < first) {
-      TRY(pass_through(q, layer));
-    } else {
-      TRY(solve_layer(q, layer, warned, &p));
-      p.done++;
+    if (!todo[p->layer]) {
+      TRY(pass_through(q, p->layer));
+      continue;
     }
+    TRY(solve_layer(q, p->layer, warned, p));
+    p->done++;
   }
   log_info("solve: %s: after %lld layers the prefix is %.4f of the activations' squares away from the original%s", q->which->name,
-           (long long)last + 1, q->drift, c->sets[SET_HELDOUT] ? ", on held-out tokens" : "");
+           (long long)p->layer, q->drift, c->sets[SET_HELDOUT] ? ", on held-out tokens" : "");
 done:
   return st;
 }
 
 status sequential_solve(session *c, bool warned[IN_COUNT]) {
   status st = OK;
-  int64_t first, last;
+  bool *todo = NULL;
   sequence q = {0};
-  TRY(find_last(c, &first, &last));
-  if (last < 0) goto done;
-  if (first < c->layer_begin) {
-    st = fail(
-        E_USAGE,
-        "--layers: %s follows its own prefix (options.act_quantizer): expected layer %lld to be done before layer %lld, found it missing",
-        c->job.settings[0].name, (long long)first, (long long)c->layer_begin);
-    goto done;
-  }
+  layer_progress p = {.stage = "solve", .layers = c->model.arch.layers, .setting = c->job.settings[0].name};
+  st = NEW(todo, c->model.arch.layers, "layers of a setting");
+  TRY(agree(c->team.comm, st));
+  TRY(find_todo(c, todo, &p));
+  if (p.todo == 0) goto done;
   TRY(sequence_new(c, &q));
-  TRY(solve_setting(&q, first, last, warned));
+  TRY(solve_setting(&q, todo, &p, warned));
 done:
   sequence_free(&q);
+  FREE(todo);
   return st;
 }

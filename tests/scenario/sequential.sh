@@ -60,6 +60,15 @@ no_temporaries "$WORK/killed"
 twice=$(sed -n 's/.*"unit":"\([^"]*\)".*/\1/p' "$WORK/killed/metrics.jsonl" | sort | uniq -d)
 [ -z "$twice" ] || fault "done twice: $(echo "$twice" | head -3)"
 
+# layers missing in the middle: those alone are made again
+cp -r "$WORK/one" "$WORK/gaps"
+rm "$WORK"/gaps/solutions/*prefix/layer-00[13].h5
+: >"$WORK/gaps/metrics.jsonl"
+good 2 run "$WORK/job.yaml" --quiet --set output="$WORK/gaps"
+same "with gaps" "$WORK/gaps"
+made=$(sed -n 's/.*"unit":"\(solutions[^"]*\/layer-[0-9]*\)".*/\1/p' "$WORK/gaps/metrics.jsonl" | grep -v '/grams/' | sed 's/.*layer-//' | tr '\n' ' ')
+[ "$made" = "001 003 " ] || fault "gaps: expected layers 001 003 to be made, found $made"
+
 # ---- what a user sees ----
 
 good 2 verify "$WORK/calm"
