@@ -23,23 +23,6 @@ on 1 status "$WORK/job.yaml" --complete >/dev/null || fault "status does not cal
 datasets "$WORK/run" | cmp -s - "$WORK/expected" || fault "datasets differ from those of one run"
 [ -z "$(find "$WORK/run" -name .lock)" ] || fault "locks left: $(find "$WORK/run" -name .lock)"
 
-# held FILE: its lock, by a process that lives
-held() {
-  echo "somebody $(hostname) 1" >"$1" || exit
-  python3 -c "
-import fcntl, sys, time
-f = open('$1', 'r+')
-fcntl.lockf(f, fcntl.LOCK_EX)
-open('$WORK/held', 'w')
-time.sleep(100)" &
-  holder=$!
-  while [ ! -e "$WORK/held" ]; do sleep 0.05; done
-  rm "$WORK/held"
-}
-release() {
-  kill $holder
-  wait $holder 2>/dev/null
-}
 refuse() {
   local rc=0
   LIMIT=60 on 2 "$@" --quiet >/dev/null 2>"$WORK/err" || rc=$?

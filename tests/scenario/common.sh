@@ -47,7 +47,25 @@ datasets() {
   done)
 }
 
-# no_leftovers FOLDER: no temporary file, and no file under a final name that cannot be opened.
+# held FILE: the kernel's lock on it, by a process that lives and calls itself somebody, until `release`
+held() {
+  echo "somebody $(hostname) 1" >"$1" || exit
+  python3 -c "
+import fcntl, sys, time
+f = open('$1', 'r+')
+fcntl.lockf(f, fcntl.LOCK_EX)
+open('$WORK/held', 'w')
+time.sleep(100)" &
+  holder=$!
+  while [ ! -e "$WORK/held" ]; do sleep 0.05; done
+  rm "$WORK/held"
+}
+release() {
+  kill $holder
+  wait $holder 2>/dev/null
+}
+
+# no_temporaries FOLDER: no temporary file, and no file under a final name that cannot be opened.
 no_temporaries() {
   local left
   left=$(find "$1" -name '*.tmp*' 2>/dev/null)

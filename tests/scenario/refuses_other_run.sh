@@ -24,18 +24,9 @@ P
 refuse 2 'model_fingerprint' --set model="$WORK/other-model"
 
 # taken by a live job: whoever holds the kernel's lock
-echo "somebody $(hostname) 1" >"$WORK/run/.lock"
-python3 -c "
-import fcntl, sys, time
-f = open('$WORK/run/.lock', 'r+')
-fcntl.lockf(f, fcntl.LOCK_EX)
-open('$WORK/held', 'w')
-time.sleep(100)" &
-holder=$!
-while [ ! -e "$WORK/held" ]; do sleep 0.05; done
+held "$WORK/run/.lock"
 refuse 6 'no other job.*somebody' --set sweep.bits=[3]
-kill $holder
-wait 2>/dev/null
+release
 # left by a dead one of this host, even if its process number lives again; by the same job of another host; by another job of another host
 on 2 run "$WORK/job.yaml" --quiet >/dev/null || fault "a stale lock stopped the run: $?"
 echo "slurm-14 elsewhere 1" >"$WORK/run/.lock"
