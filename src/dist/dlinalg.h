@@ -34,4 +34,19 @@ status dmat_qr(const char *where, dmat *a, dmat *r);
  * to differ from n = 65 on) and is the judge in the test. Collective over t. */
 status reverse_cholesky(const char *where, const team *t, int64_t n, const float *h, double ridge, const int32_t *order, double *u);
 
+/* The same factor of a matrix that is less by r outer products: u, as reverse_cholesky left it -> beside it D, upper, with
+ *     D D^T = u u^T - Z[:, order]^T Z[:, order],   z (r, n) by columns of h, seen by the team.
+ * u's upper triangle stays; its strict lower triangle becomes that of D^T, D's diagonal goes to diagonal [n]; work: reverse_downdate_shared
+ * bytes: both in memory of the team. (3 r + 192) n^2 flops.
+ *
+ * With Y = u^{-1} Z^T the factor is D = u C, C upper with C C^T = I - Y Y^T. From the last block k of rows of Y to the first, with
+ * S_k = I - sum over l > k of Y_l^T Y_l (r, r):  C_kk C_kk^T = I - Y_k S_k^{-1} Y_k^T  and  C_ik = -Y_i S_k^{-1} Y_k^T C_kk^{-T}  for i < k,
+ * so that a block row of D is made from u's and the running sum of u_ij Y_j (after Gill, Golub, Murray and Saunders 1974, in blocks).
+ * THE SAME BITS for any number of ranks. The residual on a probe is checked. E_NUMERICS: what is left is not positive definite. */
+status reverse_downdate(const char *where, const team *t, int64_t n, const int32_t *order, int r, const double *z, double *work, double *u,
+                        double *diagonal);
+uint64_t reverse_downdate_shared(int64_t n, int r);
+uint64_t reverse_downdate_bytes(int64_t n, int r); /* private, of a rank */
+double reverse_downdate_flops(int64_t n, int r);
+
 #endif

@@ -72,11 +72,11 @@ static status check_request(const deflate_request *q) {
   return OK;
 }
 
-status deflate(const deflate_request *q, double *work, float *p) {
+status deflate(const deflate_request *q, double *work, int *kept) {
   status st = OK;
-  double *g = NULL, *values = NULL, *turn = NULL, *turned = NULL, *zz = NULL;
+  double *g = NULL, *values = NULL, *turn = NULL, *turned = NULL;
   double arguments[] = {(double)q->m, q->rank, q->ridge, q->shrink};
-  int rank = q->rank, kept = 0, size = tile_size(q->m);
+  int rank = q->rank;
   int64_t m = q->m;
   TRY(agree_same(q->t->comm, "deflated Gram: arguments", arguments, sizeof arguments));
   TRY(check_request(q));
@@ -86,7 +86,6 @@ status deflate(const deflate_request *q, double *work, float *p) {
   if (st == OK) st = NEW(values, rank, "A M A^T");
   if (st == OK) st = NEW(turn, rank * rank, "A M A^T");
   if (st == OK) st = NEW(turned, rank * s.width, "rows of Z");
-  if (st == OK) st = NEW(zz, size * size, "tile of Z^T Z");
   if (st == OK) st = mixed_gemm(true, rank, m, s.columns, 1, q->a, m, q->h + s.begin * m, m, false, z + s.begin, m);
   if (st == OK) {
     for (int r = 0; r < rank; r++)
@@ -95,17 +94,26 @@ status deflate(const deflate_request *q, double *work, float *p) {
   }
   TRY(strips_meet(q->t, st));
   if (!strips_sum(&s, parts, g)) st = fail(E_NUMERICS, "%s: deflated Gram: A M A^T, expected finite numbers, found NaN or Inf", q->where);
-  if (st == OK) st = deflated_directions(q, g, values, turn, &kept);
-  if (st == OK && kept) strips_turn(&s, kept, turn, z, z, turned);
+  if (st == OK) st = deflated_directions(q, g, values, turn, kept);
+  if (st == OK && *kept) strips_turn(&s, *kept, turn, z, z, turned);
   TRY(strips_meet(q->t, st));
-  subtract(q, kept, z, zz, p);
-  team_barrier(q->t);
 done:
-  FREE(zz);
   FREE(turned);
   FREE(turn);
   FREE(values);
   FREE(g);
+  return st;
+}
+
+status deflate_gram(const deflate_request *q, const double *work, int kept, float *p) {
+  status st = OK;
+  double *zz = NULL;
+  int size = tile_size(q->m);
+  TRY(agree(q->t->comm, NEW(zz, size * size, "tile of Z^T Z")));
+  subtract(q, kept, work, zz, p);
+  team_barrier(q->t);
+done:
+  FREE(zz);
   return st;
 }
 
@@ -118,5 +126,7 @@ uint64_t deflate_bytes(int64_t m, int rank) {
 
 double deflate_flops(int64_t m, int rank) {
   double r = rank, d = (double)m;
-  return 3 * r * d * d + 4 * r * r * d;
+  return 2 * r * d * d + 4 * r * r * d;
 }
+
+double deflate_gram_flops(int64_t m, int rank) { return (double)rank * (double)m * (double)m; }

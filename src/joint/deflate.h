@@ -19,12 +19,17 @@ typedef struct deflate_request {
   double shrink;   /* >= 0: an eigenvalue d of A M A^T is deflated by the part d / (d + shrink): GPTQ-intrinsic LoRA's H' (methods 10) */
 } deflate_request;
 
-/* Collective over t. p (m, m) row-major float in memory the team shares, both triangles equal to the bit, complete on return. Directions of
- * A whose eigenvalue of A M A^T is below 1e-12 of the largest are left out. work: memory the team shares, of deflate_shared bytes.
- * 2 rank m^2 flops for A M in double, rank m^2 for P; rows dealt to ranks, the same bits for any number of them. E_NUMERICS, E_MEMORY. */
-status deflate(const deflate_request *q, double *work, float *p);
+/* Collective over t, both of them; the same bits for any number of ranks. work: memory the team shares, of deflate_shared bytes. E_NUMERICS, E_MEMORY.
+ *
+ * deflate leaves Z (*kept, m) at the start of work. Directions of A whose eigenvalue of A M A^T is below 1e-12 of the largest are left out.
+ * 2 rank m^2 flops, in double.
+ * deflate_gram: p (m, m) row-major float in memory the team shares, both triangles equal to the bit, from the Z there, complete on return. rank m^2
+ * flops. */
+status deflate(const deflate_request *q, double *work, int *kept);
+status deflate_gram(const deflate_request *q, const double *work, int kept, float *p);
 uint64_t deflate_shared(int64_t m, int rank);
 uint64_t deflate_bytes(int64_t m, int rank); /* private, of a rank */
-double deflate_flops(int64_t m, int rank);   /* of the team */
+double deflate_flops(int64_t m, int rank);       /* of the team */
+double deflate_gram_flops(int64_t m, int rank);
 
 #endif

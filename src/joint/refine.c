@@ -11,16 +11,18 @@
 #include "dist/dlinalg.h"
 #include "joint/deflate.h"
 #include "joint/ritz.h"
+#include "joint/strips.h"
 #include "quant/codes.h"
 #include "quant/optq.h"
 
-enum { STEPS_SHAPED = 3, STEPS_DESCENT = 2 };
+enum { STEPS_SHAPED = 3, STEPS_DESCENT = 2, STRIP = 1024 };
 
 /* Codes and grid of my rows. */
 typedef struct state {
   uint8_t *codes; /* (rows, m) */
   code_grid grid;
   int64_t tiny;
+  double trace; /* tr(E H E^T) */
 } state;
 
 typedef struct work {
@@ -29,15 +31,14 @@ typedef struct work {
   state now, *best;
   char *grid_memory; /* of now */
   /* seen by the team */
-  float *e, *em, *p;
-  double *row_loss, *row_square, *first, *small; /* [n], [n], (columns, n), of ritz and deflate in turn */
+  float *e;                                                 /* (n, m): V of a round, then E */
+  double *row_loss, *row_square, *diagonal, *first, *small; /* [n], [n], [m] of the round's factor, (columns, n), of ritz, deflate and downdate in turn */
   /* the same on every rank */
   double *y, *u, *a, *values; /* (columns, n), (rank, n), (rank, m), [rank] */
   /* mine */
-  float *v, *factor_u, *factor_a, *pad; /* (rows, m): what is quantized; (rows, rank), (rank, m): U and A; two padded slabs */
-  float *weight, *diagonal;             /* [m] of a search; of P */
-  int32_t *order;                       /* [2 m] columns as OPTQ takes them, and a buffer; NULL natural */
-  double f, f_gram;                     /* of now, in the metric it was measured in and on H */
+  float *factor_u, *factor_a, *pad; /* (rows, rank), (rank, m): U and A; two padded slabs */
+  float *weight;                    /* [m] of a search */
+  double f, f_gram;                 /* of now, in the metric it was measured in and on H */
 } work;
 
 /* ---- life ---- */
@@ -46,7 +47,12 @@ static size_t part(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 static uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
-static uint64_t small_shared(int64_t n, int64_t m, int rank) { return larger(ritz_shared(n, m, rank), deflate_shared(m, rank)); }
+/* Deflate's Z comes first, and stays while a factor is made from it. */
+static uint64_t directions_shared(int64_t m, int rank) { return part(deflate_shared(m, rank)); }
+
+static uint64_t small_shared(int64_t n, int64_t m, int rank) {
+  return larger(ritz_shared(n, m, rank), directions_shared(m, rank) + reverse_downdate_shared(m, rank));
+}
 
 static size_t grid_place(const refine_request *q, int64_t rows, char *at, code_grid *g) {
   size_t count = (size_t)(rows * grid_groups(&q->rule, (int)q->m)), scales = part(count * sizeof(uint16_t));
@@ -66,10 +72,9 @@ static void shared_place(work *c) {
   size_t n = (size_t)q->n, m = (size_t)q->m;
 #define PLACE(field, count) (c->field = (void *)at, at += part((count) * sizeof *c->field))
   PLACE(e, n * m);
-  PLACE(em, n * m);
-  PLACE(p, m * m);
   PLACE(row_loss, n);
   PLACE(row_square, n);
+  PLACE(diagonal, m);
   PLACE(first, (size_t)c->columns * n);
 #undef PLACE
   c->small = (double *)(void *)at;
@@ -77,7 +82,7 @@ static void shared_place(work *c) {
 
 uint64_t refine_shared(int64_t n, int64_t m, int rank) {
   size_t x = (size_t)n, y = (size_t)m, columns = (size_t)ritz_columns(n, rank);
-  return 2 * part(x * y * sizeof(float)) + part(y * y * sizeof(float)) + 2 * part(x * sizeof(double)) + part(columns * x * sizeof(double)) +
+  return part(x * y * sizeof(float)) + 2 * part(x * sizeof(double)) + part(y * sizeof(double)) + part(columns * x * sizeof(double)) +
          small_shared(n, m, rank);
 }
 
@@ -94,13 +99,10 @@ static status work_new(const refine_request *q, state *best, work *c) {
   TRY(NEW(c->u, rank * q->n, "U of a round"));
   TRY(NEW(c->a, rank * q->m, "A of a round"));
   TRY(NEW(c->values, rank, "Ritz values of a round"));
-  TRY(NEW(c->v, mine, "weights less adapter"));
   TRY(NEW(c->factor_u, (int64_t)c->rows * rank, "U of my rows"));
   TRY(NEW(c->factor_a, rank * q->m, "A in float"));
   TRY(NEW(c->pad, 2 * (int64_t)c->slab * (q->m > rank ? q->m : rank), "slabs of rows"));
   TRY(NEW(c->weight, q->m, "weights of a search"));
-  TRY(NEW(c->diagonal, q->m, "diagonal of P"));
-  if (q->act_order) TRY(NEW(c->order, 2 * q->m, "order of columns"));
   grid_place(q, c->rows, c->grid_memory, &c->now.grid);
   shared_place(c);
 done:
@@ -110,7 +112,7 @@ done:
 static void work_free(work *c) {
   FREE(c->now.codes), FREE(c->grid_memory);
   FREE(c->y), FREE(c->u), FREE(c->a), FREE(c->values);
-  FREE(c->v), FREE(c->factor_u), FREE(c->factor_a), FREE(c->pad), FREE(c->weight), FREE(c->diagonal), FREE(c->order);
+  FREE(c->factor_u), FREE(c->factor_a), FREE(c->pad), FREE(c->weight);
 }
 
 static void copy_state(const work *c, const state *from, state *to) {
@@ -120,6 +122,7 @@ static void copy_state(const work *c, const state *from, state *to) {
   if (to->grid.zeros) memcpy(to->grid.zeros, from->grid.zeros, grids);
   if (to->grid.real_zeros) memcpy(to->grid.real_zeros, from->grid.real_zeros, grids * sizeof *to->grid.real_zeros);
   to->tiny = from->tiny;
+  to->trace = from->trace;
 }
 
 /* ---- products of my rows, slab after slab ---- */
@@ -146,48 +149,100 @@ static void slab_product(work *c, int k, float alpha, const float *x, const floa
 }
 
 static const float *my_weights(const work *c) { return c->q->w + c->q->begin * c->q->m; }
+static float *my_errors(const work *c) { return c->e + c->q->begin * c->q->m; }
 
-/* v = W - U A of my rows. */
+/* V = W - U A of my rows, where E will be. */
 static void aim(work *c) {
   const refine_request *q = c->q;
   int rank = q->rank;
-  memcpy(c->v, my_weights(c), (size_t)c->rows * (size_t)c->m * sizeof *c->v);
+  float *v = my_errors(c);
+  memcpy(v, my_weights(c), (size_t)c->rows * (size_t)c->m * sizeof *v);
   for (int64_t k = 0; k < rank * q->m; k++) c->factor_a[k] = (float)c->a[k];
   for (int i = 0; i < c->rows; i++)
     for (int k = 0; k < rank; k++) c->factor_u[(int64_t)i * rank + k] = (float)c->u[k * q->n + q->begin + i];
-  slab_product(c, rank, -1, c->factor_u, c->factor_a, 1, c->v);
+  slab_product(c, rank, -1, c->factor_u, c->factor_a, 1, v);
 }
 
 /* ---- the loss of the codes as they are ---- */
 
-HOT static void row_sums(int m, const float *restrict e, float *restrict em, float ridge, double *loss, double *square) {
-  double sum = 0, own = 0;
-#pragma omp simd reduction(+ : sum, own)
+/* e = w - value; |e|^2, and |v - value|^2 without dead columns. v may be e, or w. */
+HOT static void row_errors(int m, const float *restrict w, const float *v, const float *restrict value, const uint8_t *dead, float *e,
+                           double *square, double *aimed) {
+  double sum = 0, off = 0;
   for (int j = 0; j < m; j++) {
-    em[j] += ridge * e[j];
-    sum += (double)e[j] * (double)em[j];
-    own += (double)e[j] * (double)e[j];
+    double f = (double)v[j] - (double)value[j];
+    off += dead && dead[j] ? 0 : f * f;
+    e[j] = w[j] - value[j];
+    sum += (double)e[j] * (double)e[j];
   }
-  *loss = sum;
-  *square = own;
+  *square = sum;
+  *aimed = off;
 }
 
-/* E and E M into shared memory, M = H + ridge I; tr(E M E^T) and ||E||^2, the same on every rank. */
-static void residual(work *c, double ridge, double *trace, double *square) {
+/* E of my rows, |E|^2 of each; v (rows, m): what was quantized. row_loss -= lambda |V - Q|^2. */
+static void errors(work *c, const float *v, double lambda) {
   const refine_request *q = c->q;
-  float *e = c->e + q->begin * q->m, *em = c->em + q->begin * q->m;
-  const float *w = my_weights(c);
-  codes_bytes_values(&q->rule, c->rows, c->m, c->now.codes, c->now.grid, e);
-  for (int64_t k = 0; k < (int64_t)c->rows * c->m; k++) e[k] = w[k] - e[k];
-  slab_product(c, c->m, 1, e, q->h, 0, em);
-  for (int i = 0; i < c->rows; i++)
-    row_sums(c->m, e + (int64_t)i * c->m, em + (int64_t)i * c->m, (float)ridge, c->row_loss + q->begin + i, c->row_square + q->begin + i);
-  team_barrier(q->t);
-  *trace = *square = 0;
-  for (int64_t i = 0; i < q->n; i++) {
-    *trace += c->row_loss[i];
-    *square += c->row_square[i];
+  float *e = my_errors(c), *value = c->pad;
+  for (int row = 0; row < c->rows; row += c->slab) {
+    int rows = c->rows - row < c->slab ? c->rows - row : c->slab;
+    int64_t at = (int64_t)row * c->m;
+    codes_bytes_values(&q->rule, rows, c->m, c->now.codes + at, grid_from(c->now.grid, (int64_t)row * c->groups), value);
+    for (int i = 0; i < rows; i++, at += c->m) {
+      double aimed;
+      row_errors(c->m, my_weights(c) + at, v + at, value + (int64_t)i * c->m, q->dead, e + at, &c->row_square[q->begin + row + i], &aimed);
+      c->row_loss[q->begin + row + i] -= lambda * aimed;
+    }
   }
+}
+
+HOT static double dot(int n, const float *restrict x, const float *restrict y) {
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int j = 0; j < n; j++) sum += (double)x[j] * (double)y[j];
+  return sum;
+}
+
+/* row_loss = tr(E H E^T) of my rows by products: a strip of columns needs only the rows of H from its own on, those below counted twice. */
+static void losses_by_products(work *c) {
+  const refine_request *q = c->q;
+  int m = c->m;
+  float *padded = c->pad, *r = c->pad + (int64_t)c->slab * m;
+  for (int row = 0; row < c->rows; row += c->slab) {
+    int rows = c->rows - row < c->slab ? c->rows - row : c->slab;
+    const float *e = my_errors(c) + (int64_t)row * m;
+    double *loss = c->row_loss + q->begin + row;
+    if (rows < c->slab) {
+      memset(padded, 0, (size_t)c->slab * (size_t)m * sizeof *padded);
+      e = memcpy(padded, e, (size_t)rows * (size_t)m * sizeof *padded);
+    }
+    for (int i = 0; i < rows; i++) loss[i] = 0;
+    for (int j = 0; j < m; j += STRIP) {
+      int columns = m - j < STRIP ? m - j : STRIP, below = j + columns;
+      const float *h = q->h + (int64_t)j * m + j;
+      sgemm(false, false, c->slab, columns, columns, 1, e + j, m, h, m, 0, r, columns);
+      if (below < m) sgemm(false, false, c->slab, columns, m - below, 2, e + below, m, h + (int64_t)columns * m, m, 1, r, columns);
+      for (int i = 0; i < rows; i++) loss[i] += dot(columns, e + (int64_t)i * m + j, r + (int64_t)i * columns);
+    }
+  }
+}
+
+/* row_loss += |E Z^T|^2 of my rows: what the deflated directions hold. */
+static status add_deflated(work *c, int kept) {
+  const refine_request *q = c->q;
+  status st = OK;
+  if (c->rows == 0 || kept == 0) return OK;
+  TRY(mixed_gemm(true, kept, q->m, c->rows, 1, c->small, q->m, my_errors(c), q->m, false, c->first + q->begin, q->n));
+  for (int k = 0; k < kept; k++)
+    for (int64_t i = q->begin; i < q->end; i++) c->row_loss[i] += c->first[k * q->n + i] * c->first[k * q->n + i];
+done:
+  return st;
+}
+
+/* Collective. Sums over all rows in order, the same on every rank. */
+static double sum_rows(const work *c, const double *rows) {
+  double sum = 0;
+  for (int64_t i = 0; i < c->q->n; i++) sum += rows[i];
+  return sum;
 }
 
 /* The basis to begin with: E V_H, V_H the leading eigenvectors of H. */
@@ -204,18 +259,37 @@ done:
   return st;
 }
 
-/* The adapter of the codes as they are, in the metric H + ridge I: U, A, f. */
-static status fit(work *c, double ridge, int steps, bool first) {
+/* Collective. The adapter of the codes as they are, in the metric M = H + ridge I: U, A, f. E stands there; trace: tr(E M E^T). */
+static status fit(work *c, double ridge, int steps, double trace) {
   const refine_request *q = c->q;
   status st = OK;
-  double trace, square, covered = 0;
-  residual(c, ridge, &trace, &square);
-  if (first) TRY(first_basis(c));
-  ritz_request r = {
-      .t = q->t, .where = q->where, .n = q->n, .m = q->m, .rank = q->rank, .steps = steps, .e = c->e, .em = c->em, .trace = trace};
+  double covered = 0, square = sum_rows(c, c->row_square);
+  ritz_request r = {.t = q->t,
+                    .where = q->where,
+                    .n = q->n,
+                    .m = q->m,
+                    .rank = q->rank,
+                    .steps = steps,
+                    .e = c->e,
+                    .h = q->h,
+                    .ridge = ridge,
+                    .trace = trace};
+  c->now.trace = trace - ridge * square;
   TRY(ritz(&r, c->y, c->small, c->u, c->a, c->values, &c->f));
   for (int64_t k = 0; k < q->rank * q->m; k++) covered += c->a[k] * c->a[k];
   c->f_gram = fmax(c->f - ridge * fmax(square - covered, 0), 0); /* U U^T E leaves so much of the ridge's part */
+done:
+  return st;
+}
+
+/* Collective. The same of codes of which nothing is known. */
+static status fit_anew(work *c, int steps, bool first) {
+  status st = OK;
+  errors(c, my_weights(c), 0);
+  losses_by_products(c);
+  team_barrier(c->q->t);
+  if (first) TRY(first_basis(c));
+  TRY(fit(c, 0, steps, sum_rows(c, c->row_loss)));
 done:
   return st;
 }
@@ -230,10 +304,10 @@ static void keep(work *c, double *least, int round, int *kept) {
 
 /* ---- shaping ---- */
 
-static status deflate_by(work *c, const double *a, double ridge, double shrink) {
+static deflate_request deflation_by(const work *c, double ridge, double shrink) {
   const refine_request *q = c->q;
-  deflate_request d = {.t = q->t, .where = q->where, .m = q->m, .rank = q->rank, .a = a, .h = q->h, .ridge = ridge, .shrink = shrink};
-  return deflate(&d, c->small, c->p);
+  return (deflate_request){
+      .t = q->t, .where = q->where, .m = q->m, .rank = q->rank, .a = c->a, .h = q->h, .ridge = ridge, .shrink = shrink};
 }
 
 /* (rank, m) leading eigenvectors of H, unit rows. */
@@ -247,40 +321,50 @@ static void eigenvectors(work *c) {
   }
 }
 
-static status grid_anew(work *c) {
+/* The grid of V, searched by diag P. */
+static status grid_anew(work *c, int kept) {
   const refine_request *q = c->q;
   if (c->rows == 0) return OK;
-  for (int64_t j = 0; j < q->m; j++) c->weight[j] = fmaxf(c->diagonal[j], (float)q->least_weight);
-  return grid_fit(&q->rule, c->rows, c->m, c->v, c->m, q->weigh_diagonal ? c->weight : NULL, c->now.grid, &c->now.tiny);
+  for (int64_t j = 0; j < q->m; j++) {
+    double left = q->h[j * q->m + j];
+    for (int k = 0; k < kept; k++) left -= c->small[k * q->m + j] * c->small[k * q->m + j];
+    c->weight[j] = fmaxf((float)left, (float)q->least_weight);
+  }
+  return grid_fit(&q->rule, c->rows, c->m, my_errors(c), c->m, q->weigh_diagonal ? c->weight : NULL, c->now.grid, &c->now.tiny);
 }
 
 static status shape(work *c, bool from_gram) {
   const refine_request *q = c->q;
   status st = OK;
+  int kept = 0;
   bool regrid = q->plan.regrid && !from_gram;
-  if (regrid)
-    aim(c);
-  else
-    memcpy(c->v, my_weights(c), (size_t)c->rows * (size_t)c->m * sizeof *c->v);
+  const float *v = regrid ? my_errors(c) : my_weights(c);
+  double *down = c->small + directions_shared(q->m, q->rank) / sizeof *down;
+  if (regrid) aim(c);
   if (from_gram) eigenvectors(c);
-  TRY(deflate_by(c, c->a, 0, q->plan.shrink ? q->damping : 0));
-  for (int64_t j = 0; j < q->m; j++) c->diagonal[j] = c->p[j * q->m + j];
-  if (c->order) optq_act_order(q->m, c->diagonal, c->order, c->order + q->m);
-  if (regrid) TRY(agree(q->t->comm, grid_anew(c)));
-  TRY(reverse_cholesky(q->where, q->t, q->m, c->p, q->damping, c->order, q->factor));
+  deflate_request d = deflation_by(c, 0, q->plan.shrink ? q->damping : 0);
+  TRY(deflate(&d, c->small, &kept));
+  if (regrid) TRY(agree(q->t->comm, grid_anew(c, kept)));
+  TRY(reverse_downdate(q->where, q->t, q->m, q->order, kept, c->small, down, q->factor, c->diagonal));
   optq_request r = {.rule = q->rule,
                     .rows = c->rows,
                     .width = c->m,
-                    .w = c->v,
+                    .w = v,
                     .ldw = q->m,
                     .u = q->factor,
-                    .order = c->order,
+                    .diagonal = c->diagonal,
+                    .order = q->order,
                     .dead = q->dead,
                     .dead_rtn = q->dead_rtn,
-                    .grid = c->now.grid};
+                    .grid = c->now.grid,
+                    .row_loss = c->row_loss + q->begin};
   st = c->rows ? optq(&r, c->now.codes, NULL) : OK;
-  TRY(agree(q->t->comm, st));
-  TRY(fit(c, 0, STEPS_SHAPED, false));
+  if (st == OK) {
+    errors(c, v, q->damping);
+    st = add_deflated(c, kept);
+  }
+  TRY(strips_meet(q->t, st));
+  TRY(fit(c, 0, STEPS_SHAPED, sum_rows(c, c->row_loss)));
 done:
   return st;
 }
@@ -291,22 +375,35 @@ static status descend(work *c) {
   const refine_request *q = c->q;
   const refine_plan *p = &q->plan;
   status st = OK;
-  if (p->deflated)
-    TRY(deflate_by(c, c->a, p->ridge, 0));
-  else
+  int kept = 0;
+  deflate_request d = deflation_by(c, p->ridge, 0);
+  if (p->deflated) {
+    TRY(deflate(&d, c->small, &kept));
+    TRY(deflate_gram(&d, c->small, kept, q->p));
+  } else {
     aim(c);
+  }
   sweep_request r = {.rule = q->rule,
                      .rows = c->rows,
                      .width = c->m,
-                     .w = p->deflated ? my_weights(c) : c->v,
+                     .w = p->deflated ? my_weights(c) : my_errors(c),
                      .ldw = q->m,
-                     .p = p->deflated ? c->p : q->h,
+                     .p = p->deflated ? q->p : q->h,
                      .dead = q->dead,
                      .grid_moves = p->grid_moves,
-                     .grid = c->now.grid};
+                     .grid = c->now.grid,
+                     .row_loss = c->row_loss + q->begin};
   st = c->rows ? sweep(&r, c->now.codes, NULL) : OK;
-  TRY(agree(q->t->comm, st));
-  TRY(fit(c, p->ridge, STEPS_DESCENT, false));
+  if (!p->deflated) {
+    TRY(agree(q->t->comm, st));
+    return fit_anew(c, STEPS_DESCENT, false); /* the sweep's loss is of W - B A */
+  }
+  if (st == OK) {
+    errors(c, my_weights(c), 0);
+    st = add_deflated(c, kept);
+  }
+  TRY(strips_meet(q->t, st));
+  TRY(fit(c, p->ridge, STEPS_DESCENT, sum_rows(c, c->row_loss)));
 done:
   return st;
 }
@@ -335,7 +432,9 @@ static status descend_all(work *c, double *losses, int *kept) {
   int first = 1 + p->shapes;
   if (p->descents == 0) return OK;
   copy_state(c, c->best, &c->now);
-  TRY(fit(c, p->ridge, STEPS_SHAPED, false));
+  errors(c, my_weights(c), 0);
+  team_barrier(c->q->t);
+  TRY(fit(c, p->ridge, STEPS_SHAPED, c->now.trace + p->ridge * sum_rows(c, c->row_square)));
   double least = c->f;
   for (int t = 0; t < p->descents; t++) {
     double before = least;
@@ -351,12 +450,13 @@ done:
 status refine(const refine_request *q, uint8_t *codes, code_grid g, double *losses, int *kept, int64_t *tiny) {
   status st = OK;
   work c;
-  state best = {codes, g, *tiny};
+  state best = {codes, g, *tiny, 0};
   for (int k = 0; k < 1 + q->plan.shapes + q->plan.descents; k++) losses[k] = NAN;
   *kept = 0;
   TRY(agree(q->t->comm, work_new(q, &best, &c)));
   copy_state(&c, &best, &c.now);
-  TRY(fit(&c, 0, STEPS_SHAPED, true));
+  TRY(fit_anew(&c, STEPS_SHAPED, true));
+  best.trace = c.now.trace;
   losses[0] = c.f_gram;
   double least = c.f;
   TRY(shape_all(&c, losses, &least, kept));
@@ -374,17 +474,17 @@ uint64_t refine_bytes(const refine_plan *p, const grid_rule *r, int64_t n, int64
   uint64_t mine = ((x + (uint64_t)ranks - 1) / (uint64_t)ranks + slab - 1) / slab * slab, groups = (uint64_t)grid_groups(r, (int)m);
   mine = mine < x ? mine : x;
   uint64_t held =
-      mine * y * 5 + mine * groups * 4 + 8 * (columns + k) * x + 12 * k * y + 4 * mine * k + 8 * slab * (y > k ? y : k) + 16 * y;
+      mine * y + mine * groups * 4 + 8 * (columns + k) * x + 12 * k * y + 4 * mine * k + 8 * slab * (y > k ? y : k) + 4 * y;
   uint64_t most = larger(ritz_bytes(n, m, rank), deflate_bytes(m, rank));
-  if (p->shapes) most = larger(most, larger(optq_bytes(r, m), grid_bytes(r, m)));
+  if (p->shapes) most = larger(most, larger(reverse_downdate_bytes(m, rank), larger(optq_bytes(r, m), grid_bytes(r, m))));
   if (p->descents) most = larger(most, sweep_bytes(r, m));
   return held + most;
 }
 
 double refine_flops(const refine_plan *p, int64_t n, int64_t m, int rank) {
-  double product = (double)n * (double)m * (double)m, cube = (double)m * (double)m * (double)m / 3;
-  double fits = (1 + p->shapes) * ritz_flops(n, m, rank, STEPS_SHAPED) + p->descents * ritz_flops(n, m, rank, STEPS_DESCENT);
-  double shapes = p->shapes * (deflate_flops(m, rank) + cube + optq_flops(n, m) + 2 * product);
-  double descents = p->descents * ((p->deflated ? deflate_flops(m, rank) : 0) + sweep_flops(n, m) + 2 * product);
-  return 2 * product * (p->descents ? 2 : 1) + fits + shapes + descents;
+  double product = (double)n * (double)m * (double)m, z = 2.0 * rank * (double)n * (double)m;
+  double fits = (1 + p->shapes + (p->descents > 0)) * ritz_flops(n, m, rank, STEPS_SHAPED) + p->descents * ritz_flops(n, m, rank, STEPS_DESCENT);
+  double shapes = p->shapes * (deflate_flops(m, rank) + reverse_downdate_flops(m, rank) + optq_flops(n, m) + z);
+  double metric = p->deflated ? deflate_flops(m, rank) + deflate_gram_flops(m, rank) + z : product;
+  return product + fits + shapes + p->descents * (metric + sweep_flops(n, m));
 }

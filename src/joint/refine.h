@@ -14,6 +14,11 @@
  *   gptq-intrinsic  1      eigenvectors *   stays     T         H, W - B A      stays      * deflated by d / (d + lambda): shrink
  *   bidup           0                                 T         H, W - B A      stays
  *
+ * E H, a product as large as a round of descent, is made once, for what the start leaves (half of it, its trace alone). Afterwards the steps know:
+ * tr(E M E^T) = tr(E P E^T) + |E Z^T|^2 with P = M - Z^T Z, where OPTQ's own loss sum (v - q)^2 U_jj^2 is tr(F (P + lambda I) F^T), F = V - Q, and W and
+ * V = W - U A have equal loss in P; and a sweep counts what it changes. P + lambda I is not factored either: its factor follows from that of
+ * H + lambda I (dist/dlinalg.h: reverse_downdate), which serves all matrices on the Gram.
+ *
  * The adapter of the result is the caller's: the exact fit of what the codes leave. Everything is Collective over the team and has the same bits on
  * any number of its ranks: rows are dealt in slabs, products of a few rows with a whole matrix do not depend on their place. */
 #ifndef CLOQWORK_JOINT_REFINE_H
@@ -45,14 +50,16 @@ typedef struct refine_request {
   const float *h;      /* (m, m) */
   const uint8_t *dead; /* [m]; NULL none */
   bool dead_rtn;
-  double damping;      /* absolute: lambda, of the shaped rounds */
-  bool act_order;      /* shaped rounds take columns by descending diag P */
+  double damping;      /* absolute: lambda, of the factor */
+  const int32_t *order; /* [m] columns as the factor and shaped rounds take them; NULL natural; borrowed */
   bool weigh_diagonal; /* a grid anew is searched by diag P; else by ones */
   double least_weight; /* what a weight is at least */
   const double *start; /* (>= rank + RITZ_EXTRA rows where there are as many, m) leading eigenvectors of h, seen by the team; borrowed */
   int start_rows;
   void *shared_memory; /* refine_shared bytes, seen by the team */
-  double *factor;      /* (m, m), likewise: destroyed where there are shaped rounds */
+  double *factor;      /* (m, m), likewise: of (H + lambda I)[order, order] by reverse_cholesky. Its strict lower triangle is spent. Not read without
+                          shaped rounds */
+  float *p;            /* (m, m), likewise: room for the metric of descents. Not written without those in P */
 } refine_request;
 
 /* codes (end - begin, m), one byte each, and g, their grid: of my rows, in and out. losses [1 + shapes + descents]: f after the start and each round on H

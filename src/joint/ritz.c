@@ -11,13 +11,13 @@
 
 enum { PASSES = 8 };
 
-/* Shared: y and z (k, n), x (k, m), and the small matrices that ranks leave to each other, those of orthonormalising twice: one is read while the
+/* Shared: y and z (k, n), x and its product with M (k, m), and the small matrices that ranks leave to each other, those of orthonormalising twice: one is read while the
  * next is written. Private: the rest. */
 typedef struct space {
   const ritz_request *q;
   strips out, in; /* of rows of length n and m */
   int k;
-  double *y, *z, *x, *parts[2], *projected;
+  double *y, *z, *x, *xm, *parts[2], *projected;
   double *small, *turn, *values, *scale, *work;
   bool *refilled; /* [k] rows that vanished */
 } space;
@@ -97,13 +97,17 @@ done:
   return st;
 }
 
-/* Collective. x = y E, z = x (E M)^T; z's products with itself are left in parts[0], those with y in projected. */
+/* Collective. x = y E, z = (x M) E^T; z's products with itself are left in parts[0], those with y in projected. */
 static status apply(space *s) {
   status st = OK;
   const ritz_request *q = s->q;
   int64_t n = q->n, m = q->m;
   TRY(strips_meet(q->t, mixed_gemm(false, s->k, n, s->in.columns, 1, s->y, n, q->e + s->in.begin, m, false, s->x + s->in.begin, m)));
-  st = mixed_gemm(true, s->k, m, s->out.columns, 1, s->x, m, q->em + s->out.begin * m, m, false, s->z + s->out.begin, n);
+  st = mixed_gemm(true, s->k, m, s->in.columns, 1, s->x, m, q->h + s->in.begin * m, m, false, s->xm + s->in.begin, m);
+  for (int i = 0; i < s->k; i++)
+    for (int64_t j = s->in.begin; j < s->in.begin + s->in.columns; j++) s->xm[i * m + j] += q->ridge * s->x[i * m + j];
+  TRY(strips_meet(q->t, st));
+  st = mixed_gemm(true, s->k, m, s->out.columns, 1, s->xm, m, q->e + s->out.begin * m, m, false, s->z + s->out.begin, n);
   if (st == OK) {
     strips_products(&s->out, s->z, s->z, s->parts[0]);
     strips_products(&s->out, s->z, s->y, s->projected);
@@ -113,17 +117,22 @@ done:
   return st;
 }
 
-/* Collective. The same in float, without projected: the next basis need not be more than near. y and x are rounded to where z and x lie. */
+/* Collective. The same in float, without projected: the next basis need not be more than near. y, x and x M are rounded to where z, x and x M
+ * lie. */
 static status apply_in_float(space *s) {
   status st = OK;
   const ritz_request *q = s->q;
-  float *y = (float *)(void *)s->z, *x = (float *)(void *)s->x;
+  float *y = (float *)(void *)s->z, *x = (float *)(void *)s->x, *xm = (float *)(void *)s->xm, ridge = (float)q->ridge;
   for (int i = 0; i < s->k; i++)
     for (int64_t j = s->out.begin; j < s->out.begin + s->out.columns; j++) y[i * q->n + j] = (float)s->y[i * q->n + j];
   TRY(strips_meet(q->t, OK));
   strips_times(&s->in, false, (int)q->n, y, q->e, x, NULL, NULL);
   TRY(strips_meet(q->t, OK));
-  strips_times(&s->out, true, (int)q->m, x, q->em, NULL, s->z, (float *)(void *)s->work);
+  strips_times(&s->in, true, (int)q->m, x, q->h, xm, NULL, NULL);
+  for (int i = 0; i < s->k; i++)
+    for (int64_t j = s->in.begin; j < s->in.begin + s->in.columns; j++) xm[i * q->m + j] += ridge * x[i * q->m + j];
+  TRY(strips_meet(q->t, OK));
+  strips_times(&s->out, true, (int)q->m, xm, q->e, NULL, s->z, (float *)(void *)s->work);
   strips_products(&s->out, s->z, s->z, s->parts[0]);
   TRY(strips_meet(q->t, OK));
 done:
@@ -163,7 +172,8 @@ static status space_new(space *s, double *work) {
   s->y = work;
   s->z = s->y + k * n;
   s->x = s->z + k * n;
-  s->parts[0] = s->x + k * m;
+  s->xm = s->x + k * m;
+  s->parts[0] = s->xm + k * m;
   s->parts[1] = s->parts[0] + parts;
   s->projected = s->parts[1] + parts;
   TRY(NEW(s->small, square, "Ritz matrix"));
@@ -187,7 +197,7 @@ static void space_free(space *s) {
 
 status ritz(const ritz_request *q, double *y, double *work, double *u, double *a, double *values, double *loss) {
   status st = OK;
-  double arguments[] = {(double)q->n, (double)q->m, q->rank, q->steps, q->trace};
+  double arguments[] = {(double)q->n, (double)q->m, q->rank, q->steps, q->ridge, q->trace};
   space s = {.q = q, .k = ritz_columns(q->n, q->rank)};
   TRY(agree_same(q->t->comm, "Ritz vectors: arguments", arguments, sizeof arguments));
   TRY(check_request(q));
@@ -221,12 +231,12 @@ done:
 
 uint64_t ritz_shared(int64_t n, int64_t m, int rank) {
   int k = ritz_columns(n, rank);
-  return sizeof(double) * ((uint64_t)k * (uint64_t)(2 * n + m) + 3 * strips_parts(k, n));
+  return sizeof(double) * ((uint64_t)k * 2 * (uint64_t)(n + m) + 3 * strips_parts(k, n));
 }
 
 uint64_t ritz_bytes(int64_t n, int64_t m, int rank) { return strips_bytes(ritz_columns(n, rank), n > m ? n : m); }
 
 double ritz_flops(int64_t n, int64_t m, int rank, int steps) {
   double k = ritz_columns(n, rank), d = (double)n;
-  return steps * (4 * k * d * (double)m + 12 * k * k * d) + 2 * rank * k * (d + (double)m);
+  return steps * (2 * k * (double)m * (2 * d + (double)m) + 12 * k * k * d) + 2 * rank * k * (d + (double)m);
 }

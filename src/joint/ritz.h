@@ -2,9 +2,9 @@
  * Source: spec "refine", step ritz; methods 2.1: for ANY orthonormal U the loss of U U^T E is tr G - tr(U^T G U), so the loss is an upper bound of
  * the optimum, exact for these factors, and a round needs no eigendecomposition. The exact optimum is adapter/adapter.h's.
  *
- *   steps times:  X = Y E (k, m),  Z = X (E M)^T = Y G,  Y = orth(Z);   then Rayleigh-Ritz in the last Y before its step.
+ *   steps times:  X = Y E (k, m),  Z = (X M) E^T = Y G,  Y = orth(Z);   then Rayleigh-Ritz in the last Y before its step.
  *
- * The products of the last step, from which vectors, values and loss come, are in double; those before it only bring the basis nearer and are in float
+ * M = H + ridge I. E M, a product of all rows, is never made. The products of the last step, from which vectors, values and loss come, are in double; those before it only bring the basis nearer and are in float
  * (sgemm), at about twice the speed. Orthonormalising is in double throughout. */
 #ifndef CLOQWORK_JOINT_RITZ_H
 #define CLOQWORK_JOINT_RITZ_H
@@ -20,7 +20,8 @@ typedef struct ritz_request {
   int rank;
   int steps;       /* >= 1 */
   const float *e;  /* (n, m) contiguous, seen by the team; borrowed */
-  const float *em; /* (n, m) E M, likewise */
+  const float *h;  /* (m, m) symmetric, likewise */
+  double ridge;    /* absolute: of M */
   double trace;    /* tr(E M E^T) */
 } ritz_request;
 

@@ -20,11 +20,17 @@ typedef struct slab {
   code_grid fitted;    /* [rows] of one group */
 } slab;
 
+/* An entry on the factor's diagonal, or above it. */
+static double factor_at(const optq_request *q, int i, int j) {
+  if (!q->diagonal) return q->u[(int64_t)i * q->width + j];
+  return i == j ? q->diagonal[i] : q->u[(int64_t)j * q->width + i];
+}
+
 static status read_panel(const optq_request *q, int first, int columns, panel *p) {
   int size = q->width / grid_groups(&q->rule, q->width);
   for (int j = 0; j < columns; j++) {
     int c = q->order ? q->order[first + j] : first + j;
-    double diagonal = q->u[(int64_t)(first + j) * q->width + first + j];
+    double diagonal = factor_at(q, first + j, first + j);
     if (!(diagonal > 0 && diagonal <= 1e300))
       return fail(E_NUMERICS, "optq: factor, expected a positive diagonal, found %g at position %d of %d", diagonal, first + j, q->width);
     p->inverse[j] = 1 / diagonal;
@@ -34,7 +40,7 @@ static status read_panel(const optq_request *q, int first, int columns, panel *p
     p->top[j] = (1 << group_bits(&q->rule, c / size)) - 1;
   }
   for (int i = 0; i < columns; i++)
-    for (int j = i + 1; j < columns; j++) p->m[j / QUAD][i][j % QUAD] = q->u[(int64_t)(first + i) * q->width + first + j];
+    for (int j = i + 1; j < columns; j++) p->m[j / QUAD][i][j % QUAD] = factor_at(q, first + i, first + j);
   return OK;
 }
 
@@ -138,7 +144,8 @@ static status run_slab(const optq_request *q, slab *b, panel *p, tile *t, uint8_
       write_codes(q, p, columns, b->first + row, rows, t, codes);
     }
     for (int row = 0; right < q->width && row < b->rows; row += b->chunk)
-      dgemm(true, false, q->width - right, b->chunk, columns, 1, q->u + (int64_t)first * q->width + right, q->width, b->e + row, b->ld, 1,
+      dgemm(!q->diagonal, false, q->width - right, b->chunk, columns, 1,
+            q->diagonal ? q->u + (int64_t)right * q->width + first : q->u + (int64_t)first * q->width + right, q->width, b->e + row, b->ld, 1,
             b->s + (int64_t)right * b->ld + row, b->ld);
   }
 done:
@@ -191,6 +198,7 @@ status optq(const optq_request *q, uint8_t *codes, double *loss) {
   double *row_loss = NULL, sum = 0;
   int64_t replaced = 0;
   b.ld = padded(&b) + SKEW;
+  if (q->dynamic && q->diagonal) TRY(fail(E_INTERNAL, "optq: dynamic groups, expected the factor in the upper triangle"));
   if (q->dynamic && q->order) TRY(fail(E_USAGE, "optq: dynamic groups, expected the natural order, found another"));
   TRY(slab_new(q, &b));
   TRY(NEW(p, 1, "optq: block of the factor"));
@@ -203,6 +211,7 @@ status optq(const optq_request *q, uint8_t *codes, double *loss) {
       if (!isfinite(row_loss[r]))
         TRY(fail(E_NUMERICS, "optq: row %d, expected finite weights and factor, found a loss of %g", b.first + r, row_loss[r]));
       sum += row_loss[r];
+      if (q->row_loss) q->row_loss[b.first + r] = row_loss[r];
     }
   }
   if (q->dead && q->dead_rtn) round_dead(q, codes);

@@ -21,6 +21,8 @@ typedef struct optq_request {
   const float *w; /* (rows, width) row-major, stride ldw; borrowed: what is quantized (dead columns are taken as 0) */
   int64_t ldw;
   const double *u;      /* (width, width) upper, row-major (the strict lower triangle is not read); borrowed; in processing order */
+  const double *diagonal; /* NULL; or [width] the factor's diagonal, and its other entries stand transposed in u's strict lower triangle (dist/dlinalg.h:
+                             reverse_downdate). Not for dynamic groups */
   const int32_t *order; /* processing order: position -> column; NULL natural. Groups are those of the original columns */
   const uint8_t *dead;  /* [width], by original column, 1: H_jj == 0; NULL none */
   bool dead_rtn;        /* dead columns keep the rounded weight instead of 0 */
@@ -28,6 +30,7 @@ typedef struct optq_request {
   bool dynamic;         /* grids are fitted here; expects the natural order, in which a group's columns follow one another */
   const float *weight;  /* dynamic: as in grid_fit */
   int64_t *replaced;    /* dynamic: receives what grid_fit counts; may be NULL */
+  double *row_loss;     /* [rows] receives each row's part of the loss; NULL */
 } optq_request;
 
 /* codes (rows, width) one byte each, in the original column order. *loss (may be NULL) = sum (v - q)^2 U_jj^2; dead columns add nothing.

@@ -447,13 +447,14 @@ static void round_of(const sweep_request *q, slab *b, double least, work *m) {
   }
 }
 
-static status add_losses(const slab *b, double sums[2]) {
+static status add_losses(const sweep_request *q, const slab *b, double sums[2]) {
   for (int r = 0; r < b->rows; r++) {
     double after = b->before[r] + b->gain[r];
     if (!isfinite(after))
       return fail(E_NUMERICS, "sweep: row %d, expected finite weights and metric, found a loss of %g", b->first + r, after);
     sums[0] += b->before[r];
     sums[1] += after;
+    if (q->row_loss) q->row_loss[b->first + r] = after;
   }
   return OK;
 }
@@ -505,7 +506,7 @@ status sweep(const sweep_request *q, uint8_t *codes, double *losses) {
     start(q, &b, codes, m);
     round_of(q, &b, 1e-12 * most_diagonal, m);
     finish(q, &b, codes);
-    TRY(add_losses(&b, sums));
+    TRY(add_losses(q, &b, sums));
   }
   if (losses) memcpy(losses, sums, sizeof sums);
 done:

@@ -43,7 +43,7 @@ static status one_trace(input_work *w, int p, int k) {
   solution *to = result_of(w, p, k);
   double trace, heldout = NAN;
   TRY(team_trace(w, k, to, w->s->h.base, &trace));
-  if (w->heldout) TRY(team_trace(w, k, to, w->s->h_heldout.base, &heldout));
+  if (w->heldout) TRY(team_trace(w, k, to, w->s->second.base, &heldout));
   if (w->s->c->team.rank == 0) {
     to->facts->trace = trace;
     to->facts->trace_heldout = heldout;
@@ -288,7 +288,7 @@ static status make_curves(input_work *w, void *context, int p, int k) {
   if (setting_of(w, p)->method->init == INIT_L4Q) to->values[to->rank] = to->facts->trace; /* nothing is left to explain it */
   TRY(adapter_losses(to->out, to->in, e, w->s->h.base, to->lora_b, to->lora_a, to->rank, to->facts->trace, to->loss));
   if (w->heldout)
-    TRY(adapter_losses(to->out, to->in, e, w->s->h_heldout.base, to->lora_b, to->lora_a, to->rank, to->facts->trace_heldout,
+    TRY(adapter_losses(to->out, to->in, e, w->s->second.base, to->lora_b, to->lora_a, to->rank, to->facts->trace_heldout,
                        to->loss_heldout));
   to->facts->adapter_size = adapter_size(to, weights_of(w, k));
   TRY(solution_fingerprint(to, to->facts->base_fingerprint));
@@ -305,6 +305,7 @@ static status copy_fit(input_work *w, void *context, int p, int k) {
 
 status adapters_make(input_work *w) {
   status st = OK;
+  TRY(gram_take_heldout(w));
   TRY(all_traces(w));
   double start = clock_now();
   TRY(all_fits(w));

@@ -55,7 +55,7 @@ status codes_magr(input_work *w, const setting *s) {
 /* ---- the factor ---- */
 
 /* Into shared memory, unless it is there already. */
-static status factor(input_work *w, const setting *s, const int32_t *order) {
+static status factor(input_work *w, const setting *s) {
   session *c = w->s->c;
   char where[96];
   double start = clock_now();
@@ -63,18 +63,24 @@ static status factor(input_work *w, const setting *s, const int32_t *order) {
   status st = E_NUMERICS;
   if (w->factored && same_factor(w->factored, s)) return OK;
   w->factored = NULL;
+  FREE(w->order);
+  if (s->options.optq_order_act) {
+    TRY(agree(c->team.comm, NEW(w->order, 2 * w->m, "order of columns")));
+    optq_act_order(w->m, w->diagonal, w->order, w->order + w->m);
+  }
   w->ridge = s->options.damping * w->facts->mean_diag;
   for (int attempt = 0; attempt <= s->options.damping_escalate && st == E_NUMERICS; attempt++) {
     if (attempt) {
       status_clear();
       w->ridge *= 10;
     }
-    st = reverse_cholesky(where, &c->team, w->m, w->s->h.base, w->ridge, order, w->s->u.base);
+    st = reverse_cholesky(where, &c->team, w->m, w->s->h.base, w->ridge, w->order, w->s->u.base);
   }
   if (st == OK) w->factored = s;
   w->factor_seconds = c->team.size * (clock_now() - start);
   w->s->spent.factor += clock_now() - start;
   w->s->spent.flops += (double)w->m * (double)w->m * (double)w->m / 3;
+done:
   return st;
 }
 
@@ -230,7 +236,7 @@ static int next_start(const input_work *w, const bool *with, int rows) {
   return next;
 }
 
-/* One after the other: each has the whole team, and the factor's memory. Those that start from the same eigenvectors follow one another. */
+/* One after the other: each has the whole team. Those that start from the same eigenvectors follow one another. */
 static status make_refined(input_work *w, const bool *with) {
   status st = OK;
   double start = clock_now();
@@ -264,7 +270,6 @@ status codes_make(input_work *w, int first, bool *handled) {
   session *c = w->s->c;
   const setting *lead = setting_of(w, w->group[first]);
   status st = OK;
-  int32_t *order = NULL;
   bool *with = NULL, any = false;
   rounding r = {.w = w, .setting = lead};
   st = NEW(with, w->s->piece_count, "settings of a factor");
@@ -275,15 +280,8 @@ status codes_make(input_work *w, int first, bool *handled) {
     handled[g] |= with[p];
     any |= with[p] && needs_factor(w, p);
   }
-  if (any) {
-    if (lead->options.optq_order_act) {
-      st = NEW(order, 2 * w->m, "order of columns");
-      TRY(agree(c->team.comm, st));
-      optq_act_order(w->m, w->diagonal, order, order + w->m);
-      r.order = order;
-    }
-    TRY(factor(w, lead, order));
-  }
+  if (any) TRY(factor(w, lead));
+  r.order = any ? w->order : NULL;
   double start = clock_now();
   TRY(make_choices(w, &r, with, false));
   TRY(make_choices(w, &r, with, true));
@@ -297,10 +295,9 @@ status codes_make(input_work *w, int first, bool *handled) {
   team_barrier(&c->team);
   if (st == OK) st = deal_matrices(w, starts_alike, copy_start, with);
   w->s->spent.quantize += clock_now() - start;
-  if (st == OK) st = make_joint(w, &r, with); /* these look at the factor, refining destroys it */
+  if (st == OK) st = make_joint(w, &r, with);
   if (st == OK) st = make_refined(w, with);
 done:
-  FREE(order);
   FREE(with);
   return st;
 }

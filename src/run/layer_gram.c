@@ -247,7 +247,8 @@ status gram_open(input_work *w) {
   if (st == OK) st = NEW(w->diagonal, w->m, "a diagonal");
   if (st == OK && x.magnitudes) st = read_magnitudes(w, x.max_magnitudes);
   if (st == OK) st = take_gram(w, SET_CALIBRATION, w->s->h.base, &tokens);
-  if (st == OK && w->heldout) st = take_gram(w, SET_HELDOUT, w->s->h_heldout.base, &tokens_heldout);
+  if (st == OK && w->heldout) st = take_gram(w, SET_HELDOUT, w->s->second.base, &tokens_heldout);
+  w->heldout_there = w->heldout;
   if (c->team.rank == 0) *w->facts = (gram_facts){.tokens = tokens, .tokens_heldout = tokens_heldout};
   TRY(agree(c->team.comm, st));
   team_barrier(&c->team);
@@ -258,7 +259,21 @@ done:
   return st;
 }
 
+status gram_take_heldout(input_work *w) {
+  status st = OK;
+  int64_t tokens;
+  double start = clock_now();
+  if (!w->heldout || w->heldout_there) return OK;
+  TRY(agree(w->s->c->team.comm, take_gram(w, SET_HELDOUT, w->s->second.base, &tokens)));
+  team_barrier(&w->s->c->team);
+  w->heldout_there = true;
+done:
+  w->s->spent.load += clock_now() - start;
+  return st;
+}
+
 void gram_close(input_work *w) {
+  FREE(w->order);
   FREE(w->dead);
   FREE(w->diagonal);
   FREE(w->squares);

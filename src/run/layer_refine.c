@@ -41,6 +41,11 @@ static refine_plan plan_at(const setting *s, const options *o) {
   }
 }
 
+bool refine_needs_metric(const setting *s) {
+  refine_plan p = plan_at(s, &s->options);
+  return setting_refines(s) && p.descents && p.deflated;
+}
+
 int refine_rounds(const setting *s) {
   refine_plan p = plan_at(s, &s->options);
   return setting_refines(s) ? 1 + p.shapes + p.descents : 0;
@@ -100,14 +105,15 @@ static status refine_rows(input_work *w, const setting *s, const options *o, int
                       .h = w->s->h.base,
                       .dead = w->any_dead ? w->dead : NULL,
                       .dead_rtn = o->optq_dead_rtn,
-                      .damping = o->damping * w->facts->mean_diag,
-                      .act_order = o->optq_order_act,
+                      .damping = w->ridge,
+                      .order = w->order,
                       .weigh_diagonal = o->grid_weight == WEIGHT_DIAGONAL,
                       .least_weight = least_weight(w),
                       .start = w->s->leading.base,
                       .start_rows = w->leading_rows,
                       .shared_memory = w->s->refining.base,
-                      .factor = w->s->u.base};
+                      .factor = w->s->u.base,
+                      .p = w->s->second.base};
   codes_unpack_rule(&to->rule, rows, in, to->codes + begin * to->words, codes);
   TRY(refine(&q, codes, solution_code_grid(to, begin), to->rounds, &kept, &tiny));
   codes_pack_rule(&to->rule, rows, in, codes, to->codes + begin * to->words);
@@ -137,7 +143,7 @@ status refine_result(input_work *w, int p, int k) {
   my_rows(c, to->out, to->in, &begin, &end);
   st = NEW(codes, (end - begin) * to->in, "codes of my rows");
   TRY(agree(c->team.comm, st));
-  if (plan.shapes) w->factored = NULL;
+  w->heldout_there = w->heldout_there && !refine_needs_metric(s);
   TRY(refine_rows(w, s, o, p, k, codes, begin, end));
   w->s->spent.flops += refine_flops(&plan, to->out, to->in, to->variant);
   if (c->team.rank == 0) to->facts->codes_seconds += c->team.size * (clock_now() - start) + w->facts->leading_seconds / w->linear_count;

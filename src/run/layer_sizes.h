@@ -8,7 +8,7 @@
 typedef struct layer_sizes {
   size_t h, w, arrays, rows, slab, residual, start, leading, private_most;
   size_t refining;   /* bytes */
-  bool factor, magr; /* is there any? */
+  bool factor, magr, metric; /* is there any? metric: of a descent */
 } layer_sizes;
 layer_sizes layer_measure(const job *j, const arch *a, int ranks);
 

@@ -18,7 +18,7 @@ status layer_solver_new(session *c, layer_solver *s) {
   layer_sizes z = layer_measure(&c->job, &c->model.arch, t->size);
   *s = (layer_solver){.c = c, .piece_count = job_pieces(&c->job, NULL)};
   TRY(shared_new(t, z.h * sizeof(float), "a Gram", &s->h));
-  if (c->sets[SET_HELDOUT]) TRY(shared_new(t, z.h * sizeof(float), "a held-out Gram", &s->h_heldout));
+  if (c->sets[SET_HELDOUT] || z.metric) TRY(shared_new(t, z.h * sizeof(float), "a second Gram", &s->second));
   if (z.factor) TRY(shared_new(t, z.h * sizeof(double), "the factor of a Gram", &s->u));
   TRY(shared_new(t, z.w * sizeof(float), "weights of one input's linears", &s->w));
   if (z.magr) TRY(shared_new(t, z.w * sizeof(float), "MagR's weights", &s->v));
@@ -40,8 +40,8 @@ done:
 }
 
 void layer_solver_free(layer_solver *s) {
-  shared *held[] = {&s->h,      &s->h_heldout, &s->u,     &s->w,     &s->v,       &s->residual,
-                    &s->arrays, &s->rows,      &s->facts, &s->start, &s->leading, &s->refining};
+  shared *held[] = {&s->h,      &s->second, &s->u,     &s->w,     &s->v,       &s->residual,
+                    &s->arrays, &s->rows,   &s->facts, &s->start, &s->leading, &s->refining};
   for (size_t i = 0; i < sizeof held / sizeof *held; i++) shared_free(held[i]);
   FREE(s->slab);
   FREE(s->pieces);
@@ -96,7 +96,7 @@ static status find_references(input_work *w) {
   for (int k = 0; k < w->linear_count; k++) {
     TRY(team_trace(w, k, NULL, w->s->h.base, &w->reference[k][0]));
     w->reference[k][1] = NAN;
-    if (w->heldout) TRY(team_trace(w, k, NULL, w->s->h_heldout.base, &w->reference[k][1]));
+    if (w->heldout) TRY(team_trace(w, k, NULL, w->s->second.base, &w->reference[k][1]));
   }
 done:
   w->s->spent.trace += clock_now() - start;

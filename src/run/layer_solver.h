@@ -28,7 +28,8 @@ typedef struct layer_solver {
   session *c; /* borrowed */
   piece *pieces;
   int piece_count;
-  shared h, h_heldout, u, w, v, residual, arrays, facts, rows, start, leading, refining;
+  shared h, second, u, w, v, residual, arrays, facts, rows, start, leading, refining;
+  /* h: a Gram; second: the held-out Gram, or the metric of a descent: they take turns; u: a factor */
   float *slab;                  /* private: rows of a residual */
   solution *results;            /* [pieces][LIN_COUNT], arrays in shared memory; those of untargeted linears empty */
   int64_t weight_at[LIN_COUNT]; /* of the linears of the input at work, in w */

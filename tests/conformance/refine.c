@@ -17,7 +17,7 @@
 typedef struct problem {
   int64_t n, m, groups;
   int rank;
-  float *w, *h, *diagonal;
+  float *w, *h, *p, *diagonal;
   double *start, *factor, *losses; /* losses: behind the round that was kept */
   uint8_t *codes;
   code_grid grid;
@@ -30,6 +30,7 @@ static status read_problem(const char *path, int rounds, problem *p) {
   size_t weights = (size_t)(p->n * p->m), square = (size_t)(p->m * p->m);
   TRY(NEW(p->w, p->n * p->m, "W"));
   TRY(NEW(p->h, p->m * p->m, "H"));
+  TRY(NEW(p->p, p->m * p->m, "P"));
   TRY(NEW(p->diagonal, p->m, "diagonal"));
   TRY(NEW(p->factor, p->m * p->m, "factor"));
   TRY(NEW(p->losses, 1 + rounds, "losses"));
@@ -76,7 +77,8 @@ static status better(const team *t, const grid_rule *rule, refine_plan plan, dou
                       .start = p->start,
                       .start_rows = columns,
                       .shared_memory = p->memory.base,
-                      .factor = p->factor};
+                      .factor = p->factor,
+                      .p = p->p};
   TRY(refine(&q, p->codes, p->grid, p->losses + 1, &kept, &tiny));
   p->losses[0] = kept;
 done:
@@ -124,7 +126,7 @@ int main(int argc, char **argv) {
 done:
   if (st != OK) fprintf(stderr, "refine: %s\n", status_message());
   shared_free(&p.memory);
-  FREE(p.w), FREE(p.h), FREE(p.diagonal), FREE(p.start), FREE(p.factor), FREE(p.losses);
+  FREE(p.w), FREE(p.h), FREE(p.p), FREE(p.diagonal), FREE(p.start), FREE(p.factor), FREE(p.losses);
   FREE(p.codes), FREE(p.grid.scales), FREE(p.grid.zeros);
   team_free(&t);
   MPI_Finalize();

@@ -17,9 +17,9 @@ static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 /* A problem in shared memory, and in double for judges. */
 typedef struct layer {
   int64_t n, m;
-  shared e, h, em;
-  double *ed, *hd, *emd; /* (n, m), (m, m), (n, m): of the floats */
-  double trace;          /* tr(E (E H)^T) of the floats */
+  shared e, h;
+  double *ed, *hd; /* (n, m), (m, m): of the floats */
+  double trace;    /* tr(E H E^T) of the floats */
 } layer;
 
 static double dot(int64_t n, const double *x, const double *y) {
@@ -28,32 +28,20 @@ static double dot(int64_t n, const double *x, const double *y) {
   return sum;
 }
 
-/* Collective. E H rounded to float anew, and what follows from it. */
-static void layer_renew(const team *t, layer *l) {
-  int in = (int)l->n, im = (int)l->m;
-  team_barrier(t);
-  mixed_widen(l->n, l->m, l->e.base, l->m, l->ed);
-  mixed_widen(l->m, l->m, l->h.base, l->m, l->hd);
-  dgemm(false, false, in, im, im, 1, l->ed, im, l->hd, im, 0, l->emd, im);
-  for (int64_t i = 0; t->rank == 0 && i < l->n * l->m; i++) ((float *)l->em.base)[i] = (float)l->emd[i];
-  team_barrier(t);
-  mixed_widen(l->n, l->m, l->em.base, l->m, l->emd);
-  l->trace = dot(l->n * l->m, l->ed, l->emd);
-}
-
 static layer layer_new(const team *t, int64_t n, int64_t m, const float *e, const float *h) {
   layer l = {.n = n, .m = m};
   CHECK_OK(shared_new(t, (size_t)(n * m) * sizeof(float), "E", &l.e));
-  CHECK_OK(shared_new(t, (size_t)(n * m) * sizeof(float), "E H", &l.em));
   CHECK_OK(shared_new(t, (size_t)(m * m) * sizeof(float), "H", &l.h));
   CHECK_OK(NEW(l.ed, n * m, "E"));
-  CHECK_OK(NEW(l.emd, n * m, "E H"));
   CHECK_OK(NEW(l.hd, m * m, "H"));
   if (t->rank == 0) {
     memcpy(l.e.base, e, l.e.bytes);
     memcpy(l.h.base, h, l.h.bytes);
   }
-  layer_renew(t, &l);
+  team_barrier(t);
+  mixed_widen(n, m, e, m, l.ed);
+  mixed_widen(m, m, h, m, l.hd);
+  CHECK_OK(adapter_trace(m, e, h, 0, n, NULL, &l.trace));
   return l;
 }
 
@@ -65,7 +53,7 @@ static layer layer_of_kind(const team *t, problem_kind kind, int64_t n, int64_t 
   return l;
 }
 
-/* Small whole numbers: E H is exact in float, so that losses can be compared to rounding. */
+/* Small whole numbers, of which products are exact. */
 static layer layer_of_whole_numbers(const team *t, int64_t n, int64_t m) {
   float *e = NULL, *h = NULL;
   CHECK_OK(NEW(e, n * m, "E"));
@@ -87,10 +75,8 @@ static layer layer_of_whole_numbers(const team *t, int64_t n, int64_t m) {
 static void layer_free(layer *l) {
   shared_free(&l->e);
   shared_free(&l->h);
-  shared_free(&l->em);
   FREE(l->ed);
   FREE(l->hd);
-  FREE(l->emd);
 }
 
 /* ---- Ritz ----------------------------------------------------------------------------------------------------------------------- */
@@ -120,7 +106,7 @@ static void answer_free(answer *x) {
 /* work: seen by the team, of ritz_shared bytes. */
 static status call_within(const team *t, const layer *l, int rank, int steps, double *work, answer *x) {
   ritz_request q = {
-      .t = t, .where = "layer 4", .n = l->n, .m = l->m, .rank = rank, .steps = steps, .e = l->e.base, .em = l->em.base, .trace = l->trace};
+      .t = t, .where = "layer 4", .n = l->n, .m = l->m, .rank = rank, .steps = steps, .e = l->e.base, .h = l->h.base, .trace = l->trace};
   return ritz(&q, x->y, work, x->u, x->a, x->values, &x->loss);
 }
 
@@ -182,7 +168,7 @@ static void same_on_few(const team *t, const layer *l, int rank, int steps, cons
   }
 }
 
-/* slack: relative to the trace, what the rounding of E H to float does to losses. */
+/* slack: relative to the trace. */
 static void ritz_of(const team *t, const layer *l, int rank, double slack) {
   enum { CALLS = 8, STEPS = 4 };
   answer x = answer_new(l->n, l->m, rank);
@@ -222,9 +208,9 @@ static void ritz_shapes(const team *t) {
     int most = (int)least(n, m);
     for (size_t kind = 0; kind < (most > 8 ? sizeof kinds / sizeof *kinds : 1); kind++) {
       layer l = layer_of_kind(t, kinds[kind], n, m);
-      ritz_of(t, &l, 1, 1e-7);
-      if (most > 8) ritz_of(t, &l, 9, 1e-7);
-      if (kinds[kind] == PROBLEM_DECAYING) ritz_of(t, &l, most, 1e-7);
+      ritz_of(t, &l, 1, 1e-12);
+      if (most > 8) ritz_of(t, &l, 9, 1e-12);
+      if (kinds[kind] == PROBLEM_DECAYING) ritz_of(t, &l, most, 1e-12);
       layer_free(&l);
     }
     layer l = layer_of_whole_numbers(t, n, m);
@@ -245,7 +231,9 @@ typedef struct deflation {
 static status deflate_within(const team *t, const layer *l, const deflation *d, double *work, float *p) {
   deflate_request q = {
       .t = t, .where = "layer 4", .m = d->m, .rank = d->rank, .a = d->a, .h = l->h.base, .ridge = d->ridge, .shrink = d->shrink};
-  return deflate(&q, work, p);
+  int kept = 0;
+  status st = deflate(&q, work, &kept);
+  return st == OK ? deflate_gram(&q, work, kept, p) : st;
 }
 
 static status call_deflate(const team *t, const layer *l, const deflation *d, float *p) {
@@ -463,15 +451,12 @@ static void refusals(const team *t) {
   CHECK_OK(shared_new(t, M * M * sizeof(float), "P", &p));
   static const float wrong[] = {NAN, INFINITY};
   for (int i = 0; i < 2; i++)
-    for (int which = 0; which < 3; which++) {
-      float *at = which == 0   ? (float *)l.e.base + 30 * M + 50
-                  : which == 1 ? (float *)l.em.base + 7
-                               : (float *)l.h.base + 59 * M + 59,
-            kept = *at;
+    for (int which = 0; which < 2; which++) {
+      float *at = which == 0 ? (float *)l.e.base + 30 * M + 50 : (float *)l.h.base + 59 * M + 59, kept = *at;
       team_barrier(t);
       if (t->rank == 0) *at = wrong[i];
       team_barrier(t);
-      status st = which < 2 ? call(t, &l, RANK, 2, &x) : call_deflate(t, &l, &d, p.base);
+      status st = which == 0 ? call(t, &l, RANK, 2, &x) : call_deflate(t, &l, &d, p.base);
       CHECK(st == E_NUMERICS && strncmp(status_message(), "layer 4: ", 9) == 0 && strstr(status_message(), "NaN or Inf"), "%d: %s", which,
             status_message());
       status_clear();

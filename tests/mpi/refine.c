@@ -7,6 +7,7 @@
 #include "../unit/problem.h"
 #include "base/blas.h"
 #include "check.h"
+#include "dist/dlinalg.h"
 #include "joint/ritz.h"
 #include "quant/codes.h"
 #include "quant/optq.h"
@@ -101,7 +102,27 @@ static void begin(const team *t, const layer *l, const grid_rule *r, codes *c) {
   team_barrier(t);
 }
 
-static status call_within(const team *t, const layer *l, const grid_rule *r, const row *w, void *memory, double *factor, codes *c) {
+typedef struct room {
+  shared memory, factor, p;
+} room;
+
+/* The factor stands in it. */
+static room room_new(const team *t, const layer *l, int rank) {
+  room x;
+  CHECK_OK(shared_new(t, refine_shared(l->n, l->m, rank), "refine", &x.memory));
+  CHECK_OK(shared_new(t, (size_t)(l->m * l->m) * sizeof(double), "factor", &x.factor));
+  CHECK_OK(shared_new(t, (size_t)(l->m * l->m) * sizeof(float), "P", &x.p));
+  CHECK_OK(reverse_cholesky("layer 4", t, l->m, l->h.base, 0.01 * l->mean_diag, NULL, x.factor.base));
+  return x;
+}
+
+static void room_free(room *x) {
+  shared_free(&x->memory);
+  shared_free(&x->factor);
+  shared_free(&x->p);
+}
+
+static status call_within(const team *t, const layer *l, const grid_rule *r, const row *w, const room *x, codes *c) {
   refine_request q = {.t = t,
                       .where = "layer 4",
                       .plan = w->plan,
@@ -117,8 +138,9 @@ static status call_within(const team *t, const layer *l, const grid_rule *r, con
                       .least_weight = 1e-6 * l->mean_diag,
                       .start = l->start.base,
                       .start_rows = l->start_rows,
-                      .shared_memory = memory,
-                      .factor = factor};
+                      .shared_memory = x->memory.base,
+                      .factor = x->factor.base,
+                      .p = x->p.base};
   int64_t slab = optq_slab(l->m) > sweep_slab(l->m) ? optq_slab(l->m) : sweep_slab(l->m);
   deal_range(l->n, t->size, t->rank, slab, &q.begin, &q.end);
   c->rounds = 1 + w->plan.shapes + w->plan.descents;
@@ -128,12 +150,9 @@ static status call_within(const team *t, const layer *l, const grid_rule *r, con
 }
 
 static status call(const team *t, const layer *l, const grid_rule *r, const row *w, codes *c) {
-  shared memory, factor;
-  CHECK_OK(shared_new(t, refine_shared(l->n, l->m, w->rank), "refine", &memory));
-  CHECK_OK(shared_new(t, (size_t)(l->m * l->m) * sizeof(double), "factor", &factor));
-  status st = call_within(t, l, r, w, memory.base, factor.base, c);
-  shared_free(&factor);
-  shared_free(&memory);
+  room x = room_new(t, l, w->rank);
+  status st = call_within(t, l, r, w, &x, c);
+  room_free(&x);
   return st;
 }
 
@@ -358,23 +377,20 @@ static void failures(const team *t) {
   layer l = layer_new(t, PROBLEM_DECAYING, 70, 48);
   grid_rule r = rule_of(2, false);
   codes c = codes_new(t, &l, &r);
-  shared memory, factor;
-  CHECK_OK(shared_new(t, refine_shared(l.n, l.m, RANK), "refine", &memory));
-  CHECK_OK(shared_new(t, (size_t)(l.m * l.m) * sizeof(double), "factor", &factor));
+  room x = room_new(t, &l, RANK);
   for (int which = 0; which < 2; which++) {
     float *at = which ? (float *)l.h.base + 40 * l.m + 40 : (float *)l.w.base + 69 * l.m, kept = *at;
     begin(t, &l, &r, &c);
     team_barrier(t);
     if (t->rank == 0) *at = NAN;
     team_barrier(t);
-    CHECK_FAILS(call_within(t, &l, &r, &w, memory.base, factor.base, &c), E_NUMERICS);
+    CHECK_FAILS(call_within(t, &l, &r, &w, &x, &c), E_NUMERICS);
     if (t->rank == 0) *at = kept;
     team_barrier(t);
   }
   begin(t, &l, &r, &c);
-  CHECK_SURVIVES_FAULTS(t->comm, t->size - 1, 4, 2000, "refine", st = call_within(t, &l, &r, &w, memory.base, factor.base, &c));
-  shared_free(&factor);
-  shared_free(&memory);
+  CHECK_SURVIVES_FAULTS(t->comm, t->size - 1, 4, 2000, "refine", st = call_within(t, &l, &r, &w, &x, &c));
+  room_free(&x);
   shared_free(&c.bytes);
   layer_free(&l);
 }
