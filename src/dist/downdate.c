@@ -61,8 +61,8 @@ static status corners(const char *where, const work *w) {
       TRY(dcholesky(where, width, reversed, width));
       for (int i = 0; i < width; i++)
         for (int j = 0; j < width; j++) c[i * width + j] = reversed[(last - i) * width + last - j];
-      dtrsm(false, true, true, r, width, l, r, g, width);          /* S^{-1} Y_k^T */
-      dtrsm(true, false, true, r, width, c, width, g, width);      /* … C_kk^{-T} */
+      dtrsm(false, true, true, r, width, l, r, g, width);     /* S^{-1} Y_k^T */
+      dtrsm(true, false, true, r, width, c, width, g, width); /* … C_kk^{-T} */
       for (int i = 0; i < r; i++)
         for (int j = 0; j < width; j++) turn[(int64_t)i * w->n + j] = -g[i * width + j];
     }
@@ -136,8 +136,8 @@ done:
   return st;
 }
 
-status reverse_downdate(const char *where, const team *t, int64_t n, const int32_t *order, int r, const double *z, double *shared_work, double *u,
-                        double *diagonal) {
+status reverse_downdate(const char *where, const team *t, int64_t n, const int32_t *order, int r, const double *z, double *shared_work,
+                        double *u, double *diagonal) {
   status st = OK;
   double arguments[] = {(double)n, r, order != NULL};
   work w = {.t = t, .n = (int)n, .r = r, .blocks = (int)((n + NB - 1) / NB), .u = u};

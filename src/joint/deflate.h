@@ -29,7 +29,7 @@ status deflate(const deflate_request *q, double *work, int *kept);
 status deflate_gram(const deflate_request *q, const double *work, int kept, float *p);
 uint64_t deflate_shared(int64_t m, int rank);
 uint64_t deflate_bytes(int64_t m, int rank); /* private, of a rank */
-double deflate_flops(int64_t m, int rank);       /* of the team */
+double deflate_flops(int64_t m, int rank);   /* of the team */
 double deflate_gram_flops(int64_t m, int rank);
 
 #endif

@@ -31,8 +31,9 @@ typedef struct work {
   state now, *best;
   char *grid_memory; /* of now */
   /* seen by the team */
-  float *e;                                                 /* (n, m): V of a round, then E */
-  double *row_loss, *row_square, *diagonal, *first, *small; /* [n], [n], [m] of the round's factor, (columns, n), of ritz, deflate and downdate in turn */
+  float *e; /* (n, m): V of a round, then E */
+  double *row_loss, *row_square, *diagonal, *first,
+      *small; /* [n], [n], [m] of the round's factor, (columns, n), of ritz, deflate and downdate in turn */
   /* the same on every rank */
   double *y, *u, *a, *values; /* (columns, n), (rank, n), (rank, m), [rank] */
   /* mine */
@@ -473,8 +474,7 @@ uint64_t refine_bytes(const refine_plan *p, const grid_rule *r, int64_t n, int64
   uint64_t x = (uint64_t)n, y = (uint64_t)m, k = (uint64_t)rank, slab = (uint64_t)optq_slab(m), columns = (uint64_t)ritz_columns(n, rank);
   uint64_t mine = ((x + (uint64_t)ranks - 1) / (uint64_t)ranks + slab - 1) / slab * slab, groups = (uint64_t)grid_groups(r, (int)m);
   mine = mine < x ? mine : x;
-  uint64_t held =
-      mine * y + mine * groups * 4 + 8 * (columns + k) * x + 12 * k * y + 4 * mine * k + 8 * slab * (y > k ? y : k) + 4 * y;
+  uint64_t held = mine * y + mine * groups * 4 + 8 * (columns + k) * x + 12 * k * y + 4 * mine * k + 8 * slab * (y > k ? y : k) + 4 * y;
   uint64_t most = larger(ritz_bytes(n, m, rank), deflate_bytes(m, rank));
   if (p->shapes) most = larger(most, larger(reverse_downdate_bytes(m, rank), larger(optq_bytes(r, m), grid_bytes(r, m))));
   if (p->descents) most = larger(most, sweep_bytes(r, m));
@@ -483,7 +483,8 @@ uint64_t refine_bytes(const refine_plan *p, const grid_rule *r, int64_t n, int64
 
 double refine_flops(const refine_plan *p, int64_t n, int64_t m, int rank) {
   double product = (double)n * (double)m * (double)m, z = 2.0 * rank * (double)n * (double)m;
-  double fits = (1 + p->shapes + (p->descents > 0)) * ritz_flops(n, m, rank, STEPS_SHAPED) + p->descents * ritz_flops(n, m, rank, STEPS_DESCENT);
+  double fits =
+      (1 + p->shapes + (p->descents > 0)) * ritz_flops(n, m, rank, STEPS_SHAPED) + p->descents * ritz_flops(n, m, rank, STEPS_DESCENT);
   double shapes = p->shapes * (deflate_flops(m, rank) + reverse_downdate_flops(m, rank) + optq_flops(n, m) + z);
   double metric = p->deflated ? deflate_flops(m, rank) + deflate_gram_flops(m, rank) + z : product;
   return product + fits + shapes + p->descents * (metric + sweep_flops(n, m));

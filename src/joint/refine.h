@@ -50,16 +50,17 @@ typedef struct refine_request {
   const float *h;      /* (m, m) */
   const uint8_t *dead; /* [m]; NULL none */
   bool dead_rtn;
-  double damping;      /* absolute: lambda, of the factor */
+  double damping;       /* absolute: lambda, of the factor */
   const int32_t *order; /* [m] columns as the factor and shaped rounds take them; NULL natural; borrowed */
-  bool weigh_diagonal; /* a grid anew is searched by diag P; else by ones */
-  double least_weight; /* what a weight is at least */
-  const double *start; /* (>= rank + RITZ_EXTRA rows where there are as many, m) leading eigenvectors of h, seen by the team; borrowed */
+  bool weigh_diagonal;  /* a grid anew is searched by diag P; else by ones */
+  double least_weight;  /* what a weight is at least */
+  const double *start;  /* (>= rank + RITZ_EXTRA rows where there are as many, m) leading eigenvectors of h, seen by the team; borrowed */
   int start_rows;
   void *shared_memory; /* refine_shared bytes, seen by the team */
-  double *factor;      /* (m, m), likewise: of (H + lambda I)[order, order] by reverse_cholesky. Its strict lower triangle is spent. Not read without
+  double *
+      factor; /* (m, m), likewise: of (H + lambda I)[order, order] by reverse_cholesky. Its strict lower triangle is spent. Not read without
                           shaped rounds */
-  float *p;            /* (m, m), likewise: room for the metric of descents. Not written without those in P */
+  float *p;   /* (m, m), likewise: room for the metric of descents. Not written without those in P */
 } refine_request;
 
 /* codes (end - begin, m), one byte each, and g, their grid: of my rows, in and out. losses [1 + shapes + descents]: f after the start and each round on H

@@ -18,11 +18,11 @@ typedef struct ritz_request {
   const char *where; /* for messages; borrowed */
   int64_t n, m;
   int rank;
-  int steps;       /* >= 1 */
-  const float *e;  /* (n, m) contiguous, seen by the team; borrowed */
-  const float *h;  /* (m, m) symmetric, likewise */
-  double ridge;    /* absolute: of M */
-  double trace;    /* tr(E M E^T) */
+  int steps;      /* >= 1 */
+  const float *e; /* (n, m) contiguous, seen by the team; borrowed */
+  const float *h; /* (m, m) symmetric, likewise */
+  double ridge;   /* absolute: of M */
+  double trace;   /* tr(E M E^T) */
 } ritz_request;
 
 static inline int ritz_columns(int64_t n, int rank) { return rank + RITZ_EXTRA < n ? rank + RITZ_EXTRA : (int)n; }

@@ -145,8 +145,8 @@ static status run_slab(const optq_request *q, slab *b, panel *p, tile *t, uint8_
     }
     for (int row = 0; right < q->width && row < b->rows; row += b->chunk)
       dgemm(!q->diagonal, false, q->width - right, b->chunk, columns, 1,
-            q->diagonal ? q->u + (int64_t)right * q->width + first : q->u + (int64_t)first * q->width + right, q->width, b->e + row, b->ld, 1,
-            b->s + (int64_t)right * b->ld + row, b->ld);
+            q->diagonal ? q->u + (int64_t)right * q->width + first : q->u + (int64_t)first * q->width + right, q->width, b->e + row, b->ld,
+            1, b->s + (int64_t)right * b->ld + row, b->ld);
   }
 done:
   return st;

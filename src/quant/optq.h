@@ -20,8 +20,9 @@ typedef struct optq_request {
   int rows, width;
   const float *w; /* (rows, width) row-major, stride ldw; borrowed: what is quantized (dead columns are taken as 0) */
   int64_t ldw;
-  const double *u;      /* (width, width) upper, row-major (the strict lower triangle is not read); borrowed; in processing order */
-  const double *diagonal; /* NULL; or [width] the factor's diagonal, and its other entries stand transposed in u's strict lower triangle (dist/dlinalg.h:
+  const double *u; /* (width, width) upper, row-major (the strict lower triangle is not read); borrowed; in processing order */
+  const double *
+      diagonal; /* NULL; or [width] the factor's diagonal, and its other entries stand transposed in u's strict lower triangle (dist/dlinalg.h:
                              reverse_downdate). Not for dynamic groups */
   const int32_t *order; /* processing order: position -> column; NULL natural. Groups are those of the original columns */
   const uint8_t *dead;  /* [width], by original column, 1: H_jj == 0; NULL none */

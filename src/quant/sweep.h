@@ -27,8 +27,8 @@ typedef struct sweep_request {
   const float *p;      /* (width, width) symmetric, contiguous, borrowed: the metric, ridge included */
   const uint8_t *dead; /* [width], 1: the column keeps its codes; NULL none */
   sweep_grid grid_moves;
-  code_grid grid;      /* in and out */
-  double *row_loss;    /* [rows] receives f after, row by row; NULL */
+  code_grid grid;   /* in and out */
+  double *row_loss; /* [rows] receives f after, row by row; NULL */
 } sweep_request;
 
 /* codes (rows, width), one byte each, in and out. losses[2] (may be NULL): f before and after, summed over the rows: of the old codes from R, in

@@ -127,8 +127,9 @@ layer_sizes layer_measure(const job *j, const arch *a, int ranks) {
 solver_bytes layer_solver_memory(const job *j, const arch *a, int ranks, bool heldout) {
   layer_sizes z = layer_measure(j, a, ranks);
   solver_bytes b = {.private_most = z.private_most};
-  b.shared = z.h * (heldout || z.metric ? 2 : 1) * sizeof(float) + (z.factor ? z.h * sizeof(double) : 0) + (z.magr ? 2 : 1) * z.w * sizeof(float) +
-             z.arrays + z.rows * 2 * sizeof(double) + z.residual * sizeof(float) + (z.start + z.leading) * sizeof(double) + z.refining;
+  b.shared = z.h * (heldout || z.metric ? 2 : 1) * sizeof(float) + (z.factor ? z.h * sizeof(double) : 0) +
+             (z.magr ? 2 : 1) * z.w * sizeof(float) + z.arrays + z.rows * 2 * sizeof(double) + z.residual * sizeof(float) +
+             (z.start + z.leading) * sizeof(double) + z.refining;
   return b;
 }
 

@@ -7,7 +7,7 @@
 /* Counts of numbers in shared memory; bytes of arrays and of a rank's private memory at its peak. */
 typedef struct layer_sizes {
   size_t h, w, arrays, rows, slab, residual, start, leading, private_most;
-  size_t refining;   /* bytes */
+  size_t refining;           /* bytes */
   bool factor, magr, metric; /* is there any? metric: of a descent */
 } layer_sizes;
 layer_sizes layer_measure(const job *j, const arch *a, int ranks);

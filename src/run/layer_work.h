@@ -28,13 +28,13 @@ typedef struct input_work {
   float *squares;  /* [2][m] squared mean |x|, max over windows and mean, where a method needs it */
   uint8_t *dead;   /* [m] */
   bool any_dead;
-  const bool *pending;      /* [settings] */
-  const given_input *given; /* NULL: Grams are read from files */
+  const bool *pending;         /* [settings] */
+  const given_input *given;    /* NULL: Grams are read from files */
   bool heldout, heldout_there; /* is there a held-out Gram; does it stand in shared memory */
-  int start_rows;    /* leading eigenvectors of H that the adapters of this input start from; 0: none needs them */
-  int leading_rows;  /* leading eigenvectors of H that stand in shared memory for refined codes to start from; 0: none */
-  result_plan *plan; /* [pieces][LINEARS_MOST] */
-  int *group;        /* pieces that share one MagR, indices; group_count of them */
+  int start_rows;              /* leading eigenvectors of H that the adapters of this input start from; 0: none needs them */
+  int leading_rows;            /* leading eigenvectors of H that stand in shared memory for refined codes to start from; 0: none */
+  result_plan *plan;           /* [pieces][LINEARS_MOST] */
+  int *group;                  /* pieces that share one MagR, indices; group_count of them */
   int group_count;
   const float *base;                 /* what is quantized: MagR's weights or the original */
   double magr_seconds[LINEARS_MOST]; /* work of one rank for it; 0: none */
@@ -71,8 +71,8 @@ status deal_matrices(input_work *w, task_choice choice, matrix_work work, void *
 
 /* ---- stages ---- */
 
-status gram_open(input_work *w); /* Grams, their facts, weights */
-void gram_close(input_work *w);  /* Local */
+status gram_open(input_work *w);         /* Grams, their facts, weights */
+void gram_close(input_work *w);          /* Local */
 status gram_take_heldout(input_work *w); /* into shared memory, unless it stands there */
 status find_vectors(const input_work *w, int rows, int blocks,
                     double *to); /* Local. Leading eigenvectors of H, of a space of so many blocks */
@@ -124,7 +124,7 @@ int refine_start_rows(const input_work *w, int p,
  * each of its numbers, at most times 50. */
 double refine_ridge_at(const options *o, int64_t tokens, int64_t in);
 bool refine_needs_metric(const setting *s); /* is there a descent in a metric of its own? Local */
-int refine_rounds(const setting *s); /* entries of its list of losses; 0: it refines nothing. Local, as are these: */
+int refine_rounds(const setting *s);        /* entries of its list of losses; 0: it refines nothing. Local, as are these: */
 int refine_start_rows_most(const setting *s, int64_t out, int64_t in);
 uint64_t refine_shared_bytes(const setting *s, int64_t out, int64_t in);
 uint64_t refine_private_bytes(const setting *s, const grid_rule *rule, int64_t out, int64_t in, int ranks);

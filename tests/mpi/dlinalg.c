@@ -1,4 +1,5 @@
 /* dist/dlinalg: products, factorizations and eigenvectors, judged by identities; reverse Cholesky, judged by ScaLAPACK and bit by bit. */
+#include "base/blas.h"
 #include "dist/dlinalg.h"
 
 #include <dlfcn.h>
@@ -372,6 +373,113 @@ static void reverse_refusals(const team *t, const grid *g) {
   gram_free(&p);
 }
 
+/* ---- Downdates ------------------------------------------------------------------------------------------------------------------ */
+
+/* What a downdate reads and writes, on a team; z (r, n): r eliminated directions of a Gram, H - Z^T Z >= 0 to rounding. */
+typedef struct downdate {
+  int64_t n;
+  int r;
+  shared u, z, work, diagonal;
+} downdate;
+
+static downdate downdate_new(const team *t, const problem *p, int r, const int32_t *order) {
+  downdate d = {.n = p->n, .r = r};
+  double *h = NULL, *a = NULL, *ah = NULL, *g = NULL;
+  int n = (int)p->n;
+  CHECK_OK(shared_new(t, (size_t)(n * n) * sizeof(double), "a factor", &d.u));
+  CHECK_OK(shared_new(t, (size_t)(r * n) * sizeof(double), "Z", &d.z));
+  CHECK_OK(shared_new(t, (size_t)n * sizeof(double), "diagonal", &d.diagonal));
+  CHECK_OK(shared_new(t, reverse_downdate_shared(n, r), "work", &d.work));
+  CHECK_OK(NEW(h, n * n, "H"));
+  CHECK_OK(NEW(a, r * n, "A"));
+  CHECK_OK(NEW(ah, r * n, "A H"));
+  CHECK_OK(NEW(g, r * r, "A H A^T"));
+  for (int64_t i = 0; i < n * n; i++) h[i] = (double)((float *)p->h.base)[i];
+  for (int64_t i = 0; i < r * n; i++) a[i] = noise(i, 77);
+  dgemm(false, false, r, n, n, 1, a, n, h, n, 0, ah, n);
+  dgemm(false, true, r, r, n, 1, ah, n, a, n, 0, g, r);
+  CHECK_OK(dcholesky("A H A^T", r, g, r));
+  dtrsm(false, true, false, r, n, g, r, ah, n);
+  if (t->rank == 0) memcpy(d.z.base, ah, d.z.bytes);
+  CHECK_OK(reverse_cholesky("downdate", t, n, p->h.base, 0.01, order, d.u.base));
+  FREE(h);
+  FREE(a);
+  FREE(ah);
+  FREE(g);
+  return d;
+}
+
+static status downdate_call(const team *t, const downdate *d, const int32_t *order) {
+  return reverse_downdate("layer 2", t, d->n, order, d->r, d->z.base, d->work.base, d->u.base, d->diagonal.base);
+}
+
+static void downdate_free(downdate *d) {
+  shared_free(&d->u);
+  shared_free(&d->z);
+  shared_free(&d->diagonal);
+  shared_free(&d->work);
+}
+
+/* Largest difference to LAPACK's factor of u u^T - Z^T Z, relative to the largest entry. */
+static double downdate_distance(const downdate *d, const int32_t *order) {
+  double *left = NULL, *z = NULL, worst = 0, largest = 0;
+  int n = (int)d->n, r = d->r;
+  const double *u = d->u.base;
+  CHECK_OK(NEW(left, n * n, "what is left"));
+  CHECK_OK(NEW(z, r * n, "Z"));
+  for (int i = 0; i < n; i++) /* u in reverse: lower */
+    for (int j = i; j < n; j++) left[(n - 1 - i) * n + n - 1 - j] = u[i * n + j];
+  double *m = NULL;
+  CHECK_OK(NEW(m, n * n, "what is left"));
+  dgemm(false, true, n, n, n, 1, left, n, left, n, 0, m, n);
+  for (int k = 0; k < r; k++)
+    for (int i = 0; i < n; i++) z[k * n + n - 1 - i] = ((double *)d->z.base)[k * n + (order ? order[i] : i)];
+  dgemm(true, false, n, n, r, -1, z, n, z, n, 1, m, n);
+  CHECK_OK(dcholesky("judge", n, m, n));
+  for (int i = 0; i < n; i++)
+    for (int j = i; j < n; j++) {
+      double found = i == j ? ((double *)d->diagonal.base)[i] : u[j * n + i], expected = m[(n - 1 - i) * n + n - 1 - j];
+      worst = fmax(worst, isnan(found) ? INFINITY : fabs(found - expected));
+      largest = fmax(largest, fabs(expected));
+    }
+  FREE(m);
+  FREE(z);
+  FREE(left);
+  return worst / largest;
+}
+
+/* The factor is LAPACK's, u stays, and teams of one and two make the same bits. */
+static void downdates(const team *t, int64_t n, int r) {
+  problem p = gram(t, n);
+  for (int ordered = 0; ordered < 2; ordered++) {
+    const int32_t *order = ordered ? p.order : NULL;
+    downdate d = downdate_new(t, &p, r, order);
+    CHECK_OK(downdate_call(t, &d, order));
+    double off = downdate_distance(&d, order);
+    CHECK(off <= 1e-9, "n = %lld, r = %d: the factor is off by %.1e", (long long)n, r, off);
+    for (int ranks = 1; ranks <= 2; ranks++) {
+      team few;
+      CHECK_OK(team_new(t->comm, ranks, &few));
+      downdate e = downdate_new(&few, &p, r, order);
+      CHECK_OK(downdate_call(&few, &e, order));
+      CHECK(memcmp(d.u.base, e.u.base, d.u.bytes) == 0 && memcmp(d.diagonal.base, e.diagonal.base, d.diagonal.bytes) == 0,
+            "n = %lld, r = %d: factors of %d and of %d ranks differ", (long long)n, r, t->size, few.size);
+      downdate_free(&e);
+      team_free(&few);
+    }
+    team_barrier(t);
+    for (int i = 0; t->rank == 0 && i < n; i++) ((double *)d.z.base)[i] *= 3; /* more than there is */
+    team_barrier(t);
+    CHECK_FAILS(downdate_call(t, &d, order), E_NUMERICS);
+    team_barrier(t);
+    if (t->rank == 0) ((double *)d.z.base)[n - 1] = NAN;
+    team_barrier(t);
+    CHECK_FAILS(downdate_call(t, &d, order), E_NUMERICS);
+    downdate_free(&d);
+  }
+  gram_free(&p);
+}
+
 static status one_call(int which, const team *t, const grid *g, const problem *p, double *u) {
   status st = OK;
   double values[80];
@@ -400,6 +508,10 @@ static void faults(const team *t, const grid *g) {
     for (int bad = 0; bad<t->size; bad += t->size> 1 ? t->size - 1 : 1)
       CHECK_SURVIVES_FAULTS(t->comm, bad, 100, 100, calls[which], st = one_call(which, t, g, &p, u.base));
   shared_free(&u);
+  downdate d = downdate_new(t, &p, 40, p.order);
+  for (int bad = 0; bad<t->size; bad += t->size> 1 ? t->size - 1 : 1)
+    CHECK_SURVIVES_FAULTS(t->comm, bad, 100, 100, "reverse_downdate", st = downdate_call(t, &d, p.order));
+  downdate_free(&d);
   gram_free(&p);
 }
 
@@ -424,6 +536,8 @@ static void everything(MPI_Comm comm, bool large) {
   eigen_refusals(&g);
   qr_refusals(&g);
   reverse_refusals(&t, &g);
+  static const int64_t orders[][2] = {{4, 1}, {63, 8}, {192, 7}, {193, 7}, {500, 40}};
+  for (size_t i = 0; i < sizeof orders / sizeof *orders; i++) downdates(&t, orders[i][0], (int)orders[i][1]);
   if (large) faults(&t, &g);
   grid_free(&g);
   team_free(&t);

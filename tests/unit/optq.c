@@ -204,8 +204,13 @@ static void test_identity(void **state) {
     layer l;
     layer_open(&l, &settings[k], 100 + (uint64_t)k);
     optq_request q = request(&l, &settings[k]);
-    double loss;
+    double loss, sum = 0, *rows = NULL;
+    assert_done(NEW(rows, l.rows, "test"));
+    q.row_loss = rows;
     assert_done(optq(&q, l.codes, &loss));
+    for (int i = 0; i < l.rows; i++) sum += rows[i];
+    assert_true(sum == loss);
+    FREE(rows);
     double *e = errors(&l, l.codes), direct = layer_loss(l.rows, l.width, e, l.hd);
     assert_true(fabs(loss - direct) <= 1e-10 * direct);
     FREE(e);
@@ -216,6 +221,36 @@ static void test_identity(void **state) {
     assert_true(loss <= nearest * (1 + 1e-12));
     if (l.width > 1) assert_true(loss <= 0.7 * nearest);
     FREE(e);
+    layer_close(&l);
+  }
+}
+
+/* The factor transposed below a diagonal of its own is the same factor. */
+static void test_transposed(void **state) {
+  (void)state;
+  for (int k = 0; k < SETTINGS; k++) {
+    layer l;
+    double *lower = NULL, *diagonal = NULL, loss[2];
+    uint8_t *codes = NULL;
+    if (settings[k].dynamic) continue;
+    layer_open(&l, &settings[k], 100 + (uint64_t)k);
+    optq_request q = request(&l, &settings[k]);
+    assert_done(NEW(lower, (int64_t)l.width * l.width, "test"));
+    assert_done(NEW(diagonal, l.width, "test"));
+    assert_done(NEW(codes, (int64_t)l.rows * l.width, "test"));
+    assert_done(optq(&q, l.codes, &loss[0]));
+    for (int i = 0; i < l.width; i++)
+      for (int j = i; j < l.width; j++) {
+        lower[j * l.width + i] = i == j ? NAN : q.u[i * l.width + j];
+        if (i < j) lower[i * l.width + j] = NAN;
+        diagonal[i] = q.u[i * l.width + i];
+      }
+    q.u = lower;
+    q.diagonal = diagonal;
+    assert_done(optq(&q, codes, &loss[1]));
+    assert_memory_equal(codes, l.codes, (size_t)l.rows * (size_t)l.width);
+    assert_true(fabs(loss[0] - loss[1]) <= 1e-12 * loss[0]);
+    FREE(lower), FREE(diagonal), FREE(codes);
     layer_close(&l);
   }
 }
@@ -384,7 +419,7 @@ static void test_refusals(void **state) {
 
 int main(void) {
   blas_setup();
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_identity), cmocka_unit_test(test_classic), cmocka_unit_test(test_dead),
-                                     cmocka_unit_test(test_company), cmocka_unit_test(test_refusals)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_identity), cmocka_unit_test(test_transposed), cmocka_unit_test(test_classic),
+                                     cmocka_unit_test(test_dead),     cmocka_unit_test(test_company),    cmocka_unit_test(test_refusals)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
