@@ -60,7 +60,7 @@ static status factor(input_work *w, const setting *s) {
   char where[96];
   double start = clock_now();
   snprintf(where, sizeof where, "model.layers.%lld, %s", (long long)w->layer, input_name(w->input));
-  status st = E_NUMERICS;
+  status st = OK;
   if (w->factored && same_factor(w->factored, s)) return OK;
   w->factored = NULL;
   FREE(w->order);
@@ -69,7 +69,7 @@ static status factor(input_work *w, const setting *s) {
     optq_act_order(w->m, w->diagonal, w->order, w->order + w->m);
   }
   w->ridge = s->options.damping * w->facts->mean_diag;
-  for (int attempt = 0; attempt <= s->options.damping_escalate && st == E_NUMERICS; attempt++) {
+  for (int attempt = 0; attempt <= s->options.damping_escalate && (attempt == 0 || st == E_NUMERICS); attempt++) {
     if (attempt) {
       status_clear();
       w->ridge *= 10;
