@@ -39,6 +39,7 @@ typedef struct work {
   /* mine */
   float *factor_u, *factor_a, *pad; /* (rows, rank), (rank, m): U and A; two padded slabs */
   float *weight;                    /* [m] of a search */
+  int32_t *order;                   /* [2 m] columns as OPTQ takes them, and a buffer; NULL natural */
   double f, f_gram;                 /* of now, in the metric it was measured in and on H */
 } work;
 
@@ -104,6 +105,7 @@ static status work_new(const refine_request *q, state *best, work *c) {
   TRY(NEW(c->factor_a, rank * q->m, "A in float"));
   TRY(NEW(c->pad, 2 * (int64_t)c->slab * (q->m > rank ? q->m : rank), "slabs of rows"));
   TRY(NEW(c->weight, q->m, "weights of a search"));
+  if (q->plan.act_order) TRY(NEW(c->order, 2 * q->m, "order of columns"));
   grid_place(q, c->rows, c->grid_memory, &c->now.grid);
   shared_place(c);
 done:
@@ -113,7 +115,7 @@ done:
 static void work_free(work *c) {
   FREE(c->now.codes), FREE(c->grid_memory);
   FREE(c->y), FREE(c->u), FREE(c->a), FREE(c->values);
-  FREE(c->factor_u), FREE(c->factor_a), FREE(c->pad), FREE(c->weight);
+  FREE(c->factor_u), FREE(c->factor_a), FREE(c->pad), FREE(c->weight), FREE(c->order);
 }
 
 static void copy_state(const work *c, const state *from, state *to) {
@@ -322,16 +324,35 @@ static void eigenvectors(work *c) {
   }
 }
 
-/* The grid of V, searched by diag P. */
-static status grid_anew(work *c, int kept) {
+/* The grid of V, searched by the weights. */
+static status grid_anew(work *c) {
   const refine_request *q = c->q;
   if (c->rows == 0) return OK;
+  for (int64_t j = 0; j < q->m; j++) c->weight[j] = fmaxf(c->weight[j], (float)q->least_weight);
+  return grid_fit(&q->rule, c->rows, c->m, my_errors(c), c->m, q->weigh_diagonal ? c->weight : NULL, c->now.grid, &c->now.tiny);
+}
+
+/* weight = diag P. */
+static void weigh(work *c, int kept) {
+  const refine_request *q = c->q;
   for (int64_t j = 0; j < q->m; j++) {
     double left = q->h[j * q->m + j];
     for (int k = 0; k < kept; k++) left -= c->small[k * q->m + j] * c->small[k * q->m + j];
-    c->weight[j] = fmaxf((float)left, (float)q->least_weight);
+    c->weight[j] = (float)left;
   }
-  return grid_fit(&q->rule, c->rows, c->m, my_errors(c), c->m, q->weigh_diagonal ? c->weight : NULL, c->now.grid, &c->now.tiny);
+}
+
+/* Collective. The factor of P + lambda I: where columns go by diag P its own, else by what Z takes from the one that stands there. */
+static status factor(work *c, const deflate_request *d, int kept) {
+  const refine_request *q = c->q;
+  status st = OK;
+  double *down = c->small + directions_shared(q->m, q->rank) / sizeof *down;
+  if (!q->plan.act_order) return reverse_downdate(q->where, q->t, q->m, NULL, kept, c->small, down, q->factor, c->diagonal);
+  optq_act_order(q->m, c->weight, c->order, c->order + q->m);
+  TRY(deflate_gram(d, c->small, kept, q->p));
+  TRY(reverse_cholesky(q->where, q->t, q->m, q->p, q->damping, c->order, q->factor));
+done:
+  return st;
 }
 
 static status shape(work *c, bool from_gram) {
@@ -340,21 +361,21 @@ static status shape(work *c, bool from_gram) {
   int kept = 0;
   bool regrid = q->plan.regrid && !from_gram;
   const float *v = regrid ? my_errors(c) : my_weights(c);
-  double *down = c->small + directions_shared(q->m, q->rank) / sizeof *down;
   if (regrid) aim(c);
   if (from_gram) eigenvectors(c);
   deflate_request d = deflation_by(c, 0, q->plan.shrink ? q->damping : 0);
   TRY(deflate(&d, c->small, &kept));
-  if (regrid) TRY(agree(q->t->comm, grid_anew(c, kept)));
-  TRY(reverse_downdate(q->where, q->t, q->m, q->order, kept, c->small, down, q->factor, c->diagonal));
+  weigh(c, kept);
+  TRY(factor(c, &d, kept));
+  if (regrid) TRY(agree(q->t->comm, grid_anew(c)));
   optq_request r = {.rule = q->rule,
                     .rows = c->rows,
                     .width = c->m,
                     .w = v,
                     .ldw = q->m,
                     .u = q->factor,
-                    .diagonal = c->diagonal,
-                    .order = q->order,
+                    .diagonal = c->order ? NULL : c->diagonal,
+                    .order = c->order,
                     .dead = q->dead,
                     .dead_rtn = q->dead_rtn,
                     .grid = c->now.grid,
@@ -474,7 +495,7 @@ uint64_t refine_bytes(const refine_plan *p, const grid_rule *r, int64_t n, int64
   uint64_t x = (uint64_t)n, y = (uint64_t)m, k = (uint64_t)rank, slab = (uint64_t)optq_slab(m), columns = (uint64_t)ritz_columns(n, rank);
   uint64_t mine = ((x + (uint64_t)ranks - 1) / (uint64_t)ranks + slab - 1) / slab * slab, groups = (uint64_t)grid_groups(r, (int)m);
   mine = mine < x ? mine : x;
-  uint64_t held = mine * y + mine * groups * 4 + 8 * (columns + k) * x + 12 * k * y + 4 * mine * k + 8 * slab * (y > k ? y : k) + 4 * y;
+  uint64_t held = mine * y + mine * groups * 4 + 8 * (columns + k) * x + 12 * k * y + 4 * mine * k + 8 * slab * (y > k ? y : k) + 12 * y;
   uint64_t most = larger(ritz_bytes(n, m, rank), deflate_bytes(m, rank));
   if (p->shapes) most = larger(most, larger(reverse_downdate_bytes(m, rank), larger(optq_bytes(r, m), grid_bytes(r, m))));
   if (p->descents) most = larger(most, sweep_bytes(r, m));
@@ -485,7 +506,9 @@ double refine_flops(const refine_plan *p, int64_t n, int64_t m, int rank) {
   double product = (double)n * (double)m * (double)m, z = 2.0 * rank * (double)n * (double)m;
   double fits =
       (1 + p->shapes + (p->descents > 0)) * ritz_flops(n, m, rank, STEPS_SHAPED) + p->descents * ritz_flops(n, m, rank, STEPS_DESCENT);
-  double shapes = p->shapes * (deflate_flops(m, rank) + reverse_downdate_flops(m, rank) + optq_flops(n, m) + z);
+  double cube = (double)m * (double)m * (double)m / 3;
+  double factor_flops = p->act_order ? cube + deflate_gram_flops(m, rank) : reverse_downdate_flops(m, rank);
+  double shapes = p->shapes * (deflate_flops(m, rank) + factor_flops + optq_flops(n, m) + z);
   double metric = p->deflated ? deflate_flops(m, rank) + deflate_gram_flops(m, rank) + z : product;
   return product + fits + shapes + p->descents * (metric + sweep_flops(n, m));
 }

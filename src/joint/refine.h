@@ -16,7 +16,7 @@
  *
  * E H, a product as large as a round of descent, is made once, for what the start leaves (half of it, its trace alone). Afterwards the steps know:
  * tr(E M E^T) = tr(E P E^T) + |E Z^T|^2 with P = M - Z^T Z, where OPTQ's own loss sum (v - q)^2 U_jj^2 is tr(F (P + lambda I) F^T), F = V - Q, and W and
- * V = W - U A have equal loss in P; and a sweep counts what it changes. P + lambda I is not factored either: its factor follows from that of
+ * V = W - U A have equal loss in P; and a sweep counts what it changes. In the natural order P + lambda I is not factored either: its factor follows from that of
  * H + lambda I (dist/dlinalg.h: reverse_downdate), which serves all matrices on the Gram.
  *
  * The adapter of the result is the caller's: the exact fit of what the codes leave. Everything is Collective over the team and has the same bits on
@@ -32,6 +32,7 @@ typedef struct refine_plan {
   int shapes;
   bool eigenvectors; /* the first round's A = V_r^T; else the adapter's */
   bool shrink, regrid;
+  bool act_order; /* shaped rounds take columns by descending diag P, and P + lambda I is factored anew for each */
   int descents;
   bool deflated; /* descent in P(A); else in H towards W - B A */
   sweep_grid grid_moves;
@@ -50,17 +51,15 @@ typedef struct refine_request {
   const float *h;      /* (m, m) */
   const uint8_t *dead; /* [m]; NULL none */
   bool dead_rtn;
-  double damping;       /* absolute: lambda, of the factor */
-  const int32_t *order; /* [m] columns as the factor and shaped rounds take them; NULL natural; borrowed */
-  bool weigh_diagonal;  /* a grid anew is searched by diag P; else by ones */
-  double least_weight;  /* what a weight is at least */
-  const double *start;  /* (>= rank + RITZ_EXTRA rows where there are as many, m) leading eigenvectors of h, seen by the team; borrowed */
+  double damping;      /* absolute: lambda, of the factor */
+  bool weigh_diagonal; /* a grid anew is searched by diag P; else by ones */
+  double least_weight; /* what a weight is at least */
+  const double *start; /* (>= rank + RITZ_EXTRA rows where there are as many, m) leading eigenvectors of h, seen by the team; borrowed */
   int start_rows;
   void *shared_memory; /* refine_shared bytes, seen by the team */
   double *
-      factor; /* (m, m), likewise: of (H + lambda I)[order, order] by reverse_cholesky. Its strict lower triangle is spent. Not read without
-                          shaped rounds */
-  float *p;   /* (m, m), likewise: room for the metric of descents. Not written without those in P */
+      factor; /* (m, m), likewise: of H + lambda I by reverse_cholesky. Shaped rounds spend its strict lower triangle, with act_order all of it */
+  float *p; /* (m, m), likewise: room for P. Not written without descents in it or act_order */
 } refine_request;
 
 /* codes (end - begin, m), one byte each, and g, their grid: of my rows, in and out. losses [1 + shapes + descents]: f after the start and each round on H

@@ -295,7 +295,7 @@ status codes_make(input_work *w, int first, bool *handled) {
   team_barrier(&c->team);
   if (st == OK) st = deal_matrices(w, starts_alike, copy_start, with);
   w->s->spent.quantize += clock_now() - start;
-  if (st == OK) st = make_joint(w, &r, with);
+  if (st == OK) st = make_joint(w, &r, with); /* these look at the factor, refining may destroy it */
   if (st == OK) st = make_refined(w, with);
 done:
   FREE(with);

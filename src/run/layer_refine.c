@@ -20,7 +20,7 @@ double refine_ridge_at(const options *o, int64_t tokens, int64_t in) {
   return o->refine_ridge * fmin(fmax(1, missing * missing), RAISED_MOST);
 }
 
-static refine_plan plan_at(const setting *s, const options *o) {
+static refine_plan rounds_at(const setting *s, const options *o) {
   static const struct {
     int shapes, descents;
   } rounds[] = {[ROUNDS_AUTO] = {12, 8}, [ROUNDS_3_2] = {3, 2}, [ROUNDS_6_4] = {6, 4}, [ROUNDS_12_4] = {12, 4}};
@@ -41,9 +41,15 @@ static refine_plan plan_at(const setting *s, const options *o) {
   }
 }
 
+static refine_plan plan_at(const setting *s, const options *o) {
+  refine_plan p = rounds_at(s, o);
+  p.act_order = p.shapes && o->optq_order_act;
+  return p;
+}
+
 bool refine_needs_metric(const setting *s) {
   refine_plan p = plan_at(s, &s->options);
-  return setting_refines(s) && p.descents && p.deflated;
+  return setting_refines(s) && (p.act_order || (p.descents && p.deflated));
 }
 
 int refine_rounds(const setting *s) {
@@ -106,7 +112,6 @@ static status refine_rows(input_work *w, const setting *s, const options *o, int
                       .dead = w->any_dead ? w->dead : NULL,
                       .dead_rtn = o->optq_dead_rtn,
                       .damping = w->ridge,
-                      .order = w->order,
                       .weigh_diagonal = o->grid_weight == WEIGHT_DIAGONAL,
                       .least_weight = least_weight(w),
                       .start = w->s->leading.base,
@@ -143,6 +148,7 @@ status refine_result(input_work *w, int p, int k) {
   my_rows(c, to->out, to->in, &begin, &end);
   st = NEW(codes, (end - begin) * to->in, "codes of my rows");
   TRY(agree(c->team.comm, st));
+  if (plan.act_order) w->factored = NULL;
   w->heldout_there = w->heldout_there && !refine_needs_metric(s);
   TRY(refine_rows(w, s, o, p, k, codes, begin, end));
   w->s->spent.flops += refine_flops(&plan, to->out, to->in, to->variant);

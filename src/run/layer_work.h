@@ -123,7 +123,7 @@ int refine_start_rows(const input_work *w, int p,
 /* Local. The relative ridge of the descent's metric: refine_ridge, times (12 in / tokens)^2 where an input's Gram has fewer than twelve tokens for
  * each of its numbers, at most times 50. */
 double refine_ridge_at(const options *o, int64_t tokens, int64_t in);
-bool refine_needs_metric(const setting *s); /* is there a descent in a metric of its own? Local */
+bool refine_needs_metric(const setting *s); /* does it make P? Local */
 int refine_rounds(const setting *s);        /* entries of its list of losses; 0: it refines nothing. Local, as are these: */
 int refine_start_rows_most(const setting *s, int64_t out, int64_t in);
 uint64_t refine_shared_bytes(const setting *s, int64_t out, int64_t in);
