@@ -19,6 +19,7 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 PACKAGES=(build-essential cmake pkg-config openmpi-bin libopenmpi-dev libscalapack-openmpi-dev libhdf5-openmpi-dev
     libblis-serial-dev liblapack-dev libjansson-dev libfyaml-dev libcmocka-dev libssl-dev gnuplot-nox)
 
+# Modules are compiled when they are first imported, not at installation: few of these packages' 14000 ever are.
 # Torch comes first and alone, so that no other package chooses its version. A CPU build is enough: point pip to an index that has one
 # (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS), or the default index may bring the larger CUDA build.
 PINS_TORCH=(torch==2.13.0)
@@ -179,9 +180,9 @@ need_venv() {
             say python "installing ${pins[*]} into .venv"
             "$PYTHON" -m pip --version >/dev/null 2>&1 || quiet "$ROOT/build/venv.log" "making .venv" "$base" -m venv --clear "$v"
             if [ "$group" = tests ]; then
-                quiet "$ROOT/build/pip-torch.log" "installing torch" "$PYTHON" -m pip install "${PINS_TORCH[@]}"
+                quiet "$ROOT/build/pip-torch.log" "installing torch" "$PYTHON" -m pip install --no-compile "${PINS_TORCH[@]}"
             fi
-            quiet "$ROOT/build/pip.log" "installing Python packages" "$PYTHON" -m pip install "${pins[@]}"
+            quiet "$ROOT/build/pip.log" "installing Python packages" "$PYTHON" -m pip install --no-compile "${pins[@]}"
             printf '%s\n' "${pins[@]}" >"$v/complete-$group.tmp" && mv "$v/complete-$group.tmp" "$v/complete-$group"
         fi
     } 9>"$ROOT/.venv.lock"

@@ -342,6 +342,18 @@ def judge_broken(case, world, folder, name, change, words):
 # ---- the runs ----
 
 
+def cut(model, folder, layers, dtype="bfloat16"):
+    """The first layers of a checkpoint, and what else it has; its config and tensors."""
+    config, tensors, _ = decode.read_base(model)
+    config = {**{k: v for k, v in config.items() if k != "dtype"}, "num_hidden_layers": layers, "torch_dtype": dtype}
+    kept = {n: a for n, a in tensors.items() if not n.startswith("model.layers.") or int(n.split(".")[2]) < layers}
+    shutil.copytree(model, folder, ignore=shutil.ignore_patterns("*.safetensors*", "*.npy"))
+    with open(os.path.join(folder, "config.json"), "w") as f:
+        json.dump(config, f)
+    decode.write_safetensors(os.path.join(folder, "model.safetensors"), {"format": "pt"}, kept, dict.fromkeys(kept, {"float32": "F32", "bfloat16": "BF16"}[dtype]))
+    return config, kept
+
+
 class World:
     """A model, a run on it, and the original's logits on a few held-out windows."""
 
@@ -489,7 +501,9 @@ def run_methods(model, folder):
 
 def run_smollm2(model, folder):
     four, two, nf = "cloq-nomagr-b4-g64-grid_type_sym", "cloq-rtn-b2-g64", "nf4-cloq-b4-g64-nf_double_on"
-    world = World("SmolLM2", model, model, folder, [
+    first = os.path.join(folder, "model")
+    cut(model, first, int(os.environ.get("LAYERS", 6)))
+    world = World("SmolLM2", first, model, folder, [
         ({"method": "cloq-rtn", "bits": 2, "group": 64, "rank": 8}, {}),
         ([{"method": "cloq-nomagr", "bits": 4, "group": 64, "rank": 8}, {"method": "nf4-cloq", "bits": 4, "group": 64, "rank": 8}],
          {"grid_type": "sym", "nf_double": "on"})])
