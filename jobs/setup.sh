@@ -170,7 +170,7 @@ need_venv() {
     local group=$1 v=$ROOT/.venv base=/usr/bin/python3 pins
     if [ "$group" = tests ]; then pins=("${PINS_TORCH[@]}" "${PINS_TESTS[@]}"); else pins=("${PINS_DATA[@]}"); fi
     PYTHON=$v/bin/python
-    venv_has "$group" "${pins[@]}" && return 0
+    venv_has "$group" "${pins[@]}" || venv_has tests "${PINS_TORCH[@]}" "${PINS_TESTS[@]}" && return 0 # the tests' group holds the other
     [ -x "$base" ] || base=$(command -v python3 || echo "$base")
     "$base" -c 'import ensurepip, venv' 2>/dev/null || need_packages python3-venv
     if [ "$group" = tests ] && ! have_python_headers "$base"; then need_packages python3-dev; fi

@@ -20,7 +20,7 @@ esac
 cd "$ROOT"
 packages=("${PACKAGES[@]}" hdf5-tools procps)
 if [ -z "$quick" ]; then
-    packages+=(clang-14 libclang-rt-14-dev python3-venv python3-dev) # tests/fuzz; need_venv
+    packages+=(clang-14 libclang-rt-14-dev) # tests/fuzz
     [ "$(id -u)" -ne 0 ] || packages+=(slurm-wlm slurm-wlm-basic-plugins munge) # the virtual nodes of tests/slurm need root; else that test is skipped
 fi
 need_packages "${packages[@]}"
