@@ -14,7 +14,7 @@ quick='' labels=(-LE long)
 case ${1:-} in
 -h | --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; exit 0 ;;
 --quick) quick=1 labels+=(-L 'unit|mpi'); shift ;;
---long) labels=(); shift ;;
+--long) labels=(-C long); shift ;;
 esac
 
 cd "$ROOT"
