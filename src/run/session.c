@@ -70,7 +70,10 @@ static status read_tokens(session *c) {
   status st = OK;
   for (int set = 0; set < SET_COUNT; set++) {
     if (!requests[set]) continue;
-    TRY(windows_draw(requests[set], c->model.arch.vocab, &c->windows[set]));
+    if (c->model.tensor_count == 0 && requests[set]->windows && !file_exists(requests[set]->path)) /* a plan of a model that is elsewhere */
+      c->windows[set] = (windows){.count = requests[set]->windows, .length = requests[set]->length};
+    else
+      TRY(windows_draw(requests[set], c->model.arch.vocab, &c->windows[set]));
     c->sets[set] = &c->windows[set];
   }
   if (c->job.grams.origin != GRAMS_CALIBRATED) TRY(gram_sources_open(c));
@@ -80,7 +83,8 @@ done:
 
 static status read_inputs(session *c) {
   status st = OK;
-  TRY(checkpoint_open(c->job.model, &c->model));
+  bool weights = strcmp(c->arguments.verb, "plan") != 0 || checkpoint_has_weights(c->job.model); /* plan needs none */
+  TRY(weights ? checkpoint_open(c->job.model, &c->model) : checkpoint_open_config(c->job.model, &c->model));
   TRY(job_check_model(&c->job, &c->model.arch));
   for (int i = 0; i < IN_COUNT; i++) c->wanted[i] = job_uses_input(&c->job, i);
   int64_t layers = c->model.arch.layers, last = c->arguments.last_layer < 0 ? layers - 1 : c->arguments.last_layer;
