@@ -70,7 +70,8 @@ void machine_guess(double gemm_of_a_rank, machine *m);
 status machine_read(const char *path, machine *m); /* E_DATA: no such file, or a rate is missing or not positive; E_IO, E_MEMORY */
 status machine_write(const char *path, const machine *m);
 
-/* Collective over the session's first team; others wait. About a minute. E_MEMORY, E_IO, E_NUMERICS. */
-status machine_measure(session *c, machine *m);
+/* Collective. On the session's first team, while others wait; wide matrices only as far as they are done in about so many seconds.
+ * E_MEMORY, E_IO, E_NUMERICS. */
+status machine_measure(session *c, double seconds, machine *m);
 
 #endif

@@ -291,7 +291,7 @@ static status measure_width(session *c, int64_t width, machine *to) {
   TRY(agree(p.t->comm, magr_lambda_max(p.m, p.h.base, &p.lambda)));
   TRY(timed(&p, RATE_MAGR, width, 2 * slab * (MAGR_STEPS - 1), do_magr));
   TRY(timed(&p, RATE_FACTOR, width, m * m * m / 3 / ranks, do_factor));
-  if (width == widths[1]) {
+  if (width == widths[0]) {
     TRY(timed(&p, RATE_GRID_MSE, 0, ROWS * m, do_mse));
     TRY(timed(&p, RATE_GRID_SCAN, 0, ROWS * m, do_scan));
     TRY(timed(&p, RATE_GRID_REFIT, 0, ROWS * m, do_refit));
@@ -471,13 +471,21 @@ done:
   return agree(c->team.comm, st);
 }
 
-static status measure(session *c, machine *to) {
-  status st = OK;
+/* The wider, the dearer: about five times what the width before took. One that would not be done in time is left out, on every rank. */
+static status measure(session *c, double seconds, machine *to) {
   static const int64_t block_widths[] = {576, 1536, 3072}, file_widths[] = {256, 1024, 4096};
-  for (size_t k = 0; k < sizeof block_widths / sizeof *block_widths; k++) TRY(measure_block(c, block_widths[k], to));
-  for (size_t k = 0; k < sizeof widths / sizeof *widths; k++) TRY(measure_width(c, widths[k], to));
+  enum { WIDTHS = sizeof widths / sizeof *widths };
+  status st = OK;
+  double start = clock_now(), before = start;
   TRY(measure_memory(c, to));
-  for (size_t k = 0; k < sizeof file_widths / sizeof *file_widths; k++) TRY(measure_files(c, file_widths[k], to));
+  for (int k = 0; k < WIDTHS; k++) {
+    TRY(measure_block(c, block_widths[k], to));
+    TRY(measure_width(c, widths[k], to));
+    TRY(measure_files(c, file_widths[k], to));
+    double now = clock_now(), next = now - start + 5 * (now - before);
+    if (agree_any(c->team.comm, next > seconds)) break;
+    before = now;
+  }
   if (c->model.tensor_count)
     TRY(measure_model(c, to));
   else /* no weights here: as the files of the run */
@@ -486,14 +494,14 @@ done:
   return st;
 }
 
-status machine_measure(session *c, machine *m) {
+status machine_measure(session *c, double seconds, machine *m) {
   status st = OK;
   *m = (machine){.ranks = c->team.size};
   gethostname(m->host, sizeof m->host - 1);
   clock_stamp(m->time);
   snprintf(m->blas, sizeof m->blas, "%.255s", c->blas.library);
   snprintf(m->kernel, sizeof m->kernel, "%s", c->blas.kernel);
-  if (c->team.index == 0) st = measure(c, m);
+  if (c->team.index == 0) st = measure(c, seconds, m);
   TRY(agree(c->job_comm, st));
   MPI_Bcast(m, (int)sizeof *m, MPI_BYTE, 0, c->job_comm);
 done:

@@ -197,10 +197,10 @@ static status measure_rates(session *c) {
   status st = OK;
   machine m;
   char path[PATH_MOST];
-  double start = clock_now();
+  double start = clock_now(), hours = c->arguments.max_hours;
   st = c->rank == 0 ? file_make_folders(c->job.output) : OK;
   TRY(agree(c->job_comm, st));
-  TRY(machine_measure(c, &m));
+  TRY(machine_measure(c, hours > 0 ? 3600 * hours : 60, &m));
   unit_run_path(c, "machine.json", path);
   st = c->rank == 0 ? machine_write(path, &m) : OK;
   TRY(agree(c->job_comm, st));
