@@ -15,6 +15,7 @@
 #include "dist/agree.h"
 #include "run/gram_take.h"
 #include "run/layer_solver.h"
+#include "run/scratch.h"
 #include "run/unit.h"
 #include "run/verbs.h"
 
@@ -138,6 +139,7 @@ static uint64_t view_bytes(const session *c, const plan *p, int ranks) {
   if (!c->follower) return all;
   bool cross = c->follower->options.act_quantizer == INPUTS_CROSS;
   pass_bytes of_prefix = prefix_memory(&c->model.arch, c->sets, c->wanted, ranks, cross);
+  if (scratch_at(c, ranks, p->node_memory)) of_prefix.private_most -= of_prefix.streams;
   return all + of_prefix.private_most + (of_prefix.shared + prefix_bytes(c)) / (uint64_t)ranks;
 }
 
@@ -145,6 +147,7 @@ static uint64_t view_bytes(const session *c, const plan *p, int ranks) {
 static uint64_t size_stages(const session *c, const missing *x, plan *p, int ranks) {
   pass_bytes b = {.private_most = gram_take_private_bytes()};
   if (c->job.grams.origin == GRAMS_CALIBRATED) b = pass_memory(&c->model.arch, c->sets, c->wanted, ranks);
+  if (c->job.grams.origin == GRAMS_CALIBRATED && scratch_at(c, ranks, p->node_memory)) b.private_most -= b.streams;
   p->calibrate.rank = p->calibrate.missing ? p->base + b.private_most + (b.shared + tile_bytes(c)) / (uint64_t)ranks : 0;
   p->solve.rank = p->follow.rank = 0;
   for (int v = 0; v < x->views.count; v++) {
@@ -255,8 +258,7 @@ static void choose_geometry(const session *c, plan *p) {
                               : p->measured     ? p->machine.ranks
                                                 : ranks,
                               c->job.parallel.team);
-  p->node_memory = p->given ? 0 : mem_machine_total(); /* other nodes have what the job says */
-  if (c->job.parallel.memory_per_node > 0) p->node_memory = (uint64_t)(c->job.parallel.memory_per_node * (1 << 30));
+  p->node_memory = p->given && c->job.parallel.memory_per_node <= 0 ? 0 : node_memory(c); /* of other nodes only the job can say it */
 }
 
 static status make_on_first_rank(const session *c, plan *p) {
