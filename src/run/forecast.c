@@ -31,7 +31,6 @@ typedef struct layer_cost {
   const session *c; /* a view */
   const machine *m;
   int ranks;
-  double file_share; /* of the file system's rate */
   forecast_part *steps;
 } layer_cost;
 
@@ -44,10 +43,15 @@ static void spend(layer_cost *k, forecast_step s, double flops, double seconds, 
   p->busy += busy;
 }
 
+/* Files wait for no rank but for one another: their seconds are summed over all teams in the end. */
 static void spend_bytes(layer_cost *k, forecast_step s, rate_id r, double bytes) {
-  double seconds = bytes / (machine_rate(k->m, r, (int64_t)bytes) * k->file_share);
-  spend(k, s, 0, seconds, seconds);
+  k->steps[s].files += bytes / machine_rate(k->m, r, (int64_t)bytes);
   k->steps[s].bytes += bytes;
+}
+
+static void add_files(forecast_part *p) {
+  p->seconds += p->files;
+  p->busy += p->files;
 }
 
 /* Work of the whole team, spread evenly. */
@@ -438,7 +442,7 @@ static status forecast_calibrate(const forecast_todo *todo, const machine *m, co
   status st = OK;
   int64_t layers = 0;
   forecast_part all[STEP_COUNT] = {0};
-  layer_cost k = {.c = c, .m = m, .ranks = g->team, .file_share = 1.0 / g->teams, .steps = all};
+  layer_cost k = {.c = c, .m = m, .ranks = g->team, .steps = all};
   for (int64_t layer = c->layer_begin; layer < c->layer_end; layer++)
     if (todo->grams[layer]) {
       TRY(cost_pass(&k, layer, todo->grams[layer]));
@@ -446,15 +450,17 @@ static status forecast_calibrate(const forecast_todo *todo, const machine *m, co
     }
   f->steps_a_layer = pass_steps(c->sets, g->team);
   if (layers == 0) goto done;
-  double teams = g->teams, steps = f->steps_a_layer, rounds = ceil((double)layers / teams);
-  double times = rounds * fmax(1, teams / steps) + (fmin(teams, (double)layers) - 1) / steps; /* of a layer */
+  int64_t behind = layers - 1; /* the last layer is so many behind the first */
+  double steps = f->steps_a_layer, teams = g->teams;
+  double times = 1 + (steps < teams ? (double)behind / steps : (double)(behind / g->teams) + (double)(behind % g->teams) / steps);
   for (int s = 0; s < STEP_SOLVE; s++) {
     f->steps[s] = all[s];
     f->steps[s].seconds *= times / (double)layers;
     f->steps[s].busy /= teams;
+    add_files(&f->steps[s]);
   }
   double scan = layer_bytes(c) * (double)c->model.arch.layers, seconds = scan / machine_rate(m, RATE_READ_MODEL, 0);
-  f->steps[STEP_SCAN] = (forecast_part){.bytes = scan, .seconds = seconds, .busy = seconds};
+  f->steps[STEP_SCAN] = (forecast_part){.bytes = scan, .seconds = seconds, .busy = seconds, .files = seconds};
   f->calibrate = sum_seconds(f->steps, 0, STEP_SOLVE);
 done:
   return st;
@@ -472,7 +478,7 @@ static status forecast_solve(const forecast_todo *todo, const machine *m, const 
       int64_t begin, end, layers = c->layer_end - c->layer_begin;
       if (whole >= 0 && whole != t) continue;
       deal_range(layers, whole >= 0 ? 1 : g->teams, whole >= 0 ? 0 : t, 1, &begin, &end);
-      layer_cost k = {.c = c, .m = m, .ranks = g->team, .file_share = 1.0 / g->teams, .steps = teams + t * STEP_COUNT};
+      layer_cost k = {.c = c, .m = m, .ranks = g->team, .steps = teams + t * STEP_COUNT};
       for (int64_t layer = c->layer_begin + begin; layer < c->layer_begin + end; layer++)
         TRY(cost_layer(&k, layer, todo->settings[v] + layer * c->job.setting_count));
     }
@@ -487,7 +493,9 @@ static status forecast_solve(const forecast_todo *todo, const machine *m, const 
       f->steps[s].busy += teams[t * STEP_COUNT + s].busy / g->teams;
       f->steps[s].flops += teams[t * STEP_COUNT + s].flops;
       f->steps[s].bytes += teams[t * STEP_COUNT + s].bytes;
+      f->steps[s].files += teams[t * STEP_COUNT + s].files;
     }
+    add_files(&f->steps[s]);
   }
   f->solve = sum_seconds(f->steps, STEP_SOLVE, STEP_COUNT);
 done:

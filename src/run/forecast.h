@@ -4,7 +4,7 @@
  * for one. A layer's steps follow one another; teams work side by side:
  *
  *   calibrate   layers go round the teams, each a step of windows behind the one before: with S steps a layer and T teams
- *               ceil(layers / T) max(1, T / S) + (T - 1) / S layers' time
+ *               the l-th layer begins 1 / S of a layer's time behind the one before, and not before its team is done with layer l - T
  *   solve       the team with the most to do: contiguous layers, and settings that follow their prefix dealt whole
  *   files       one file system for all teams: whatever they are, their bytes pass at its rate
  *
@@ -44,9 +44,9 @@ typedef struct geometry {
 /* together: ranks of a team as the job says, 0: all of a node. */
 geometry geometry_of(int nodes, int ranks, int together);
 
-/* flops and bytes of all ranks; busy: what every rank works of the seconds, on average. */
+/* flops and bytes of all ranks; busy: what every rank works of the seconds, on average; files: seconds of it that the file system takes. */
 typedef struct forecast_part {
-  double flops, bytes, seconds, busy;
+  double flops, bytes, seconds, busy, files;
 } forecast_part;
 
 /* What is missing: layer by layer, bits of sets without Grams, and of each view (session_split) the settings without solutions. */

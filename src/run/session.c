@@ -14,6 +14,7 @@
 #include "base/memory.h"
 #include "base/settings.h"
 #include "dist/agree.h"
+#include "run/unit.h"
 
 enum { PATIENCE = 15 }; /* seconds for other jobs of an array to begin */
 
@@ -177,6 +178,26 @@ static status find_settings_free(const session *c) {
   return st;
 }
 
+/* The first Gram of each set tells whose run this is, before its job.yaml is replaced. */
+static status find_own_grams(const session *c) {
+  status st = OK;
+  attributes identity = {0};
+  char path[PATH_MOST];
+  for (int set = 0; set < SET_COUNT; set++)
+    for (int64_t layer = 0; c->sets[set] && layer < c->model.arch.layers; layer++) {
+      bool same;
+      unit_gram_path(c, set, layer, path);
+      if (!file_exists(path)) continue;
+      TRY(unit_gram_identity(c, set, layer, &identity));
+      TRY(unit_is_done(path, "grams", &identity, &same));
+      attr_free(&identity);
+      break;
+    }
+done:
+  attr_free(&identity);
+  return st;
+}
+
 static status begin_on_first_rank(session *c, bool whole) {
   status st = OK;
   char *path = NULL, *text = NULL;
@@ -205,6 +226,7 @@ static status begin_on_first_rank(session *c, bool whole) {
       FREE(path);
     }
   }
+  if (whole) TRY(find_own_grams(c));
   TRY(settings_write(c->job.tree, &text));
   if (!(path = path_join(c->job.output, "job.yaml"))) return fail(E_MEMORY, "%s: no memory for a name", c->job.output);
   TRY(file_write_atomic(path, text, strlen(text)));
