@@ -12,10 +12,11 @@
 
 enum { HIDDEN = 64, WIDE = 128, LAYERS = 6, WINDOWS = 32, LENGTH = 2048 };
 
-static const char CONFIG[] = "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_size\": 64, "
-                             "\"intermediate_size\": 128, \"num_attention_heads\": 4, \"num_key_value_heads\": 2, \"num_hidden_layers\": 6, "
-                             "\"vocab_size\": 100, \"rms_norm_eps\": 1e-5, \"rope_theta\": 10000.0, \"hidden_act\": \"silu\", "
-                             "\"max_position_embeddings\": 4096, \"tie_word_embeddings\": true, \"torch_dtype\": \"bfloat16\"}";
+static const char CONFIG[] =
+    "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_size\": 64, "
+    "\"intermediate_size\": 128, \"num_attention_heads\": 4, \"num_key_value_heads\": 2, \"num_hidden_layers\": 6, "
+    "\"vocab_size\": 100, \"rms_norm_eps\": 1e-5, \"rope_theta\": 10000.0, \"hidden_act\": \"silu\", "
+    "\"max_position_embeddings\": 4096, \"tie_word_embeddings\": true, \"torch_dtype\": \"bfloat16\"}";
 
 /* A session as plan has it, of a folder that holds config.json alone. */
 typedef struct world {
@@ -26,14 +27,12 @@ typedef struct world {
   forecast_todo todo;
 } world;
 
-
-
 static void world_new(const char *sweep, world *w) {
   char text[2048];
   *w = (world){0};
   put_text("config.json", CONFIG);
-  snprintf(text, sizeof text, "model: %s\noutput: o\ncalibration: {tokens: c.npy, windows: %d, length: %d}\nsweep: %s\n", test_folder, WINDOWS,
-           LENGTH, sweep);
+  snprintf(text, sizeof text, "model: %s\noutput: o\ncalibration: {tokens: c.npy, windows: %d, length: %d}\nsweep: %s\n", test_folder,
+           WINDOWS, LENGTH, sweep);
   put_text("job.yaml", text);
   assert_done(job_read(in_folder("job.yaml"), NULL, 0, NULL, NULL, &w->c.job));
   assert_done(checkpoint_open_config(test_folder, &w->c.model));
@@ -106,7 +105,8 @@ static void rates_in_a_file(void **state) {
   m.rates[RATE_GRAM].rate[1] = -1;
   assert_done(machine_write(in_folder("machine.json"), &m));
   assert_int_equal(machine_read(in_folder("machine.json"), &back), E_DATA);
-  assert_non_null(strstr(status_message(), "rates.gram.at: expected ascending widths, each with a positive rate in flop/s, found something else in pair 2"));
+  assert_non_null(strstr(status_message(),
+                         "rates.gram.at: expected ascending widths, each with a positive rate in flop/s, found something else in pair 2"));
   status_clear();
   m.rates[RATE_GRAM].count = 0;
   assert_done(machine_write(in_folder("machine.json"), &m));
@@ -245,14 +245,9 @@ static void busiest_of_a_gram(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(rates_between_widths),
-      cmocka_unit_test(rates_in_a_file),
-      cmocka_unit_test(counts_by_hand),
-      cmocka_unit_test(shared_once),
-      cmocka_unit_test(monotonic),
-      cmocka_unit_test(teams_in_a_ring),
-      cmocka_unit_test(wide_groups),
-      cmocka_unit_test(busiest_of_a_gram),
+      cmocka_unit_test(rates_between_widths), cmocka_unit_test(rates_in_a_file),   cmocka_unit_test(counts_by_hand),
+      cmocka_unit_test(shared_once),          cmocka_unit_test(monotonic),         cmocka_unit_test(teams_in_a_ring),
+      cmocka_unit_test(wide_groups),          cmocka_unit_test(busiest_of_a_gram),
   };
   return cmocka_run_group_tests(tests, folder_setup, folder_teardown);
 }
