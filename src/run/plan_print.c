@@ -38,11 +38,12 @@ static void print_sharing(const sharing *n, FILE *out) {
   fprintf(out, "\n");
 }
 
+/* Flops and seconds of settings that follow their prefix are solve's. */
 static void print_stage(const char *name, const stage *s, bool timed, FILE *out) {
-  char text[32] = "";
+  char flops[32] = "", text[32] = "in solve";
   if (timed) clock_duration(s->seconds, text);
-  fprintf(out, "%-12s %12lld %12lld %14.3f %18.3f %14s\n", name, (long long)s->units, (long long)s->missing, 1e-12 * s->flops, gib(s->rank),
-          text);
+  if (timed) snprintf(flops, sizeof flops, "%.3f", 1e-12 * s->flops);
+  fprintf(out, "%-12s %12lld %12lld %14s %18.3f %14s\n", name, (long long)s->units, (long long)s->missing, flops, gib(s->rank), text);
 }
 
 /* ---- time ---- */
