@@ -305,8 +305,9 @@ static status draw_frontier(const run_report *r, const families *f, int which, c
   if (hidden)
     snprintf(above, sizeof above, " %d point%s above %d times its perplexity not shown.", hidden, hidden == 1 ? "" : "s", PERPLEXITY_MOST);
   describe(s.figure, titles[which],
-           "A line is a setting, its points the base alone (leftmost) and each rank; one colour a method, down-left is better.%s%s",
-           which == FRONTIER_PERPLEXITY ? " Dashed: the original model." : " Geometric mean over all matrices.", above);
+           "A line is a setting, its points the base alone (leftmost) and each rank; one colour a method, down-left is better.%s%s%s",
+           which == FRONTIER_PERPLEXITY ? " Dashed: the original model." : " Geometric mean over all matrices.", above,
+           which != FRONTIER_PERPLEXITY && report_own_inputs(r) ? " Of settings with act_quantizer: on inputs of their own." : "");
   if (which == FRONTIER_PERPLEXITY && r->original.count) widen(&seen, r->original.points[0].perplexity);
   log_axis(s.script, "y", seen);
   fprintf(s.script,

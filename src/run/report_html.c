@@ -201,8 +201,8 @@ static void setting_details(FILE *out, const setting_report *s) {
   escaped(out, s->name);
   fprintf(out, " <span class=\"soft\">%lld layer%s, %s of one rank", (long long)s->layers, s->layers == 1 ? "" : "s", time);
   if (s->matrix[MATRIX_ALL].adapter_size > 0) fprintf(out, ", adapter %.3g of W", s->matrix[MATRIX_ALL].adapter_size);
-  fprintf(out, "%s</span></summary>\n<div class=\"wide\"><table>\n<thead><tr><th>matrix</th>",
-          s->refined ? "; codes made for their adapter: useless without it" : "");
+  fprintf(out, "%s%s</span></summary>\n<div class=\"wide\"><table>\n<thead><tr><th>matrix</th>",
+          s->refined ? "; codes made for their adapter: useless without it" : "", s->own_inputs ? "; on inputs of its own prefix" : "");
   for (int kind = 0; kind < 2 + heldout; kind++)
     for (int p = 0; p < s->point_count; p++) {
       rank_head(s->points[p], text);
@@ -236,7 +236,11 @@ static status results(FILE *out, const run_report *r, const figures *f) {
   fprintf(out,
           "<p>Relative loss: tr((W-Q-BA) H (W-Q-BA)') / tr(W H W'), computed from the stored numbers; geometric mean over all matrices. "
           "<i>base</i> is the model without its adapter, r=8 with the adapter's first 8 columns. Bits per weight count codes, scales and "
-          "zeros, and the adapter in fp16.</p>\n");
+          "zeros, and the adapter in fp16.%s</p>\n",
+          report_own_inputs(r)
+              ? " Losses of settings with <code>act_quantizer</code> are on inputs and targets of their own: compare them with "
+                "others by perplexity and KL."
+              : "");
   fprintf(out, "<div class=\"tables\">\n");
   if (any_heldout(r)) rank_table(out, r, "Relative loss, held-out tokens", heldout_cell, points, count);
   rank_table(out, r, "Relative loss, calibration tokens", loss_cell, points, count);
