@@ -641,7 +641,7 @@ static status draw_time(const json_t *story, const char *folder, figures *all) {
   const char *step;
   json_t *seconds;
   double most = 0;
-  int rows = 0;
+  int rows = 0, longest = 0; /* characters of a label */
   json_array_foreach(json_object_get(story, "stages"), i, stage) json_object_foreach(json_object_get(stage, "steps"), step, seconds) most =
       fmax(most, json_number_value(seconds));
   if (!(most > 0)) return OK;
@@ -653,7 +653,8 @@ static status draw_time(const json_t *story, const char *folder, figures *all) {
   json_array_foreach(json_object_get(story, "stages"), i, stage) json_object_foreach(json_object_get(stage, "steps"), step, seconds) {
     char label[80];
     if (json_number_value(seconds) < 0.003 * most) continue;
-    snprintf(label, sizeof label, "%s: %.60s", json_string_value(json_object_get(stage, "stage")), step);
+    int length = snprintf(label, sizeof label, "%s: %.60s", json_string_value(json_object_get(stage, "stage")), step);
+    if (length > longest) longest = length;
     fprintf(s.script, "%s", rows ? ", " : "");
     gnuplot_text(s.script, label);
     fprintf(s.script, " %d", rows);
@@ -664,9 +665,9 @@ static status draw_time(const json_t *story, const char *folder, figures *all) {
   }
   s.figure->height = 90 + 26 * rows;
   fprintf(s.script,
-          ")\nset yrange [%d.5:-0.5]\nset xrange [0:*]\nset xlabel 'seconds' tc rgb 'black'\nunset key\nset lmargin 28\nset grid "
+          ")\nset yrange [%d.5:-0.5]\nset xrange [0:*]\nset xlabel 'seconds' tc rgb 'black'\nunset key\nset lmargin %d\nset grid "
           "noytics\nplot ",
-          rows - 1);
+          rows - 1, longest);
   for (i = 0; i < json_array_size(json_object_get(story, "stages")); i++)
     fprintf(s.script, "%s'time.csv' using ($3/2):($5 == %d ? $4 : NaN):($3/2):(0.36) with boxxyerror ls %d fs solid 0.85 noborder",
             i ? ", \\\n  " : "", (int)i % COLOURS + 1, (int)i % COLOURS + 1);

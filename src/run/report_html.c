@@ -35,7 +35,7 @@ static const char style[] =
     ".figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,520px),1fr));gap:1.4rem;margin:1rem 0}\n"
     "figure{margin:0;break-inside:avoid}figure "
     "svg{display:block;width:100%;height:auto;max-width:720px}figcaption{font-size:.86em;max-width:720px}\n"
-    "figure b{display:block;color:var(--ink)}\n"
+    "figure b{display:block;color:var(--ink)}figcaption code{white-space:nowrap}\n"
     "svg [fill=black],svg [fill='rgb(  0,   0,   0)'],svg [fill='rgb(0,0,0)']{fill:var(--ink)}svg [color=black]{color:var(--ink)}"
     "svg [stroke='rgb(  0,   0,   0)']{stroke:var(--ink)}\n"
     "summary{cursor:pointer;padding:.25em 0}details{border-bottom:1px solid var(--line)}\n"
