@@ -10,7 +10,7 @@ held-out windows before and after. The unquantized model with a fresh adapter of
 bits, the best setting and the next one run with two further seeds at their own best rates: a seed is an order of the training windows.
 
 A run is a file OUT/SETTING-RATE-SEED.json, and one that is there is not done again, so that it may be stopped at any time; files that were made in another
-way are refused. OUT/results.json and OUT/table.md hold all of them. With 60 steps of 2 x 512 tokens and three rates SmolLM2's 13 starts take 39
+way are refused. OUT/results.json, which `cloqwork report` shows, and OUT/table.md hold all of them. With 60 steps of 2 x 512 tokens and three rates SmolLM2's 13 starts take 39
 runs and 12 more of further seeds, 51 x (60 steps and an evaluation): the time left is printed after every run."""
 import argparse
 import hashlib
@@ -113,6 +113,15 @@ def train(a, model, rate, seed):
     return losses
 
 
+def finite(x):
+    """JSON has no infinity: None stands for what diverged."""
+    return x if math.isfinite(x) else None
+
+
+def perplexity(loss):
+    return math.exp(loss) if loss < 700 else None
+
+
 def write(path, text):
     with open(path + ".tmp", "w") as f:
         f.write(text)
@@ -156,12 +165,13 @@ class Bench:
                 losses = train(self.a, model, rate, seed)
                 after = heldout_loss(self.a, model)
                 self.seconds.append(time.monotonic() - begun)
-                result = {"setting": setting, "rate": rate, "seed": seed, "heldout_before": before, "heldout_after": after, "perplexity_before": math.exp(before),
-                          "perplexity_after": math.exp(after) if after < 700 else math.inf, "losses": losses, "seconds": self.seconds[-1], "made_from": self.made_from}
+                result = {"setting": setting, "rate": rate, "seed": seed, "heldout_before": finite(before), "heldout_after": finite(after),
+                          "perplexity_before": perplexity(before), "perplexity_after": perplexity(after), "losses": [finite(x) for x in losses],
+                          "seconds": self.seconds[-1], "made_from": self.made_from}
                 write(self.path(setting, rate, seed), json.dumps(result))
                 self.results[setting, rate, seed] = result
                 hours = statistics.fmean(self.seconds) * (len(missing) - i - 1 + left) / 3600
-                print(f"{setting} rate {rate:g} seed {seed}: perplexity {math.exp(before):.4g} -> {math.exp(after):.4g}, {self.seconds[-1]:.0f} s, {hours:.1f} h left",
+                print(f"{setting} rate {rate:g} seed {seed}: held-out loss {before:.4f} -> {after:.4f}, {self.seconds[-1]:.0f} s, {hours:.1f} h left",
                       file=sys.stderr, flush=True)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -169,20 +179,32 @@ class Bench:
     def best(self, setting):
         """Its first-seed result at the rate that ends lowest; one that diverged is the last choice."""
         ours = [r for (s, _, seed), r in self.results.items() if s == setting and seed == 0]
-        return min(ours, key=lambda r: r["heldout_after"] if math.isfinite(r["heldout_after"]) else math.inf)
+        return min(ours, key=end)
 
     def seeds(self, setting):
         rate = self.best(setting)["rate"]
-        return [r for (s, x, _), r in sorted(self.results.items()) if s == setting and x == rate]
+        return [r for (s, x, _), r in sorted(self.results.items()) if s == setting and x == rate and r["perplexity_after"] is not None]
 
-    def table(self, settings):
-        lines = ["| start | perplexity before | first step's loss | last steps' loss | best rate | perplexity after | seeds |", "|---|---|---|---|---|---|---|"]
+    def rows(self, settings):
+        """Of each setting at its best rate; losses are the first seed's."""
         for setting in settings:
-            b, all_seeds = self.best(setting), [r["perplexity_after"] for r in self.seeds(setting)]
-            after = f"{statistics.fmean(all_seeds):.2f}" + (f" ± {statistics.stdev(all_seeds):.2f}" if len(all_seeds) > 1 else "")
-            lines.append(f"| {setting} | {b['perplexity_before']:.4g} | {b['losses'][0]:.3f} | {statistics.fmean(b['losses'][-LAST:]):.3f} | {b['rate']:g} | {after} | "
-                         f"{len(all_seeds)} |")
-        return "\n".join(lines) + "\n"
+            b, after = self.best(setting), [r["perplexity_after"] for r in self.seeds(setting)]
+            if not after:
+                continue  # it diverged at every rate
+            yield {"setting": setting, "perplexity_before": b["perplexity_before"], "first_loss": b["losses"][0], "last_loss": statistics.fmean(b["losses"][-LAST:]),
+                   "rate": b["rate"], "perplexity_after": statistics.fmean(after), "deviation": statistics.stdev(after) if len(after) > 1 else None, "seeds": len(after)}
+
+
+def markdown(rows):
+    lines = ["| start | perplexity before | first step's loss | last steps' loss | best rate | perplexity after | seeds |", "|---|---|---|---|---|---|---|"]
+    for r in rows:
+        after = f"{r['perplexity_after']:.2f}" + (f" ± {r['deviation']:.2f}" if r["deviation"] is not None else "")
+        lines.append(f"| {r['setting']} | {r['perplexity_before']:.4g} | {r['first_loss']:.3f} | {r['last_loss']:.3f} | {r['rate']:g} | {after} | {r['seeds']} |")
+    return "\n".join(lines) + "\n"
+
+
+def end(result):
+    return math.inf if result["heldout_after"] is None else result["heldout_after"]
 
 
 def bits_of(setting):
@@ -198,12 +220,13 @@ def main():
     for i, setting in enumerate(settings):
         bench.do(setting, grid, (len(settings) - i - 1) * len(grid) + extra)
     for bits in sorted({bits_of(s) for s in a.settings}, key=str):
-        two = sorted((s for s in a.settings if bits_of(s) == bits), key=lambda s: bench.best(s)["heldout_after"])[:2]
+        two = sorted((s for s in a.settings if bits_of(s) == bits), key=lambda s: end(bench.best(s)))[:2]
         for setting in two:
             bench.do(setting, [(bench.best(setting)["rate"], seed) for seed in range(1, a.seeds)], 0)
-    write(os.path.join(a.out, "results.json"), json.dumps({"made_from": bench.made_from, "results": list(bench.results.values())}))
-    write(os.path.join(a.out, "table.md"), bench.table(settings))
-    print(bench.table(settings), end="")
+    rows = list(bench.rows(settings))
+    write(os.path.join(a.out, "results.json"), json.dumps({"made_from": bench.made_from, "table": rows, "results": list(bench.results.values())}))
+    write(os.path.join(a.out, "table.md"), markdown(rows))
+    print(markdown(rows), end="")
 
 
 main()
