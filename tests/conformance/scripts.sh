@@ -13,6 +13,7 @@ cat >"$WORK/job.yaml" <<J
 model: $PROJECT/data/tiny
 output: $WORK/run
 calibration: { tokens: $PROJECT/data/tiny/calib.npy, windows: 8, length: 64 }
+targets: [v_proj, o_proj, up_proj, down_proj]
 sweep:
   - { method: cloq-nomagr, bits: 3, group: 64, rank: [4, 16] }
   - { method: refine, bits: 2, group: 64, rank: [4, 8], options: { refine_rounds: 3+2 } }
@@ -57,7 +58,7 @@ def change(setting, layer, name, index, how):
 
 
 cloq, refine, cross, reader = "cloq-nomagr-b3-g64", "refine-b2-g64-refine_rounds_3+2", "lqer-b2-g0-act_quantizer_cross", "jobs/read_container.py"
-good("no adapter of rank 4 .*\n.*of the loaded model are within", reader, cloq, "1", "mlp.down_proj", "4")
+good("no adapter of rank 4 (?s:.*)of the loaded model are within", reader, cloq, "1", "mlp.down_proj", "4")
 good("no export yet", reader, cloq, "0", "mlp.up_proj", "16")
 good("rank-4: refine.*\n.*\nno adapter of rank 7", reader, refine, "5", "self_attn.o_proj", "7")
 good("stored as.*\nno export yet", reader, cross, "2", "self_attn.v_proj", "4")
