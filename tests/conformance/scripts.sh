@@ -26,6 +26,7 @@ TORCHDYNAMO_DISABLE=1 HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 OMP_NUM_THREADS=1 
 import contextlib, glob, io, json, os, re, runpy, sys
 
 import h5py
+import numpy as np
 
 project, run = sys.argv[1:]
 
@@ -64,19 +65,19 @@ good("rank-4: refine.*\n.*\nno adapter of rank 7", reader, refine, "5", "self_at
 good("stored as.*\nno export yet", reader, cross, "2", "self_attn.v_proj", "4")
 bad("adapters up to rank 16", reader, cloq, "0", "mlp.up_proj", "17")
 
-tune = ["tests/bench/finetune.py", "--model", f"{project}/data/tiny", "--train", f"{project}/data/tiny/calib.npy", "--heldout", f"{project}/data/tiny/heldout.npy",
-        "--settings", f"{cloq},{cross}", "--rank", "4", "--batch", "2", "--length", "64", "--windows", "8", "--rates", "1e-3,4e-3", "--seeds", "2", "--steps"]
-table = good(rf"\| original .*\n\| {cloq} .*\n\| {cross} .* ± .*\| 2 \|", *tune, "6")
+np.save(f"{run}/few.npy", np.load(f"{project}/data/tiny/heldout.npy")[:512])  # held out and trained on: the loss must fall
+tune = ["tests/bench/finetune.py", "--model", f"{project}/data/tiny", "--train", f"{run}/few.npy", "--heldout", f"{run}/few.npy",
+        "--settings", f"{cloq},{cross}", "--rank", "4", "--batch", "2", "--length", "64", "--windows", "8", "--rates", "5e-4,1e-3", "--seeds", "2", "--steps"]
+table = good(rf"\| original .*\n\| {cloq} .*\n\| {cross} .* ± .*\| 2 \|", *tune, "4")
 kept = sorted(glob.glob(f"{run}/finetune/*-*.json"))
 assert len(kept) == 2 * 3 + 2 and not glob.glob(f"{run}/finetune/export-*"), os.listdir(f"{run}/finetune")
 for path in kept:
     with open(path) as f:
         r = json.load(f)
-    assert len(set(r["losses"])) == 6 and r["heldout_after"] != r["heldout_before"], (path, r)
-    assert r["setting"] != cross or r["heldout_after"] < r["heldout_before"], (path, r)
+    assert len(set(r["losses"])) == 4 and r["heldout_after"] < r["heldout_before"], (path, r)
 times = [os.stat(path).st_mtime_ns for path in kept]
-assert good("original", *tune, "6") == table and [os.stat(path).st_mtime_ns for path in kept] == times
-bad("steps: expected 7, found 6", *tune, "7")
+assert good("original", *tune, "4") == table and [os.stat(path).st_mtime_ns for path in kept] == times
+bad("steps: expected 5, found 4", *tune, "5")
 with open(f"{run}/finetune/results.json") as f:
     assert [r["setting"] for r in json.load(f)["table"]] == ["original", cloq, cross]
 
