@@ -23,7 +23,7 @@ LIMIT=300 on 1 run "$WORK/job.yaml" --quiet >/dev/null || fault "the run ended w
 on 1 export "$WORK/run" --setting cloq-nomagr-b3-g64 --rank 4 --to gptq >/dev/null || fault "the export ended with $?"
 
 TORCHDYNAMO_DISABLE=1 HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 OMP_NUM_THREADS=1 "$python" - "$PROJECT" "$WORK/run" 2>"$WORK/log" <<'P' || { tail -n 20 "$WORK/log" >&2; fault "the scripts"; }
-import contextlib, glob, io, json, os, re, runpy, sys
+import contextlib, gc, glob, io, json, os, re, runpy, sys
 
 import h5py
 import numpy as np
@@ -38,7 +38,8 @@ def script(name, *arguments):
         try:
             runpy.run_path(f"{project}/{name}", run_name="__main__")
         except (SystemExit, AssertionError) as e:
-            end = e
+            end = e.with_traceback(None)
+    gc.collect()  # the files it held open
     return text.getvalue(), end
 
 
