@@ -35,6 +35,13 @@ static int step_chunks(const windows *const sets[SET_COUNT], int ranks) {
   return step;
 }
 
+int pass_steps(const windows *const sets[SET_COUNT], int ranks) {
+  int step = step_chunks(sets, ranks), steps = 0;
+  for (int s = 0; s < SET_COUNT; s++)
+    if (sets[s]) steps += (windows_chunks(sets[s]) + step - 1) / step;
+  return steps;
+}
+
 static int64_t panel_width(const arch *a, int panel) {
   int64_t first = input_width(a, panel == 0 ? IN_ATTN : IN_ATTN_OUT), second = input_width(a, panel == 0 ? IN_MLP : IN_MLP_OUT);
   int64_t width = first > second ? first : second;

@@ -48,6 +48,7 @@ typedef struct pass_bytes {
   uint64_t shared, private_most, panels, weights, sums, streams;
 } pass_bytes;
 pass_bytes pass_memory(const arch *a, const windows *const sets[SET_COUNT], const bool wanted[IN_COUNT], int ranks);
+int pass_steps(const windows *const sets[SET_COUNT], int ranks); /* of a layer */
 double pass_layer_flops(const arch *a, const windows *const sets[SET_COUNT],
                         const bool wanted[IN_COUNT]); /* one layer, all sets, with Grams */
 

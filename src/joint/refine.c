@@ -381,10 +381,21 @@ uint64_t refine_bytes(const refine_plan *p, const grid_rule *r, int64_t n, int64
   return held + most;
 }
 
-double refine_flops(const refine_plan *p, int64_t n, int64_t m, int rank) {
-  double product = (double)n * (double)m * (double)m, cube = (double)m * (double)m * (double)m / 3;
-  double fits = (1 + p->shapes) * ritz_flops(n, m, rank, STEPS_SHAPED) + p->descents * ritz_flops(n, m, rank, STEPS_DESCENT);
-  double shapes = p->shapes * (deflate_flops(m, rank) + cube + optq_flops(n, m) + 2 * product);
-  double descents = p->descents * ((p->deflated ? deflate_flops(m, rank) : 0) + sweep_flops(n, m) + 2 * product);
-  return 2 * product * (p->descents ? 2 : 1) + fits + shapes + descents;
+refine_cost refine_costs(const refine_plan *p, const grid_rule *r, int64_t n, int64_t m, int rank) {
+  double weights = (double)n * (double)m, product = 2 * weights * (double)m, cube = (double)m * (double)m * (double)m / 3;
+  int fits = 1 + p->shapes + (p->descents ? 1 + p->descents : 0), eliminations = p->shapes + (p->deflated ? p->descents : 0);
+  return (refine_cost){.gemm = fits * product,
+                       .ritz = (fits - p->descents) * ritz_flops(n, m, rank, STEPS_SHAPED) +
+                               p->descents * ritz_flops(n, m, rank, STEPS_DESCENT),
+                       .deflate = eliminations * deflate_flops(m, rank),
+                       .factor = p->shapes * cube,
+                       .optq = p->shapes * optq_flops(n, m),
+                       .sweep = p->descents * sweep_flops(r, p->grid_moves, n, m),
+                       .regridded = p->regrid ? (p->shapes - p->eigenvectors) * weights : 0,
+                       .moves = p->grid_moves};
+}
+
+double refine_flops(const refine_plan *p, const grid_rule *r, int64_t n, int64_t m, int rank) {
+  refine_cost c = refine_costs(p, r, n, m, rank);
+  return c.gemm + c.ritz + c.deflate + c.factor + c.optq + c.sweep;
 }

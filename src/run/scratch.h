@@ -10,5 +10,6 @@ uint64_t node_memory(const session *c); /* bytes: parallel.memory_per_node, or w
 /* A folder, borrowed, or NULL: memory. `auto` takes the run directory when memory holds all of the stage but not the streams beside it. Of
  * a view of a setting that follows its prefix (session_split): that of both its streams. */
 const char *scratch_folder(const session *c);
+const char *scratch_at(const session *c, int ranks, uint64_t memory); /* the same for teams of so many ranks on nodes of so much memory */
 
 #endif
