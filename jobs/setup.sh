@@ -208,7 +208,7 @@ run_job() {
     mpirun -n 1 build/cloqwork report "$dir" >/dev/null </dev/null || die "the report ended with code $?"
     printf '\n'
     printf '%-44s %s\n' "$dir/report.html" "the results as a page with figures; their data and scripts are in $dir/figures" \
-        "$dir/run.h5" "everything, by links: open it with h5py or h5dump" \
+        "$dir/run.h5" "everything, by links: jobs/read_container.py shows how to read it" \
         "$dir/solutions/SETTING/" "codes, scales and adapters, a file per layer" \
         "$dir/grams/, $dir/heldout/" "what calibration left; any further setting starts from it" \
         "$dir/run.log, metrics.jsonl" "what was done, when, how fast" \
