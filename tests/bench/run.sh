@@ -51,7 +51,7 @@ peak_memory() {
 # 4 bits as GPTQ with its adapter. It is quantized by rounding, which is not what is measured.
 export_of_write() {
     local run=$dir/export-run out=$dir/export bytes seconds plain=() export=()
-    build/tests/bench_write "$dir/export-model" model
+    build/tests/bench_write "$dir/export-model" 7b
     mpirun -n "$ranks" build/cloqwork run jobs/tiny.yaml --set model="$dir/export-model" --set output="$run" --set calibration.windows=1 \
         --set heldout= --set 'sweep={method: cloq-rtn, bits: 4, group: 128, rank: 16}' --set options.adapter_tolerance=0.1 --quiet >/dev/null
     for _ in 1 2 3 4 5; do
@@ -133,7 +133,7 @@ print(f"seconds of one rank: refine {mine:.2f}, cloq with 150 steps {published:.
 # The same seconds on one layer of the shape of Llama-2-7B, random weights: those of cloq with 150 steps are drawn as a line through 2 and 8 steps.
 refine_vs_cloq_7b() {
     local run=$dir/refine-7b
-    build/tests/bench_write "$dir/export-model" model
+    build/tests/bench_write "$dir/export-model" 7b
     printf 'model: %s\noutput: %s\ncalibration: {tokens: data/tiny/calib.npy, windows: 4, length: 2048}\nsweep:\n' "$dir/export-model" "$run" >"$run.yaml"
     printf -- '- {method: cloq, bits: 2, rank: 64, options: {magr_solver: pg, magr_K: [2, 8]}}\n' >>"$run.yaml"
     printf -- '- {method: refine, bits: 2, rank: 64, options: {refine_rounds: 6+4, refine_stop: 0}}\n' >>"$run.yaml"
