@@ -3,7 +3,7 @@
  *   bench_write FOLDER BYTES      a plain parallel write: every rank writes its share to a file of its own and syncs it; prints the seconds
  *                                 from a common start to the last sync
  *   bench_write FOLDER SHAPE      a made-up checkpoint in FOLDER: 7b (Llama-2-7B of one layer, 0.67 GB), 7b-two (of two, 1.1 GB), 70b (a layer of
- *                                 Llama-2-70B with heavy-tailed embeddings of 16384 tokens and outlier channels, 2 GB) */
+ *                                 Llama-2-70B with heavy-tailed embeddings of 16384 tokens and outlier channels, 2 GB), small and small-two (to try things) */
 #include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -37,7 +37,9 @@ done:
 
 static const shape shapes[] = {{"7b", 4096, 11008, 32, 32, 128, 32000, 1, false},
                                {"7b-two", 4096, 11008, 32, 32, 128, 32000, 2, false},
-                               {"70b", 8192, 28672, 64, 8, 128, 16384, 1, true}};
+                               {"70b", 8192, 28672, 64, 8, 128, 16384, 1, true},
+                               {"small", 256, 768, 4, 2, 64, 2048, 1, true},
+                               {"small-two", 256, 768, 4, 2, 64, 2048, 2, false}};
 
 int main(int argc, char **argv) {
   int rank, size;
