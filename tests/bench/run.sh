@@ -21,6 +21,7 @@
 #               layer70b_refine_of_peak *: then by refine, 3+2 rounds
 #
 #   RANKS=2, WINDOWS=N (windows of 2048 tokens of `forward`, of `scaling` and of `70B`)
+#   BENCH_MODEL=models/smollm2 (what GPTQModel is compared on; jobs/smollm2.sh --prepare makes it)
 #   BENCH_DIR=folder of the made-up checkpoints (0.4 to 2 GB each) and runs, BENCH_JSON=file (default: BENCH_DIR/DATE.json)
 #   BENCH_SMALL=1: everything as small as it runs, to see that it does; the figures mean nothing then
 set -euo pipefail
@@ -32,6 +33,7 @@ run_environment
 build_program
 ranks=${RANKS:-2}
 small=${BENCH_SMALL:-}
+smollm2=${BENCH_MODEL:-models/smollm2}
 dir=${BENCH_DIR:-${TMPDIR:-/tmp}/cloqwork-bench}
 log=$dir/log.$$
 mkdir -p "$dir"
@@ -135,28 +137,28 @@ scaling() {
 }
 
 # SmolLM2 at 4 bits, 64 columns a scale, 16 x 2048 tokens: GPTQModel from loading to saving, its imports not counted; ours from the job to the exported folder,
-# with an adapter of rank 16 more (cloq without MagR: the same quantizer). Judged on held-out tokens. The tiny model where SmolLM2 is not there.
+# with an adapter of rank 16 more (cloq without MagR: the same quantizer). Judged on held-out tokens.
 gptqmodel() {
-    local model=models/smollm2 run=$dir/e2e peer=$dir/gptqmodel windows=16 heldout=8 length=2048
-    [ -e $model/config.json ] || { model=data/tiny length=512; }
-    [ -z "$small" ] || windows=2 heldout=2 length=256 model=data/tiny
+    local run=$dir/e2e peer=$dir/gptqmodel windows=16 heldout=8 length=2048
+    [ -z "$small" ] || windows=2 heldout=2 length=256
+    [ -e "$smollm2/config.json" ] || ./jobs/smollm2.sh --prepare
     need_venv tests
     rm -rf "$run" "$run-heldout" "$run-grams" "$run-dense" "$run-gptq" "$peer"
-    python_peer tests/bench/measure.py gptqmodel_process "$PYTHON" tests/bench/gptqmodel_peer.py $model $model/calib.npy "$peer" --windows $windows \
+    python_peer tests/bench/measure.py gptqmodel_process "$PYTHON" tests/bench/gptqmodel_peer.py "$smollm2" "$smollm2/calib.npy" "$peer" --windows $windows \
         --length $length --threads "$ranks" >"$dir/gptqmodel.log" 2>&1 || die "bench: GPTQModel failed; its log is $dir/gptqmodel.log"
     grep -a '^RAW' "$dir/gptqmodel.log"
     printf 'model: %s\noutput: %s\ncalibration: {tokens: %s/calib.npy, windows: %s, length: %s}\nsweep: {method: cloq-nomagr, bits: 4, group: 64, rank: 16}\n' \
-        $model "$run" $model $windows $length >"$run.yaml"
+        "$smollm2" "$run" "$smollm2" $windows $length >"$run.yaml"
     cat >"$run.sh" <<END
 mpirun -n $ranks build/cloqwork run $run.yaml --quiet >/dev/null
 mpirun -n $ranks build/cloqwork export $run --to gptq --out $run-gptq --quiet >/dev/null
 END
     python3 tests/bench/measure.py cloqwork_process bash -e "$run.sh"
     mpirun -n "$ranks" build/cloqwork export "$run" --to dense --merge --dtype float32 --out "$run-dense" --quiet >/dev/null
-    mpirun -n "$ranks" build/cloqwork calibrate "$run.yaml" --set output="$run-heldout" --set calibration.tokens=$model/heldout.npy --set calibration.windows=$heldout \
+    mpirun -n "$ranks" build/cloqwork calibrate "$run.yaml" --set output="$run-heldout" --set calibration.tokens="$smollm2/heldout.npy" --set calibration.windows=$heldout \
         --set calibration.sampling=sequential --quiet
     mpirun -n "$ranks" build/cloqwork grams "$run-heldout" --to npy --out "$run-grams" --quiet >/dev/null
-    python_peer tests/bench/judge_models.py $model "$run-grams" $model/heldout.npy "$peer" "$run-dense/base" --windows 4 --length $length --threads "$ranks"
+    python_peer tests/bench/judge_models.py "$smollm2" "$run-grams" "$smollm2/heldout.npy" "$peer" "$run-dense/base" --windows 4 --length $length --threads "$ranks"
 }
 
 figures_of_gptqmodel() {
@@ -170,12 +172,10 @@ figures_of_gptqmodel() {
 }
 
 gptqmodel_eora() {
-    local model=models/smollm2 length=2048 rc=0
-    [ -e $model/config.json ] || { model=data/tiny length=512; }
+    local rc=0
     [ -e "$dir/gptqmodel" ] || die "bench: gptqmodel_eora: expected $dir/gptqmodel of e2e_vs_gptqmodel"
     need_venv tests
-    timeout "${EORA_SECONDS:-600}" env OMP_NUM_THREADS="$ranks" "$PYTHON" tests/bench/gptqmodel_peer.py $model $model/calib.npy "$dir/gptqmodel" --windows 2 --length $length \
-        --threads "$ranks" --eora 16 >"$dir/eora.log" 2>&1 || rc=$?
+    timeout "${EORA_SECONDS:-600}" env OMP_NUM_THREADS="$ranks" "$PYTHON" tests/bench/gptqmodel_peer.py "$smollm2" "$smollm2/calib.npy" "$dir/gptqmodel" --windows 2 --threads "$ranks" --eora 16 >"$dir/eora.log" 2>&1 || rc=$?
     printf 'EoRA of GPTQModel, 2 windows, rank 16: code %s (124: stopped after %s s); its log is %s\n' $rc "${EORA_SECONDS:-600}" "$dir/eora.log"
     grep -a '^RAW' "$dir/eora.log" || true
 }
