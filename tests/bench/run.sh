@@ -68,9 +68,7 @@ python_peer() { env -u OMP_NUM_THREADS -u BLIS_NUM_THREADS -u OPENBLAS_NUM_THREA
 # checkpoint SHAPE: a made-up one of tests/bench/write.c, and tokens.npy beside it, 65536 ids of its vocabulary; sets model.
 checkpoint() {
     local shape=$1
-    if [ -n "$small" ]; then
-        if [ "$shape" = 7b-two ]; then shape="small-two"; else shape=small; fi
-    fi
+    [ -z "$small" ] || shape=small
     model=$dir/model-$shape
     build/tests/bench_write "$model" "$shape"
     [ -e "$model/tokens.npy" ] || python3 -c '
@@ -96,44 +94,50 @@ torch_peers() {
     python_peer tests/bench/peers.py build/tests/bench_kernels --size $size --ranks "$ranks"
 }
 
-wall() { # wall NAME COMMAND...: prints RAW NAME seconds
-    local name=$1 start=$EPOCHREALTIME
-    shift
-    "$@" >/dev/null
-    awk -v name="$name" -v a="$start" -v b="$EPOCHREALTIME" 'BEGIN { printf "RAW %s %.3f\n", name, b - a }'
+# stages MODEL LABEL WINDOWS LENGTH LAYERS WAYS...: calibrating and solving (cloq without MagR, 3 bits) these layers in each way, RANKS:TEAM, in turns; prints
+# RAW scaling_LABEL_STAGE_RANKS:TEAM and the wall seconds of the whole command, its start, reading and writing included.
+stages() {
+    local model=$1 label=$2 windows=$3 length=$4 layers=$5 job=$dir/scaling.yaml run=$dir/scaling way stage start
+    shift 5
+    local tokens=$model/tokens.npy
+    [ -e "$tokens" ] || tokens=$model/calib.npy
+    printf 'model: %s\ncalibration: {tokens: %s, windows: %s, length: %s}\nsweep: {method: cloq-nomagr, bits: 3, rank: 64}\n' "$model" "$tokens" "$windows" "$length" >"$job"
+    for way in "$@"; do
+        rm -rf "$run"
+        for stage in calibrate solve; do
+            start=$EPOCHREALTIME
+            mpirun -n "${way%:*}" build/cloqwork $stage "$job" --set output="$run" --set parallel.team="${way#*:}" --layers "$layers" --quiet
+            awk -v name="scaling_${label}_${stage}_$way" -v a="$start" -v b="$EPOCHREALTIME" 'BEGIN { printf "RAW %s %.3f\n", name, b - a }'
+        done
+    done
+    rm -rf "$run"
 }
 
-# One layer of Llama-2-7B, calibrated and solved (cloq without MagR, 3 bits, rank 64) by one rank and by two; and two such layers by two teams of one
-# rank, which is twice the work of one rank. Wall seconds of the whole commands, start, reading and writing included; the best of two, in turns.
+# One rank against two: a layer of Llama-2-7B. One team of one rank against two: layers of SmolLM2 (or the tiny model), since streams flow from team to team
+# a few windows at a time and with few layers and windows a team would wait for its first.
 scaling() {
-    local run=$dir/scaling job=$dir/scaling.yaml model length=2048
-    [ -z "$small" ] || length=128
-    checkpoint 7b-two
-    printf 'model: %s\noutput: %s\ncalibration: {tokens: %s/tokens.npy, windows: %s, length: %s}\n' "$model" "$run" "$model" "${WINDOWS:-4}" $length >"$job"
-    printf 'sweep: {method: cloq-nomagr, bits: 3, rank: 64}\n' >>"$job"
-    for _ in 1 2; do
-        for stage in calibrate solve; do
-            [ $stage = solve ] || rm -rf "$run-1" "$run-2" "$run-teams"
-            wall scaling_${stage}_one mpirun -n 1 build/cloqwork $stage "$job" --set output="$run-1" --layers 0 --quiet
-            wall scaling_${stage}_ranks mpirun -n 2 build/cloqwork $stage "$job" --set output="$run-2" --layers 0 --quiet
-            wall scaling_${stage}_teams mpirun -n 2 build/cloqwork $stage "$job" --set output="$run-teams" --set parallel.team=1 --quiet
-        done
-    done | tee "$dir/scaling.log"
+    local model length=2048 teams=$smollm2 layers=0-5
+    checkpoint 7b
+    [ -e "$teams/config.json" ] || teams=data/tiny
+    [ -z "$small" ] || { length=128 teams=data/tiny layers=0-1; }
+    {
+        stages "$model" ranks "${WINDOWS:-4}" $length 0 2:2 1:1 2:2
+        stages "$teams" teams 16 $length $layers 2:1 1:1 2:1 1:1
+    } | tee "$dir/scaling.log"
     awk '
         !($2 in best) || $3 < best[$2] { best[$2] = $3 }
-        function efficiency(stage, what) { return best["scaling_" stage "_one"] / best["scaling_" stage "_" what] / (what == "ranks" ? 2 : 1) }
+        function show(what, stage, two,   name, value) {
+            name = "scaling_" what "_" stage "_"
+            value = best[name "1:1"] / best[name two] / 2
+            printf "%-9s 1 -> 2 %s: %.2f s, %.2f s\nBENCH %s2_%s_efficiency %.3f\n", stage, what, best[name "1:1"], best[name two], what, stage, value
+            return value
+        }
         END {
-            for (k = split("calibrate solve", stage); k > 0; k--) {
-                one = best["scaling_" stage[k] "_one"]
-                ranks = efficiency(stage[k], "ranks"); teams = efficiency(stage[k], "teams")
-                if (least == "" || ranks < least) least = ranks
-                printf "%s of a Llama-2-7B layer: %.2f s on one rank, %.2f s on two; two layers on two teams %.2f s\n", stage[k], one, best["scaling_" stage[k] "_ranks"], best["scaling_" stage[k] "_teams"]
-                printf "BENCH ranks2_%s_efficiency %.3f\nBENCH teams2_%s_efficiency %.3f\n", stage[k], ranks, stage[k], teams
-            }
-            printf "BENCH ranks2_efficiency %.3f\n", least
+            calibrate = show("ranks", "calibrate", "2:2"); solve = show("ranks", "solve", "2:2")
+            show("teams", "calibrate", "2:1"); show("teams", "solve", "2:1")
+            printf "BENCH ranks2_efficiency %.3f\n", calibrate < solve ? calibrate : solve
         }
     ' "$dir/scaling.log"
-    rm -rf "$run-1" "$run-2" "$run-teams"
 }
 
 # SmolLM2 at 4 bits, 64 columns a scale, 16 x 2048 tokens: GPTQModel from loading to saving, its imports not counted; ours from the job to the exported folder,

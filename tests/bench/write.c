@@ -2,8 +2,8 @@
  *
  *   bench_write FOLDER BYTES      a plain parallel write: every rank writes its share to a file of its own and syncs it; prints the seconds
  *                                 from a common start to the last sync
- *   bench_write FOLDER SHAPE      a made-up checkpoint in FOLDER: 7b (Llama-2-7B of one layer, 0.67 GB), 7b-two (of two, 1.1 GB), 70b (a layer of
- *                                 Llama-2-70B with heavy-tailed embeddings of 16384 tokens and outlier channels, 2 GB), small and small-two (to try things) */
+ *   bench_write FOLDER SHAPE      a made-up checkpoint of one layer in FOLDER: 7b (Llama-2-7B, 0.67 GB), 70b (Llama-2-70B with 16384 tokens,
+ *                                 heavy-tailed embeddings and outlier channels, 2 GB) or small, to try things */
 #include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -35,11 +35,9 @@ done:
   return st;
 }
 
-static const shape shapes[] = {{"7b", 4096, 11008, 32, 32, 128, 32000, 1, false},
-                               {"7b-two", 4096, 11008, 32, 32, 128, 32000, 2, false},
-                               {"70b", 8192, 28672, 64, 8, 128, 16384, 1, true},
-                               {"small", 256, 768, 4, 2, 64, 2048, 1, true},
-                               {"small-two", 256, 768, 4, 2, 64, 2048, 2, false}};
+static const shape shapes[] = {{"7b", 4096, 11008, 32, 32, 128, 32000, false},
+                               {"70b", 8192, 28672, 64, 8, 128, 16384, true},
+                               {"small", 256, 768, 4, 2, 64, 2048, true}};
 
 int main(int argc, char **argv) {
   int rank, size;
@@ -52,7 +50,7 @@ int main(int argc, char **argv) {
   for (size_t k = 0; argc == 3 && k < sizeof shapes / sizeof *shapes; k++)
     if (strcmp(argv[2], shapes[k].name) == 0) model = &shapes[k];
   if (argc != 3)
-    st = fail(E_USAGE, "bench: expected FOLDER and BYTES, 7b, 7b-two or 70b");
+    st = fail(E_USAGE, "bench: expected FOLDER and BYTES, 7b, 70b or small");
   else if (model)
     st = rank == 0 ? write_model(argv[1], model) : OK;
   else
