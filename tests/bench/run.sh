@@ -10,7 +10,7 @@
 #     scaling   ranks2_efficiency ranks2_calibrate_efficiency ranks2_solve_efficiency teams2_calibrate_efficiency teams2_solve_efficiency
 #     peers     optq_vs_torch magr_vs_torch adapter_vs_torch_qera
 #               e2e_vs_gptqmodel memory_vs_gptqmodel loss_vs_gptqmodel *
-#               gptqmodel_eora: whether its adapter ends within 10 minutes, after e2e_vs_gptqmodel *
+#               gptqmodel_eora *: whether its adapter ends within 10 minutes (EORA_SECONDS), after e2e_vs_gptqmodel
 #     adapter   adapter_4096_vs_root_svd rank_sweep_cost
 #     files     export_of_write   container_of_write
 #     memory    peak_memory_vs_plan
@@ -62,9 +62,6 @@ once() {
     "$@"
 }
 
-# For torch: its own threads, as many as we have ranks, not the single ones that run_environment sets for ours.
-python_peer() { env -u OMP_NUM_THREADS -u BLIS_NUM_THREADS -u OPENBLAS_NUM_THREADS -u LD_LIBRARY_PATH "$PYTHON" "$@"; }
-
 # checkpoint SHAPE: a made-up one of tests/bench/write.c, and tokens.npy beside it, 65536 ids of its vocabulary; sets model.
 checkpoint() {
     local shape=$1
@@ -91,7 +88,7 @@ torch_peers() {
     need_venv tests
     local size=4096
     [ -z "$small" ] || size=512
-    python_peer tests/bench/peers.py build/tests/bench_kernels --size $size --ranks "$ranks"
+    "$PYTHON" tests/bench/peers.py build/tests/bench_kernels --size $size --ranks "$ranks"
 }
 
 # stages MODEL LABEL WINDOWS LENGTH LAYERS WAYS...: calibrating and solving (cloq without MagR, 3 bits) these layers in each way, RANKS:TEAM, in turns; prints
@@ -148,7 +145,7 @@ gptqmodel() {
     [ -e "$smollm2/config.json" ] || ./jobs/smollm2.sh --prepare
     need_venv tests
     rm -rf "$run" "$run-heldout" "$run-grams" "$run-dense" "$run-gptq" "$peer"
-    python_peer tests/bench/measure.py gptqmodel_process "$PYTHON" tests/bench/gptqmodel_peer.py "$smollm2" "$smollm2/calib.npy" "$peer" --windows $windows \
+    OMP_NUM_THREADS=$ranks python3 tests/bench/measure.py gptqmodel_process "$PYTHON" tests/bench/gptqmodel_peer.py "$smollm2" "$smollm2/calib.npy" "$peer" --windows $windows \
         --length $length --threads "$ranks" >"$dir/gptqmodel.log" 2>&1 || die "bench: GPTQModel failed; its log is $dir/gptqmodel.log"
     grep -a '^RAW' "$dir/gptqmodel.log"
     printf 'model: %s\noutput: %s\ncalibration: {tokens: %s/calib.npy, windows: %s, length: %s}\nsweep: {method: cloq-nomagr, bits: 4, group: 64, rank: 16}\n' \
@@ -162,7 +159,7 @@ END
     mpirun -n "$ranks" build/cloqwork calibrate "$run.yaml" --set output="$run-heldout" --set calibration.tokens="$smollm2/heldout.npy" --set calibration.windows=$heldout \
         --set calibration.sampling=sequential --quiet
     mpirun -n "$ranks" build/cloqwork grams "$run-heldout" --to npy --out "$run-grams" --quiet >/dev/null
-    python_peer tests/bench/judge_models.py "$smollm2" "$run-grams" "$smollm2/heldout.npy" "$peer" "$run-dense/base" --windows 4 --length $length --threads "$ranks"
+    "$PYTHON" tests/bench/judge_models.py "$smollm2" "$run-grams" "$smollm2/heldout.npy" "$peer" "$run-dense/base" --windows 4 --length $length --threads "$ranks"
 }
 
 figures_of_gptqmodel() {
@@ -179,7 +176,8 @@ gptqmodel_eora() {
     local rc=0
     [ -e "$dir/gptqmodel" ] || die "bench: gptqmodel_eora: expected $dir/gptqmodel of e2e_vs_gptqmodel"
     need_venv tests
-    timeout "${EORA_SECONDS:-600}" env OMP_NUM_THREADS="$ranks" "$PYTHON" tests/bench/gptqmodel_peer.py "$smollm2" "$smollm2/calib.npy" "$dir/gptqmodel" --windows 2 --threads "$ranks" --eora 16 >"$dir/eora.log" 2>&1 || rc=$?
+    OMP_NUM_THREADS=$ranks timeout "${EORA_SECONDS:-600}" "$PYTHON" tests/bench/gptqmodel_peer.py "$smollm2" "$smollm2/calib.npy" "$dir/gptqmodel" --windows 2 \
+        --threads "$ranks" --eora 16 >"$dir/eora.log" 2>&1 || rc=$?
     printf 'EoRA of GPTQModel, 2 windows, rank 16: code %s (124: stopped after %s s); its log is %s\n' $rc "${EORA_SECONDS:-600}" "$dir/eora.log"
     grep -a '^RAW' "$dir/eora.log" || true
 }
