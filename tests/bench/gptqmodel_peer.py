@@ -1,4 +1,5 @@
-"""Quantizes a model with GPTQModel on the CPU, with its own defaults but bits, group and tokens, and tells the seconds from loading to the saved folder.
+"""Quantizes a model with GPTQModel on the CPU, with its own defaults but bits, group and tokens, and tells the seconds from loading to the saved folder
+(its imports and the compiling of its packing are not counted).
 
     gptqmodel_peer.py MODEL TOKENS.npy OUT [--bits 4] [--group 64] [--windows 16] [--length 2048] [--threads 2]
     gptqmodel_peer.py MODEL TOKENS.npy OUT --eora RANK      then its EoRA adapter for the folder OUT, into OUT/eora
@@ -15,7 +16,7 @@ import time
 
 import numpy as np
 import torch
-from gptqmodel import GPTQModel, QuantizeConfig
+from gptqmodel import GPTQModel, QuantizeConfig, extension
 from gptqmodel.adapter.adapter import Lora
 
 
@@ -31,6 +32,7 @@ def main():
     ids, rng = np.load(args.tokens), random.Random(0)
     starts = [rng.randint(0, len(ids) - args.length - 1) for _ in range(args.windows)]
     windows = [{"input_ids": ids[s:s + args.length].tolist(), "attention_mask": [1] * args.length} for s in starts]
+    extension.load("pack_block_cpu")  # its packing is compiled at first use
     start = time.monotonic()
     if args.eora:
         GPTQModel.adapter.generate(adapter=Lora(rank=args.eora, path=os.path.join(args.out, "eora")), model_id_or_path=args.model,

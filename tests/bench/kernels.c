@@ -2,7 +2,7 @@
  *
  * usage: mpirun -n N bench_kernels ROWS COLUMNS [FOLDER]
  *        mpirun -n N bench_kernels rates           GFLOP/s of sgemm and of dgemm, all ranks together
- * Kernels as the solver uses them: the reverse Cholesky factor, OPTQ, MagR's step (of fista, 4 at once) and a sweep of refine with the rows dealt to the ranks;
+ * Kernels as the solver uses them: the reverse Cholesky factor, OPTQ, MagR's step (of fista, 2 at once) and a sweep of refine with the rows dealt to the ranks;
  * the low-rank optimum, rank 64, one matrix a rank. 3 bits, 64 columns a scale. MagR and the sweep work in float and are held against 2048^3
  * products of sgemm, the others against dgemm's. Flops counted are those of the headers.
  *
@@ -24,7 +24,7 @@
 #include "quant/optq.h"
 #include "quant/sweep.h"
 
-enum { REPEATS = 3, RANK = 64, STEPS = 4, PUBLISHED_STEPS = 150, JUDGED_ROWS = 256, DIRECTIONS = 1024 };
+enum { REPEATS = 3, RANK = 64, STEPS = 2, PUBLISHED_STEPS = 150, JUDGED_ROWS = 256, DIRECTIONS = 1024 };
 
 typedef enum kernel { CHOLESKY, OPTQ, MAGR, SWEEP, ADAPTER, KERNELS } kernel;
 static const char *const kernel_names[KERNELS] = {"cholesky", "optq", "magr", "sweep", "adapter"};
@@ -226,11 +226,11 @@ done:
 }
 
 static status run_kernel(bench *b, kernel k) {
-  magr_request magr_4 = magr_of(b, MAGR_FISTA, STEPS);
+  magr_request step = magr_of(b, MAGR_FISTA, STEPS);
   switch (k) {
   case CHOLESKY: return reverse_cholesky("bench", &b->t, b->m, b->h, b->ridge, NULL, b->u);
   case OPTQ: return run_optq(b);
-  case MAGR: return magr_4.rows ? magr(&magr_4, b->v, NULL) : OK;
+  case MAGR: return step.rows ? magr(&step, b->v, NULL) : OK;
   case SWEEP: return run_sweep(b);
   default: return run_adapter(b);
   }
