@@ -13,8 +13,9 @@
 #include "calibrate/pass.h"
 #include "dist/agree.h"
 
-static const shape shapes[] = {
-    {"smollm2", 576, 1536, 9, 3, 64, 512}, {"7b", 4096, 11008, 32, 32, 128, 512}, {"70b", 8192, 28672, 64, 8, 128, 512}};
+static const shape shapes[] = {{"smollm2", 576, 1536, 9, 3, 64, 512, false},
+                               {"7b", 4096, 11008, 32, 32, 128, 512, false},
+                               {"70b", 8192, 28672, 64, 8, 128, 512, false}};
 
 static status run(const char *folder, const shape *s, int count, int rank) {
   status st = OK;
