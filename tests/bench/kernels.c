@@ -257,7 +257,7 @@ static status measure(bench *b) {
   b->flops[CHOLESKY] = m * m * m / 3;
   b->flops[OPTQ] = optq_flops(b->n, b->m);
   b->flops[MAGR] = magr_flops(&all);
-  b->flops[SWEEP] = sweep_flops(b->n, b->m);
+  b->flops[SWEEP] = sweep_flops(&b->rule, SWEEP_GRID_REFIT, b->n, b->m);
   b->flops[ADAPTER] *= b->t.size;
 done:
   return st;
