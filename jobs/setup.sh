@@ -19,6 +19,7 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 PACKAGES=(build-essential cmake pkg-config openmpi-bin libopenmpi-dev libscalapack-openmpi-dev libhdf5-openmpi-dev
     libblis-serial-dev liblapack-dev libjansson-dev libfyaml-dev libcmocka-dev libssl-dev gnuplot-nox)
 
+# Modules are compiled when they are first imported, not at installation: few of these packages' 14000 ever are.
 # Torch comes first and alone, so that no other package chooses its version. A CPU build is enough: point pip to an index that has one
 # (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS), or the default index may bring the larger CUDA build.
 PINS_TORCH=(torch==2.13.0)
@@ -169,7 +170,7 @@ need_venv() {
     local group=$1 v=$ROOT/.venv base=/usr/bin/python3 pins
     if [ "$group" = tests ]; then pins=("${PINS_TORCH[@]}" "${PINS_TESTS[@]}"); else pins=("${PINS_DATA[@]}"); fi
     PYTHON=$v/bin/python
-    venv_has "$group" "${pins[@]}" && return 0
+    venv_has "$group" "${pins[@]}" || venv_has tests "${PINS_TORCH[@]}" "${PINS_TESTS[@]}" && return 0 # the tests' group holds the other
     [ -x "$base" ] || base=$(command -v python3 || echo "$base")
     "$base" -c 'import ensurepip, venv' 2>/dev/null || need_packages python3-venv
     if [ "$group" = tests ] && ! have_python_headers "$base"; then need_packages python3-dev; fi
@@ -179,9 +180,9 @@ need_venv() {
             say python "installing ${pins[*]} into .venv"
             "$PYTHON" -m pip --version >/dev/null 2>&1 || quiet "$ROOT/build/venv.log" "making .venv" "$base" -m venv --clear "$v"
             if [ "$group" = tests ]; then
-                quiet "$ROOT/build/pip-torch.log" "installing torch" "$PYTHON" -m pip install "${PINS_TORCH[@]}"
+                quiet "$ROOT/build/pip-torch.log" "installing torch" "$PYTHON" -m pip install --no-compile "${PINS_TORCH[@]}"
             fi
-            quiet "$ROOT/build/pip.log" "installing Python packages" "$PYTHON" -m pip install "${pins[@]}"
+            quiet "$ROOT/build/pip.log" "installing Python packages" "$PYTHON" -m pip install --no-compile "${pins[@]}"
             printf '%s\n' "${pins[@]}" >"$v/complete-$group.tmp" && mv "$v/complete-$group.tmp" "$v/complete-$group"
         fi
     } 9>"$ROOT/.venv.lock"
@@ -207,7 +208,7 @@ run_job() {
     mpirun -n 1 build/cloqwork report "$dir" >/dev/null </dev/null || die "the report ended with code $?"
     printf '\n'
     printf '%-44s %s\n' "$dir/report.html" "the results as a page with figures; their data and scripts are in $dir/figures" \
-        "$dir/run.h5" "everything, by links: open it with h5py or h5dump" \
+        "$dir/run.h5" "everything, by links: jobs/read_container.py shows how to read it" \
         "$dir/solutions/SETTING/" "codes, scales and adapters, a file per layer" \
         "$dir/grams/, $dir/heldout/" "what calibration left; any further setting starts from it" \
         "$dir/run.log, metrics.jsonl" "what was done, when, how fast" \

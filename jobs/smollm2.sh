@@ -87,9 +87,12 @@ make_tokens() {
 mkdir -p build
 if [ ! -e $model/model.safetensors ] || [ ! -e $model/calib.npy ] || [ ! -e $model/heldout.npy ]; then
     need_venv data
-    make_model
-    make_tokens calib "${calibration[@]/%/.txt}"
-    make_tokens heldout "${heldout[@]/%/.txt}"
+    {
+        flock 9
+        make_model
+        make_tokens calib "${calibration[@]/%/.txt}"
+        make_tokens heldout "${heldout[@]/%/.txt}"
+    } 9>build/.smollm2.lock
 fi
 [ -n "$prepare_only" ] && exit 0
 

@@ -81,9 +81,17 @@ static status parse_tokens(const char *text, arguments *a) {
   return OK;
 }
 
+static status parse_count(const char *name, const char *text, int *count) {
+  char *end;
+  long n = strtol(text, &end, 10);
+  if (*end || n < 1 || n > 1 << 20) return fail(E_USAGE, "%s: expected a count of at least 1, found %s", name, text);
+  *count = (int)n;
+  return OK;
+}
+
 static status parse(int argc, char **argv, arguments *a, bool *help) {
   status st = OK;
-  const char *hours = NULL, *layers = NULL, *tokens = NULL;
+  const char *hours = NULL, *layers = NULL, *tokens = NULL, *nodes = NULL, *ranks = NULL;
   *a = (arguments){.last_layer = -1};
   TRY(NEW(a->overrides, argc, "arguments"));
   TRY(NEW(a->setting_choices, argc, "arguments"));
@@ -107,13 +115,17 @@ static status parse(int argc, char **argv, arguments *a, bool *help) {
                                {"--method", &a->method, NULL},
                                {"--group", &a->group, NULL},
                                {"--weights", &a->weights, NULL},
-                               {"--name", &a->name, NULL}};
+                               {"--name", &a->name, NULL},
+                               {"--machine", &a->machine, NULL},
+                               {"--nodes", &nodes, NULL},
+                               {"--ranks-per-node", &ranks, NULL}};
   const struct {
     const char *name;
     bool *value;
-  } plain[] = {{"--help", help},      {"-h", help},       {"--quiet", &a->quiet},
-               {"--json", &a->json},  {"--csv", &a->csv}, {"--complete", &a->complete},
-               {"--merge", &a->merge}};
+  } plain[] = {{"--help", help},       {"-h", help},
+               {"--quiet", &a->quiet}, {"--json", &a->json},
+               {"--csv", &a->csv},     {"--complete", &a->complete},
+               {"--merge", &a->merge}, {"--calibrate-machine", &a->calibrate_machine}};
   enum { WITH_VALUE = sizeof with_value / sizeof *with_value, PLAIN = sizeof plain / sizeof *plain };
   for (int i = 1; i < argc; i++) {
     const char *text = argv[i], *known[WITH_VALUE + PLAIN + 1] = {"--version"};
@@ -142,6 +154,8 @@ static status parse(int argc, char **argv, arguments *a, bool *help) {
   if (layers) TRY(parse_layers(layers, a));
   if (hours) TRY(parse_hours(hours, a));
   if (tokens) TRY(parse_tokens(tokens, a));
+  if (nodes) TRY(parse_count("--nodes", nodes, &a->nodes));
+  if (ranks) TRY(parse_count("--ranks-per-node", ranks, &a->ranks_per_node));
 done:
   return st;
 }

@@ -46,25 +46,51 @@ uint64_t gram_private_bytes(int64_t n) {
   return (uint64_t)(side * side) * sizeof(float);
 }
 
-/* Local. My units, dealt by cost; the same dealing on every rank. */
+/* Local. Units dealt by cost, the same on every rank: owner[unit], owned by the caller. */
+static status deal_units(int n, int ranks, int **owner) {
+  status st = OK;
+  int count = units_of(n);
+  double *cost = NULL;
+  TRY(NEW(*owner, count, "units of a Gram"));
+  TRY(NEW(cost, count, "units of a Gram"));
+  for (int i = 0; i < count; i++) {
+    gram_unit u = unit_at(n, i);
+    cost[i] = unit_cost(&u);
+  }
+  TRY(deal_tasks(cost, count, ranks, *owner));
+done:
+  FREE(cost);
+  return st;
+}
+
 static status take_units(gram *g) {
   status st = OK;
   int count = units_of(g->n), *owner = NULL;
-  double *cost = NULL;
-  TRY(NEW(owner, count, "units of a Gram"));
-  TRY(NEW(cost, count, "units of a Gram"));
   TRY(NEW(g->mine, count, "units of a Gram"));
-  for (int i = 0; i < count; i++) {
-    gram_unit u = unit_at(g->n, i);
-    cost[i] = unit_cost(&u);
-  }
-  TRY(deal_tasks(cost, count, g->t->size, owner));
+  TRY(deal_units(g->n, g->t->size, &owner));
   for (int i = 0; i < count; i++)
     if (owner[i] == g->t->rank) g->mine[g->unit_count++] = unit_at(g->n, i);
   TRY(NEW(g->product, gram_private_bytes(g->n) / sizeof(float), "product of a Gram unit"));
 done:
-  FREE(cost);
   FREE(owner);
+  return st;
+}
+
+status gram_busiest(int64_t n, int ranks, double *flops) {
+  status st = OK;
+  int *owner = NULL;
+  double *sum = NULL;
+  *flops = 0;
+  TRY(NEW(sum, ranks, "flops of ranks"));
+  TRY(deal_units((int)n, ranks, &owner));
+  for (int i = 0; i < units_of(n); i++) {
+    gram_unit u = unit_at((int)n, i);
+    sum[owner[i]] += (u.row == u.col ? 1.0 : 2.0) * u.rows * u.cols;
+    *flops = fmax(*flops, sum[owner[i]]);
+  }
+done:
+  FREE(owner);
+  FREE(sum);
   return st;
 }
 

@@ -36,6 +36,8 @@ typedef struct gram {
 int gram_unit_side(int64_t n);          /* of a unit: for sums that are cut alike */
 uint64_t gram_shared_bytes(int64_t n);  /* of all sums: for plan */
 uint64_t gram_private_bytes(int64_t n); /* of one rank's product */
+/* For plan: flops a token of the rank that has the most to do, of n^2 of all. E_MEMORY. */
+status gram_busiest(int64_t n, int ranks, double *flops);
 
 status gram_new(const team *t, int64_t n, gram *g); /* Collective. E_MEMORY; E_USAGE over 46340 columns */
 void gram_free(gram *g);                            /* Collective; accepts an empty one */

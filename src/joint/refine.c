@@ -502,13 +502,21 @@ uint64_t refine_bytes(const refine_plan *p, const grid_rule *r, int64_t n, int64
   return held + most;
 }
 
-double refine_flops(const refine_plan *p, int64_t n, int64_t m, int rank) {
-  double product = (double)n * (double)m * (double)m, z = 2.0 * rank * (double)n * (double)m;
-  double fits =
-      (1 + p->shapes + (p->descents > 0)) * ritz_flops(n, m, rank, STEPS_SHAPED) + p->descents * ritz_flops(n, m, rank, STEPS_DESCENT);
-  double cube = (double)m * (double)m * (double)m / 3;
-  double factor_flops = p->act_order ? cube + deflate_gram_flops(m, rank) : reverse_downdate_flops(m, rank);
-  double shapes = p->shapes * (deflate_flops(m, rank) + factor_flops + optq_flops(n, m) + z);
-  double metric = p->deflated ? deflate_flops(m, rank) + deflate_gram_flops(m, rank) + z : product;
-  return product + fits + shapes + p->descents * (metric + sweep_flops(n, m));
+refine_cost refine_costs(const refine_plan *p, const grid_rule *r, int64_t n, int64_t m, int rank) {
+  double weights = (double)n * (double)m, product = weights * (double)m, cube = (double)m * (double)m * (double)m / 3;
+  int fits = 1 + p->shapes + (p->descents > 0), metrics = p->deflated ? p->descents : 0, eliminations = p->shapes + metrics;
+  return (refine_cost){.gemm = (1 + p->descents - metrics) * product + eliminations * 2 * rank * weights,
+                       .ritz = fits * ritz_flops(n, m, rank, STEPS_SHAPED) + p->descents * ritz_flops(n, m, rank, STEPS_DESCENT),
+                       .deflate =
+                           eliminations * deflate_flops(m, rank) + (metrics + (p->act_order ? p->shapes : 0)) * deflate_gram_flops(m, rank),
+                       .factor = p->shapes * (p->act_order ? cube : reverse_downdate_flops(m, rank)),
+                       .optq = p->shapes * optq_flops(n, m),
+                       .sweep = p->descents * sweep_flops(r, p->grid_moves, n, m),
+                       .regridded = p->regrid ? (p->shapes - p->eigenvectors) * weights : 0,
+                       .moves = p->grid_moves};
+}
+
+double refine_flops(const refine_plan *p, const grid_rule *r, int64_t n, int64_t m, int rank) {
+  refine_cost c = refine_costs(p, r, n, m, rank);
+  return c.gemm + c.ritz + c.deflate + c.factor + c.optq + c.sweep;
 }

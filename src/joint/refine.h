@@ -69,6 +69,13 @@ status refine(const refine_request *q, uint8_t *codes, code_grid g, double *loss
 
 uint64_t refine_shared(int64_t n, int64_t m, int rank);
 uint64_t refine_bytes(const refine_plan *p, const grid_rule *r, int64_t n, int64_t m, int rank, int ranks); /* private, of a rank */
-double refine_flops(const refine_plan *p, int64_t n, int64_t m, int rank); /* of the team, all rounds made */
+/* Flops of the team by what they are spent in, all rounds made: products of rows with the Gram, the warm iterations, eliminating adapters, factors,
+ * OPTQ, sweeps, which move grids so; and weights whose grid is searched anew. */
+typedef struct refine_cost {
+  double gemm, ritz, deflate, factor, optq, sweep, regridded;
+  sweep_grid moves;
+} refine_cost;
+refine_cost refine_costs(const refine_plan *p, const grid_rule *r, int64_t n, int64_t m, int rank);
+double refine_flops(const refine_plan *p, const grid_rule *r, int64_t n, int64_t m, int rank); /* their sum */
 
 #endif

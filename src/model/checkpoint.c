@@ -351,6 +351,26 @@ done:
   return st;
 }
 
+status checkpoint_open_config(const char *folder, checkpoint *c) {
+  *c = (checkpoint){.folder = mem_format("%s", folder)};
+  char *config = path_join(folder, "config.json");
+  status st = c->folder && config ? arch_read(config, &c->arch) : fail(E_MEMORY, "%s: no memory for file names", folder);
+  FREE(config);
+  if (st != OK) checkpoint_close(c);
+  return st;
+}
+
+bool checkpoint_has_weights(const char *folder) {
+  bool found = false;
+  static const char *const names[] = {"model.safetensors", "model.safetensors.index.json"};
+  for (int k = 0; k < 2 && !found; k++) {
+    char *path = path_join(folder, names[k]);
+    found = path && file_exists(path);
+    FREE(path);
+  }
+  return found;
+}
+
 void checkpoint_close(checkpoint *c) {
   for (size_t i = 0; i < c->file_count; i++) st_close(c->files + i);
   FREE(c->files);
@@ -426,6 +446,11 @@ status tensor_rows(const tensor_ref *r, int64_t begin, int64_t end, float *out) 
 void tensor_done_with(const tensor_ref *r) {
   uint64_t data = r->file->data_offset;
   file_map_done_with(&r->file->map, data + r->tensor->begin, data + r->tensor->end);
+}
+
+void tensor_ahead(const tensor_ref *r) {
+  uint64_t data = r->file->data_offset;
+  file_map_ahead(&r->file->map, data + r->tensor->begin, data + r->tensor->end);
 }
 
 status tensor_hash(const tensor_ref *r, char hex[HASH_HEX]) {

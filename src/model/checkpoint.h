@@ -66,6 +66,9 @@ typedef struct checkpoint {
  * the shape config.json implies and a type that is read (F32, F16, BF16); a tensor that the architecture does not know is an error too,
  * because it would be left out of the arithmetic. E_DATA, E_IO, E_MEMORY; c is closed on failure. */
 status checkpoint_open(const char *folder, checkpoint *c);
+/* The architecture alone, of a folder that holds config.json and perhaps no weights: no tensors, no fingerprint. */
+status checkpoint_open_config(const char *folder, checkpoint *c);
+bool checkpoint_has_weights(const char *folder);
 void checkpoint_close(checkpoint *c);
 
 tensor_ref checkpoint_linear(const checkpoint *c, int64_t layer, linear_id l);
@@ -80,6 +83,8 @@ tensor_ref checkpoint_head(const checkpoint *c); /* the embedding when tied */
 status tensor_rows(const tensor_ref *r, int64_t begin, int64_t end, float *out);
 /* Those bytes of the file will not be read again soon: drop them from memory. */
 void tensor_done_with(const tensor_ref *r);
+/* They will be read soon: the system may begin. */
+void tensor_ahead(const tensor_ref *r);
 /* SHA-256 of the tensor's raw bytes. */
 status tensor_hash(const tensor_ref *r, char hex[HASH_HEX]);
 

@@ -515,7 +515,13 @@ done:
   return st;
 }
 
-double sweep_flops(int64_t rows, int64_t width) { return 2.0 * (double)rows * (double)width * (double)width; }
+double sweep_flops(const grid_rule *r, sweep_grid moves, int64_t rows, int64_t width) {
+  double round = 2.0 * (double)rows * (double)width * (double)width, size = (double)width / grid_groups(r, (int)width);
+  double within = 2.0 * (double)rows * (double)width * size; /* of every group with its own columns */
+  if (size <= PANEL || moves == SWEEP_GRID_STAYS) return round;
+  double refit = round + within;
+  return round + refit + (moves == SWEEP_GRID_CANDIDATES ? round + REFIT_NEIGHBOURS * 2 * within : 0);
+}
 
 uint64_t sweep_bytes(const grid_rule *r, int64_t width) {
   uint64_t ld = PASS + SKEW, groups = (uint64_t)grid_groups(r, (int)width), size = (uint64_t)width / groups;

@@ -36,8 +36,8 @@ typedef struct sweep_request {
  * E_MEMORY; E_NUMERICS when a row's f is NaN/Inf (names the row). */
 status sweep(const sweep_request *q, uint8_t *codes, double *losses);
 
-int sweep_slab(int64_t width);                           /* rows of one product: deal rows in multiples of it, others are padded */
-double sweep_flops(int64_t rows, int64_t width);         /* of one round */
-uint64_t sweep_bytes(const grid_rule *r, int64_t width); /* workspace of a call with many rows, for plans */
+int sweep_slab(int64_t width); /* rows of one product: deal rows in multiples of it, others are padded */
+double sweep_flops(const grid_rule *r, sweep_grid moves, int64_t rows, int64_t width); /* of one round, its products */
+uint64_t sweep_bytes(const grid_rule *r, int64_t width);                               /* workspace of a call with many rows, for plans */
 
 #endif

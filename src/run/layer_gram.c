@@ -16,10 +16,13 @@
 
 /* ---- dealing ---- */
 
-void my_rows(const session *c, int64_t out, int64_t in, int64_t *begin, int64_t *end) {
+int64_t rows_slab(int64_t in) {
   int slab = optq_slab(in) > magr_slab((int)in) ? optq_slab(in) : magr_slab((int)in);
-  if (sweep_slab(in) > slab) slab = sweep_slab(in);
-  deal_range(out, c->team.size, c->team.rank, slab, begin, end);
+  return sweep_slab(in) > slab ? sweep_slab(in) : slab;
+}
+
+void my_rows(const session *c, int64_t out, int64_t in, int64_t *begin, int64_t *end) {
+  deal_range(out, c->team.size, c->team.rank, rows_slab(in), begin, end);
 }
 
 void name_result(const input_work *w, int p, int k, char where[256]) {

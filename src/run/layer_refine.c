@@ -57,17 +57,19 @@ int refine_rounds(const setting *s) {
   return setting_refines(s) ? 1 + p.shapes + p.descents : 0;
 }
 
-static int start_rows(int64_t out, int64_t in, int rank) {
+int refine_rows_of(int64_t out, int64_t in, int rank) {
   int columns = ritz_columns(out, rank);
   return columns < in ? columns : (int)in;
 }
 
 int refine_start_rows(const input_work *w, int p, int k) {
   const solution *to = result_of(w, p, k);
-  return start_rows(to->out, to->in, to->variant);
+  return refine_rows_of(to->out, to->in, to->variant);
 }
 
-int refine_start_rows_most(const setting *s, int64_t out, int64_t in) { return setting_refines(s) ? start_rows(out, in, s->rank_max) : 0; }
+int refine_start_rows_most(const setting *s, int64_t out, int64_t in) {
+  return setting_refines(s) ? refine_rows_of(out, in, s->rank_max) : 0;
+}
 
 /* Collective. The leading eigenvectors of H into shared memory, unless they stand there. They come from a space that their number dictates: what
  * other settings ask for does not change a result. A space of four blocks holds them well enough to be eliminated. */
@@ -151,7 +153,7 @@ status refine_result(input_work *w, int p, int k) {
   if (plan.act_order) w->factored = NULL;
   w->heldout_there = w->heldout_there && !refine_needs_metric(s);
   TRY(refine_rows(w, s, o, p, k, codes, begin, end));
-  w->s->spent.flops += refine_flops(&plan, to->out, to->in, to->variant);
+  w->s->spent.flops += refine_flops(&plan, &to->rule, to->out, to->in, to->variant);
   if (c->team.rank == 0) to->facts->codes_seconds += c->team.size * (clock_now() - start) + w->facts->leading_seconds / w->linear_count;
 done:
   FREE(codes);
@@ -168,7 +170,7 @@ uint64_t refine_private_bytes(const setting *s, const grid_rule *rule, int64_t o
   return setting_refines(s) ? mine * (uint64_t)in + refine_bytes(&p, rule, out, in, s->rank_max, ranks) : 0;
 }
 
-double refine_result_flops(const setting *s, int rank, int64_t out, int64_t in) {
-  refine_plan p = plan_at(s, &s->options);
-  return setting_refines(s) ? refine_flops(&p, out, in, rank) : 0;
+refine_cost refine_result_costs(const setting *s, const options *o, const grid_rule *r, int rank, int64_t out, int64_t in) {
+  refine_plan p = plan_at(s, o);
+  return refine_costs(&p, r, out, in, rank);
 }

@@ -40,7 +40,6 @@ typedef struct solver_bytes {
   uint64_t shared, private_most;
 } solver_bytes;
 solver_bytes layer_solver_memory(const job *j, const arch *a, int ranks, bool heldout); /* Local: for plan */
-double layer_solver_flops(const job *j, const arch *a);                   /* Local: one layer, all settings, what is shared once */
 uint64_t layer_solver_file_bytes(const job *j, const arch *a, int index); /* Local: of one layer's file of a setting */
 
 status layer_solver_new(session *c, layer_solver *s);

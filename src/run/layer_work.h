@@ -3,6 +3,7 @@
 #define CLOQWORK_RUN_LAYER_WORK_H
 
 #include "adapter/adapter.h"
+#include "joint/refine.h"
 #include "run/layer_solver.h"
 
 enum { SLAB_ROWS = 256, LINEARS_MOST = 3, RANK_BY_PIVOTS_MOST = 8192 };
@@ -50,7 +51,9 @@ static inline solution *result_of(const input_work *w, int p, int k) { return la
 static inline result_plan *plan_of(const input_work *w, int p, int k) { return &w->plan[p * LINEARS_MOST + k]; }
 static inline const float *weights_of(const input_work *w, int k) { return (const float *)w->s->w.base + w->weight_at[k]; }
 
-/* Local. My rows of a matrix: whole slabs of the kernels, which pad what is less. */
+/* Local. Rows are dealt in multiples of this: whole slabs of the kernels, which pad what is less. */
+int64_t rows_slab(int64_t in);
+/* Local. My rows of a matrix. */
 void my_rows(const session *c, int64_t out, int64_t in, int64_t *begin, int64_t *end);
 
 /* Local. "model.layers.3.mlp.down_proj, cloq-b2-g64" */
@@ -123,12 +126,13 @@ int refine_start_rows(const input_work *w, int p,
 /* Local. The relative ridge of the descent's metric: refine_ridge, times (12 in / tokens)^2 where an input's Gram has fewer than twelve tokens for
  * each of its numbers, at most times 50. */
 double refine_ridge_at(const options *o, int64_t tokens, int64_t in);
-bool refine_needs_metric(const setting *s); /* does it make P? Local */
-int refine_rounds(const setting *s);        /* entries of its list of losses; 0: it refines nothing. Local, as are these: */
+bool refine_needs_metric(const setting *s);            /* does it make P? Local */
+int refine_rounds(const setting *s);                   /* entries of its list of losses; 0: it refines nothing. Local, as are these: */
+int refine_rows_of(int64_t out, int64_t in, int rank); /* leading eigenvectors that a matrix starts from */
 int refine_start_rows_most(const setting *s, int64_t out, int64_t in);
 uint64_t refine_shared_bytes(const setting *s, int64_t out, int64_t in);
 uint64_t refine_private_bytes(const setting *s, const grid_rule *rule, int64_t out, int64_t in, int ranks);
-double refine_result_flops(const setting *s, int rank, int64_t out, int64_t in);
+refine_cost refine_result_costs(const setting *s, const options *o, const grid_rule *r, int rank, int64_t out, int64_t in);
 
 /* ---- costs, Local ---- */
 

@@ -1,4 +1,6 @@
 /* cloqwork plan: what will be computed and what it takes, from headers and the job alone. */
+#include "run/plan.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,33 +13,14 @@
 #include "calibrate/prefix.h"
 #include "calibrate/target.h"
 #include "dist/agree.h"
-#include "run/few_tokens.h"
 #include "run/gram_take.h"
 #include "run/layer_solver.h"
-#include "run/sharing.h"
+#include "run/scratch.h"
 #include "run/unit.h"
 #include "run/verbs.h"
 
-typedef struct stage {
-  int64_t units, missing;
-  double flops, seconds; /* of what is missing */
-  uint64_t rank;         /* bytes of a rank at its peak; 0: nothing is missing */
-} stage;
-
-typedef struct plan {
-  int64_t layers;
-  stage calibrate, solve;
-  stage follow;  /* settings that follow their own prefix, with their Grams */
-  uint64_t base; /* of a rank before any work: program and libraries */
-  uint64_t rank_peak, node_peak, node_memory, disk_missing, disk_free;
-  sharing sharing;  /* of what is missing */
-  double gemm_rate; /* flops/s of all ranks, measured now */
-} plan;
-
 /* What libraries allocate as they are used: BLAS's packing, HDF5's and MPI-IO's caches (measured on one and two ranks). */
 enum { LIBRARY_BUFFERS = 6 << 20 };
-
-static const double CALIBRATE_OF_GEMM = 0.75, SOLVE_OF_GEMM = 0.5;
 
 status gemm_rate(session *c, double *rate) {
   enum { N = 768, TIMES = 4 };
@@ -67,83 +50,114 @@ static uint64_t tile_bytes(const session *c) {
 
 static int set_count(const session *c) { return c->sets[SET_HELDOUT] ? 2 : 1; }
 
-static void count_grams(const session *c, plan *p) {
+/* ---- what is missing ---- */
+
+/* Of every layer: Grams (forecast_todo), and of every view its settings. */
+typedef struct missing {
+  uint8_t *grams;
+  bool **settings;
+  session_views views;
+} missing;
+
+static void missing_free(missing *x) {
+  for (int v = 0; x->settings && v < x->views.count; v++) FREE(x->settings[v]);
+  FREE(x->settings);
+  FREE(x->grams);
+  session_views_free(&x->views);
+}
+
+static void find_grams(const session *c, missing *x, plan *p) {
   char path[PATH_MOST];
   p->calibrate.units = p->layers * set_count(c);
   for (int64_t layer = c->layer_begin; layer < c->layer_end; layer++)
     for (int set = 0; set < SET_COUNT; set++) {
       unit_gram_path(c, set, layer, path);
-      p->calibrate.missing += c->sets[set] && !file_exists(path);
+      if (!c->sets[set] || file_exists(path)) continue;
+      x->grams[layer] |= (uint8_t)(1 << set);
+      p->calibrate.missing++;
+      p->disk_grams += tile_bytes(c);
     }
-  pass_bytes b = {.private_most = gram_take_private_bytes()};
-  if (c->job.grams.origin == GRAMS_CALIBRATED) {
-    b = pass_memory(&c->model.arch, c->sets, c->wanted, c->team.size);
-    p->calibrate.flops = (double)p->calibrate.missing / set_count(c) * pass_layer_flops(&c->model.arch, c->sets, c->wanted);
-  }
-  if (p->calibrate.missing) p->calibrate.rank = p->base + b.private_most + (b.shared + tile_bytes(c)) / (uint64_t)c->team.size;
-  p->disk_missing += tile_bytes(c) * (uint64_t)p->calibrate.missing;
 }
 
-/* What a setting that follows its prefix takes beside its solutions: activations, Grams and targets of its own. */
-static void count_prefix(const session *c, int64_t missing, stage *of, plan *p) {
-  const arch *a = &c->model.arch;
-  bool cross = c->follower->options.act_quantizer == INPUTS_CROSS;
-  uint64_t files = tile_bytes(c) * (uint64_t)set_count(c);
-  pass_bytes b = prefix_memory(a, c->sets, c->wanted, c->team.size, cross);
-  double flops = prefix_layer_flops(a, c->sets, c->wanted, cross);
+/* What a setting that follows its prefix leaves beside its solutions: Grams and targets of its own. */
+static uint64_t prefix_bytes(const session *c) {
+  uint64_t bytes = tile_bytes(c) * (uint64_t)set_count(c);
   for (int l = 0; l < LIN_COUNT; l++) {
     int64_t out, in;
-    if (!c->job.target[l] || !cross) continue;
-    linear_shape(a, (linear_id)l, &out, &in);
-    files += (uint64_t)(out * in) * sizeof(float);
-    flops += target_flops(out, in, cross_of_outputs(linear_input((linear_id)l)));
+    if (!c->job.target[l] || c->follower->options.act_quantizer != INPUTS_CROSS) continue;
+    linear_shape(&c->model.arch, (linear_id)l, &out, &in);
+    bytes += (uint64_t)(out * in) * sizeof(float);
   }
-  of->flops += (double)missing * flops;
-  of->rank += b.private_most + (b.shared + files) / (uint64_t)c->team.size;
-  p->disk_missing += files * (uint64_t)missing;
+  return bytes;
 }
 
-/* Adds the settings of a view (session_split). */
-static status count_solutions(const session *c, plan *p) {
+/* Of a view (session_split). */
+static status find_solutions(const session *c, bool *settings, plan *p) {
   status st = OK;
-  bool *pending = NULL;
   char path[PATH_MOST];
-  stage *of = c->follower ? &p->follow : &p->solve, now = {.units = p->layers * c->job.setting_count};
-  TRY(NEW(pending, c->job.setting_count, "settings of a layer"));
+  stage *of = c->follower ? &p->follow : &p->solve;
+  int count = c->job.setting_count;
   for (int64_t layer = c->layer_begin; layer < c->layer_end; layer++) {
-    for (int k = 0; k < c->job.setting_count; k++) {
+    bool *pending = settings + layer * count, any = false;
+    for (int k = 0; k < count; k++) {
       unit_solution_path(c, &c->job.settings[k], layer, path);
       pending[k] = !file_exists(path);
-      now.missing += pending[k];
-      if (pending[k]) p->disk_missing += layer_solver_file_bytes(&c->job, &c->model.arch, k);
+      any |= pending[k];
+      of->units++;
+      of->missing += pending[k];
+      if (pending[k]) p->disk_solutions += layer_solver_file_bytes(&c->job, &c->model.arch, k);
     }
+    if (any && c->follower) p->disk_grams += prefix_bytes(c);
     TRY(sharing_count(&c->job, layer, pending, &p->sharing));
   }
-  now.flops = (double)now.missing / c->job.setting_count * layer_solver_flops(&c->job, &c->model.arch);
-  solver_bytes b = layer_solver_memory(&c->job, &c->model.arch, c->team.size, c->sets[SET_HELDOUT] != NULL);
-  now.rank = p->base + b.private_most + b.shared / (uint64_t)c->team.size;
-  if (c->follower) count_prefix(c, now.missing, &now, p);
-  of->units += now.units;
-  of->missing += now.missing;
-  of->flops += now.flops;
-  if (now.missing) of->rank = now.rank > of->rank ? now.rank : of->rank;
 done:
-  FREE(pending);
   return st;
 }
 
-static status count_stages(const session *c, plan *p) {
-  session_views views;
-  status st = session_split(c, &views);
+static status find_missing(const session *c, missing *x, plan *p) {
+  status st = OK;
   p->layers = c->layer_end - c->layer_begin;
-  if (job_uses_full_grams(&c->job)) count_grams(c, p);
-  for (int i = 0; i < views.count && st == OK; i++) st = count_solutions(&views.list[i], p);
-  session_views_free(&views);
-  const stage *of[] = {&p->calibrate, &p->solve, &p->follow};
-  for (size_t i = 0; i < sizeof of / sizeof *of; i++) p->rank_peak = of[i]->rank > p->rank_peak ? of[i]->rank : p->rank_peak;
-  p->node_peak = p->rank_peak * (uint64_t)c->team.size;
-  p->node_memory = c->job.parallel.memory_per_node > 0 ? (uint64_t)(c->job.parallel.memory_per_node * (1 << 30)) : mem_machine_total();
+  TRY(session_split(c, &x->views));
+  TRY(NEW(x->grams, c->model.arch.layers, "list of layers"));
+  TRY(NEW(x->settings, x->views.count, "lists of layers"));
+  if (job_uses_full_grams(&c->job)) find_grams(c, x, p);
+  for (int v = 0; v < x->views.count; v++) {
+    const session *view = &x->views.list[v];
+    TRY(NEW(x->settings[v], c->model.arch.layers * view->job.setting_count, "lists of layers"));
+    TRY(find_solutions(view, x->settings[v], p));
+  }
+done:
   return st;
+}
+
+/* ---- memory ---- */
+
+/* Bytes of a rank at the peak of a view's part of solve. */
+static uint64_t view_bytes(const session *c, const plan *p, int ranks) {
+  solver_bytes b = layer_solver_memory(&c->job, &c->model.arch, ranks, c->sets[SET_HELDOUT] != NULL);
+  uint64_t all = p->base + b.private_most + b.shared / (uint64_t)ranks;
+  if (!c->follower) return all;
+  bool cross = c->follower->options.act_quantizer == INPUTS_CROSS;
+  pass_bytes of_prefix = prefix_memory(&c->model.arch, c->sets, c->wanted, ranks, cross);
+  if (scratch_at(c, ranks, p->node_memory)) of_prefix.private_most -= of_prefix.streams;
+  return all + of_prefix.private_most + (of_prefix.shared + prefix_bytes(c)) / (uint64_t)ranks;
+}
+
+/* Of a rank of a team of so many, stage by stage. */
+static uint64_t size_stages(const session *c, const missing *x, plan *p, int ranks) {
+  pass_bytes b = {.private_most = gram_take_private_bytes()};
+  if (c->job.grams.origin == GRAMS_CALIBRATED) b = pass_memory(&c->model.arch, c->sets, c->wanted, ranks);
+  if (c->job.grams.origin == GRAMS_CALIBRATED && scratch_at(c, ranks, p->node_memory)) b.private_most -= b.streams;
+  p->calibrate.rank = p->calibrate.missing ? p->base + b.private_most + (b.shared + tile_bytes(c)) / (uint64_t)ranks : 0;
+  p->solve.rank = p->follow.rank = 0;
+  for (int v = 0; v < x->views.count; v++) {
+    const session *view = &x->views.list[v];
+    stage *of = view->follower ? &p->follow : &p->solve;
+    uint64_t rank = view_bytes(view, p, ranks);
+    if (of->missing && rank > of->rank) of->rank = rank;
+  }
+  uint64_t most = p->calibrate.rank > p->solve.rank ? p->calibrate.rank : p->solve.rank;
+  return most > p->follow.rank ? most : p->follow.rank;
 }
 
 /* The nearest folder on the way to the output that exists already. */
@@ -163,114 +177,123 @@ static status free_space(const char *output, uint64_t *bytes) {
   return st;
 }
 
+/* ---- rates ---- */
+
+/* Collective. Those that were measured: of --machine, or of the run directory; or guesses from a product now. */
+static status find_rates(session *c, plan *p) {
+  status st = OK;
+  char path[PATH_MOST];
+  const char *from = c->arguments.machine ? c->arguments.machine : path;
+  unit_run_path(c, "machine.json", path);
+  TRY(gemm_rate(c, &p->gemm_rate));
+  machine_guess(p->gemm_rate / c->size, &p->machine);
+  if (c->rank == 0 && (p->measured = c->arguments.machine || file_exists(path))) {
+    st = machine_read(from, &p->machine);
+    snprintf(p->machine_path, sizeof p->machine_path, "%.255s", from);
+  }
+  st = agree(c->job_comm, st);
+done:
+  return st;
+}
+
+static status measure_rates(session *c) {
+  status st = OK;
+  machine m;
+  char path[PATH_MOST];
+  double start = clock_now(), hours = c->arguments.max_hours;
+  st = c->rank == 0 ? file_make_folders(c->job.output) : OK;
+  TRY(agree(c->job_comm, st));
+  TRY(machine_measure(c, hours > 0 ? 3600 * hours : 60, &m));
+  unit_run_path(c, "machine.json", path);
+  st = c->rank == 0 ? machine_write(path, &m) : OK;
+  TRY(agree(c->job_comm, st));
+  log_info("plan: %s: rates of %d ranks on %s, measured in %.0f s", path, m.ranks, m.host, clock_now() - start);
+done:
+  return st;
+}
+
+/* ---- ways to run it ---- */
+
+/* Nodes: 1, 2, 4 … up to a layer each; ranks halved until a node holds them. The fewest nodes that are done in a night, else the quickest. */
+static status list_options(const session *c, const missing *x, const forecast_todo *todo, plan *p) {
+  status st = OK;
+  plan sizes = *p;
+  int ranks = p->geometry.ranks, quickest = -1;
+  uint64_t node = 0;
+  p->recommended = -1;
+  for (; ranks >= 1; ranks /= 2) {
+    geometry g = geometry_of(1, ranks, c->job.parallel.team);
+    node = size_stages(c, x, &sizes, g.team) * (uint64_t)ranks;
+    if (p->node_memory == 0 || node <= p->node_memory) break;
+  }
+  for (int nodes = 1; ranks >= 1 && nodes <= p->layers && p->option_count < PLAN_OPTIONS; nodes *= 2) {
+    plan_option *o = &p->options[p->option_count];
+    *o = (plan_option){.g = geometry_of(nodes, ranks, c->job.parallel.team), .node = node};
+    TRY(forecast_make(todo, &p->machine, &o->g, &o->f));
+    if (quickest < 0 || plan_seconds(&o->f) < plan_seconds(&p->options[quickest].f)) quickest = p->option_count;
+    if (p->recommended < 0 && plan_seconds(&o->f) <= 3600 * p->night) p->recommended = p->option_count;
+    p->option_count++;
+  }
+  if (p->recommended < 0) p->recommended = quickest;
+done:
+  return st;
+}
+
+/* Collective. The ranks of this call, or those that were asked for. */
+static void choose_geometry(const session *c, plan *p) {
+  const arguments *a = &c->arguments;
+  MPI_Comm node;
+  int rank, ranks, nodes;
+  MPI_Comm_split_type(c->job_comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
+  MPI_Comm_rank(node, &rank);
+  MPI_Comm_size(node, &ranks);
+  MPI_Comm_free(&node);
+  nodes = rank == 0;
+  MPI_Allreduce(MPI_IN_PLACE, &nodes, 1, MPI_INT, MPI_SUM, c->job_comm);
+  p->given = a->nodes || a->ranks_per_node;
+  p->geometry = (geometry){.nodes = nodes, .ranks = ranks, .team = c->team.size, .teams = c->team.count};
+  if (p->given)
+    p->geometry = geometry_of(a->nodes ? a->nodes : 1,
+                              a->ranks_per_node ? a->ranks_per_node
+                              : p->measured     ? p->machine.ranks
+                                                : ranks,
+                              c->job.parallel.team);
+  p->node_memory = p->given && c->job.parallel.memory_per_node <= 0 ? 0 : node_memory(c); /* of other nodes only the job can say it */
+}
+
+static status make_on_first_rank(const session *c, plan *p) {
+  status st = OK;
+  missing x = {0};
+  TRY(find_missing(c, &x, p));
+  forecast_todo todo = {.c = c, .views = &x.views, .grams = x.grams, .settings = x.settings};
+  p->rank_peak = size_stages(c, &x, p, p->geometry.team);
+  p->node_peak = p->rank_peak * (uint64_t)p->geometry.ranks;
+  TRY(forecast_make(&todo, &p->machine, &p->geometry, &p->forecast));
+  TRY(list_options(c, &x, &todo, p));
+  const forecast_part *steps = p->forecast.steps;
+  for (int s = 0; s < STEP_COUNT; s++) *(s < STEP_SOLVE ? &p->calibrate.flops : &p->solve.flops) += steps[s].flops;
+  p->calibrate.seconds = p->forecast.calibrate;
+  p->solve.seconds = p->forecast.solve;
+  TRY(free_space(c->job.output, &p->disk_free));
+done:
+  missing_free(&x);
+  return st;
+}
+
 static status make_plan(session *c, plan *p) {
   status st = OK;
-  *p = (plan){.base = mem_resident_now().private_bytes + LIBRARY_BUFFERS};
-  st = count_stages(c, p);
-  if (st == OK) st = free_space(c->job.output, &p->disk_free);
+  *p =
+      (plan){.base = mem_resident_now().private_bytes + LIBRARY_BUFFERS, .night = c->arguments.max_hours > 0 ? c->arguments.max_hours : 12};
+  TRY(find_rates(c, p));
+  choose_geometry(c, p);
+  st = c->rank == 0 ? make_on_first_rank(c, p) : OK;
   TRY(agree(c->job_comm, st));
-  TRY(gemm_rate(c, &p->gemm_rate));
-  p->calibrate.seconds = p->calibrate.flops / (CALIBRATE_OF_GEMM * p->gemm_rate);
-  p->solve.seconds = p->solve.flops / (SOLVE_OF_GEMM * p->gemm_rate);
-  p->follow.seconds = p->follow.flops / (SOLVE_OF_GEMM * p->gemm_rate);
   MPI_Bcast(p, (int)sizeof *p, MPI_BYTE, 0, c->job_comm);
 done:
   return st;
 }
 
 static double gib(uint64_t bytes) { return (double)bytes / (1 << 30); }
-
-/* Tokens of Grams that come from elsewhere are a number, not windows. */
-static void print_tokens(const windows *w, const char *what, FILE *out) {
-  if (w && w->ids)
-    fprintf(out, "%lld x %lld %s", (long long)w->count, (long long)w->length, what);
-  else if (w)
-    fprintf(out, "%lld %s", (long long)w->count, what);
-}
-
-static void print_step(const char *name, const step_count *n, FILE *out) {
-  if (n->asked)
-    fprintf(out, "%-26s %12lld %12lld %12lld %16lld\n", name, (long long)n->asked, (long long)n->computed,
-            (long long)(n->asked - n->computed - n->finished), (long long)n->finished);
-}
-
-/* What the settings have in common, step by step. */
-static void print_sharing(const sharing *n, FILE *out) {
-  if (n->codes.asked + n->refined.asked + n->joint.asked == 0) return;
-  fprintf(out, "%-26s %12s %12s %12s %16s\n", "work of solve", "asked for", "computed", "shared", "already finished");
-  print_step("MagR of matrices", &n->magr, out);
-  print_step("Cholesky factors of Grams", &n->factors, out);
-  print_step("codes of matrices", &n->codes, out);
-  print_step("codes refined for a rank", &n->refined, out);
-  print_step("adapters, all ranks at once", &n->fits, out);
-  print_step("codes and adapter, one rank", &n->joint, out);
-  fprintf(out, "\n");
-}
-
-static void print_stage(const char *name, const stage *s, FILE *out) {
-  char text[32];
-  clock_duration(s->seconds, text);
-  fprintf(out, "%-12s %12lld %12lld %14.3f %18.3f %14s\n", name, (long long)s->units, (long long)s->missing, 1e-12 * s->flops, gib(s->rank),
-          text);
-}
-
-static void print_table(const session *c, const plan *p, FILE *out) {
-  const arch *a = &c->model.arch;
-  char few[FEW_TOKENS_TEXT];
-  double per_column[IN_COUNT];
-  fprintf(out, "model       %s: %lld layers, hidden %lld, intermediate %lld, %d/%d heads of %d, vocabulary %lld\n", c->job.model,
-          (long long)a->layers, (long long)a->hidden, (long long)a->intermediate, a->heads, a->kv_heads, a->head_dim, (long long)a->vocab);
-  fprintf(out, "tokens      ");
-  print_tokens(c->sets[SET_CALIBRATION], "calibration", out);
-  if (c->sets[SET_HELDOUT]) fprintf(out, ", ");
-  print_tokens(c->sets[SET_HELDOUT], "held-out", out);
-  tokens_a_column(&c->model.arch, c->sets[SET_CALIBRATION], c->wanted, per_column);
-  if (few_tokens(per_column, few)) fprintf(out, "\nwarning     %s", few);
-  fprintf(out, "\nsettings    %d:", c->job.setting_count);
-  for (int k = 0; k < c->job.setting_count; k++) fprintf(out, " %s", c->job.settings[k].name);
-  fprintf(out, "\n\n%-12s %12s %12s %14s %18s %14s\n", "stage", "units", "to do", "TFLOP to do", "GiB a rank, peak", "about");
-  print_stage("calibrate", &p->calibrate, out);
-  print_stage("solve", &p->solve, out);
-  if (p->follow.units) print_stage("by prefix", &p->follow, out);
-  fprintf(out, "\n");
-  print_sharing(&p->sharing, out);
-  fprintf(out, "memory      %.3f GiB a rank, %.3f GiB a team of %d; a node has %.1f GiB\n", gib(p->rank_peak), gib(p->node_peak),
-          c->team.size, gib(p->node_memory));
-  fprintf(out, "disk        %.3f GiB to write, %.1f GiB free\n", gib(p->disk_missing), gib(p->disk_free));
-  fprintf(out, "rate        %.0f GFLOP/s of %d ranks in a short single-precision product\n", 1e-9 * p->gemm_rate, c->size);
-}
-
-static json_t *step_json(const step_count *n) {
-  return json_pack("{s:I, s:I, s:I}", "asked", (json_int_t)n->asked, "computed", (json_int_t)n->computed, "finished",
-                   (json_int_t)n->finished);
-}
-
-static json_t *sharing_json(const sharing *n) {
-  return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "magr", step_json(&n->magr), "factors", step_json(&n->factors), "codes",
-                   step_json(&n->codes), "refined", step_json(&n->refined), "adapters", step_json(&n->fits), "joint", step_json(&n->joint));
-}
-
-static json_t *tokens_json(const session *c) {
-  json_t *o = json_object();
-  double per_column[IN_COUNT];
-  tokens_a_column(&c->model.arch, c->sets[SET_CALIBRATION], c->wanted, per_column);
-  for (int i = 0; i < IN_COUNT; i++)
-    if (!isnan(per_column[i])) json_object_set_new(o, input_name((input_id)i), json_real(per_column[i]));
-  return o;
-}
-
-static json_t *plan_json(const session *c, const plan *p) {
-  return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:i, s:o, s:o}",
-                   "model", c->job.model, "layers", (json_int_t)p->layers, "gram_units", (json_int_t)p->calibrate.units, "gram_units_to_do",
-                   (json_int_t)p->calibrate.missing, "solution_units", (json_int_t)(p->solve.units + p->follow.units),
-                   "solution_units_to_do", (json_int_t)(p->solve.missing + p->follow.missing), "calibrate_flops", p->calibrate.flops,
-                   "solve_flops", p->solve.flops + p->follow.flops, "calibrate_seconds", p->calibrate.seconds, "solve_seconds",
-                   p->solve.seconds + p->follow.seconds, "rank_bytes", (json_int_t)p->rank_peak, "rank_bytes_calibrate",
-                   (json_int_t)p->calibrate.rank, "rank_bytes_solve", (json_int_t)p->solve.rank, "rank_bytes_by_prefix",
-                   (json_int_t)p->follow.rank, "node_bytes", (json_int_t)p->node_peak, "node_memory", (json_int_t)p->node_memory,
-                   "disk_bytes", (json_int_t)p->disk_missing, "disk_free", (json_int_t)p->disk_free, "gemm_flops_per_second", p->gemm_rate,
-                   "ranks", c->size, "sharing", sharing_json(&p->sharing), "tokens_a_column", tokens_json(c));
-}
 
 static void print_json(const session *c, const plan *p, FILE *out) {
   json_t *o = plan_json(c, p);
@@ -297,23 +320,24 @@ status verb_plan(session *c) {
   status st = OK;
   plan p;
   bool alone = strcmp(c->arguments.verb, "plan") == 0; /* as part of `run` it goes to the log */
+  uint64_t disk = 0;
+  if (alone && c->arguments.calibrate_machine) TRY(measure_rates(c));
   TRY(make_plan(c, &p));
+  disk = p.disk_grams + p.disk_solutions;
   if (c->rank == 0 && alone && c->arguments.json) print_json(c, &p, stdout);
-  if (c->rank == 0 && alone && !c->arguments.json) print_table(c, &p, stdout);
+  if (c->rank == 0 && alone && !c->arguments.json) plan_print(c, &p, stdout);
   if (!alone)
     log_info("plan: %lld of %lld Grams and %lld of %lld solutions to do; %.3f + %.3f TFLOP; %.3f GiB a rank; %.3f GiB to write",
              (long long)p.calibrate.missing, (long long)p.calibrate.units, (long long)(p.solve.missing + p.follow.missing),
-             (long long)(p.solve.units + p.follow.units), 1e-12 * p.calibrate.flops, 1e-12 * (p.solve.flops + p.follow.flops),
-             gib(p.rank_peak), gib(p.disk_missing));
+             (long long)(p.solve.units + p.follow.units), 1e-12 * p.calibrate.flops, 1e-12 * p.solve.flops, gib(p.rank_peak), gib(disk));
   if (!alone && c->rank == 0) st = keep_plan(c, &p);
   TRY(agree(c->job_comm, st));
   if (p.node_memory && p.node_peak > p.node_memory)
     st = fail(E_MEMORY,
               "plan: memory of a node: expected at least %.2f GiB for %d ranks, found %.2f GiB; use more nodes or fewer ranks a node",
-              gib(p.node_peak), c->team.size, gib(p.node_memory));
-  else if (p.disk_missing > p.disk_free)
-    st = fail(E_MEMORY, "plan: %s: expected at least %.2f GiB of free disk, found %.2f GiB", c->job.output, gib(p.disk_missing),
-              gib(p.disk_free));
+              gib(p.node_peak), p.geometry.ranks, gib(p.node_memory));
+  else if (!p.given && disk > p.disk_free)
+    st = fail(E_MEMORY, "plan: %s: expected at least %.2f GiB of free disk, found %.2f GiB", c->job.output, gib(disk), gib(p.disk_free));
   st = agree(c->job_comm, st);
 done:
   return st;

@@ -171,7 +171,11 @@ done:
 }
 
 static void print_heading(FILE *out, const run_report *r, const setting_report *s) {
-  char share[64], layers[128];
+  char bits[64], share[64], layers[128];
+  if (s->bits_most > s->bits)
+    snprintf(bits, sizeof bits, "%lld to %lld bits", (long long)s->bits, (long long)s->bits_most);
+  else
+    snprintf(bits, sizeof bits, "%lld bit%s", (long long)s->bits, s->bits == 1 ? "" : "s");
   if (s->group)
     snprintf(share, sizeof share, "%lld columns per scale", (long long)s->group);
   else
@@ -180,7 +184,7 @@ static void print_heading(FILE *out, const run_report *r, const setting_report *
     snprintf(layers, sizeof layers, "(%lld of %lld layers)", (long long)s->layers, (long long)r->layers);
   else
     snprintf(layers, sizeof layers, "%lld layer%s", (long long)s->layers, s->layers == 1 ? "" : "s");
-  fprintf(out, "\n%s   %lld bit%s, %s, %s\n", s->name, (long long)s->bits, s->bits == 1 ? "" : "s", share, layers);
+  fprintf(out, "\n%s   %s, %s, %s%s\n", s->name, bits, share, layers, s->own_inputs ? ", on inputs of its own prefix" : "");
 }
 
 /* "codes of r=4 serve r=6 8, of r=16 serve r=24" */
@@ -287,7 +291,7 @@ done:
   return st;
 }
 
-static void print_legend(FILE *out, bool evaluated) {
+static void print_legend(FILE *out, bool evaluated, bool own_inputs) {
   fprintf(out, "\n"
                "relative loss   tr((W-Q-BA) H (W-Q-BA)') / tr(W H W'), from the stored numbers; geometric mean over layers\n"
                "base, r=8       without adapter; with the adapter's first 8 columns\n"
@@ -295,6 +299,8 @@ static void print_legend(FILE *out, bool evaluated) {
                "bits per weight codes and grid as exported (fp16 scales, b-bit zeros; NF4: absmax), at r=8 with the adapter in fp16\n"
                "time            seconds of one rank for MagR, factor, codes and the adapter at the largest rank, as if the setting were\n"
                "                alone; summed over layers, without losses\n");
+  if (own_inputs)
+    fprintf(out, "own prefix      losses of such a setting are on its own inputs and targets: perplexity and KL compare it with others\n");
   if (evaluated)
     fprintf(
         out,
@@ -316,7 +322,7 @@ status table_write(FILE *out, const char *run_folder, const run_report *r) {
   if (r->setting_count > 1) TRY(print_summary(out, r, many));
   if (many)
     fprintf(out, "\nBy kinds of matrices: cloqwork report %s --settings PATTERN, of at most %d settings\n", run_folder, BLOCKS_MOST);
-  print_legend(out, r->original.count > 0);
+  print_legend(out, r->original.count > 0, report_own_inputs(r));
   if (fflush(out) != 0 || ferror(out)) st = fail(E_IO, "report: the table cannot be written: %m");
 done:
   return st;

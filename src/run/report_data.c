@@ -101,7 +101,7 @@ typedef struct curves {
   double *values; /* [value_count] leading eigenvalues, last the sum of all others; NULL where they say nothing of this loss */
   int64_t length[GRAM_KINDS], value_count, numerical_rank, raised_scales;
   solution shape; /* without arrays */
-  bool own_rank;
+  bool own_rank, own_inputs;
 } curves;
 
 static void free_curves(curves *c) {
@@ -143,6 +143,8 @@ static status read_curves(container *c, const char *path, const char *group, cur
   v->adapter_size = attr_get_real(&a, "adapter_size", NAN);
   v->seconds = attr_get_real(&a, "seconds", 0);
   v->own_rank = attr_get_int(&a, "own_rank", 0) == 1;
+  const char *activations = attr_get_text(&a, "act_quantizer");
+  v->own_inputs = *activations && strcmp(activations, "fp") != 0;
   v->numerical_rank = attr_get_int(&a, "numerical_rank", 0);
   v->raised_scales = attr_get_int(&a, "scales_raised_from_zero", 0);
   const char *in_which = attr_get_text(&a, "certificate");
@@ -194,6 +196,7 @@ static status entry_curves(curves *v, matrix_entry *m) {
   status st = OK;
   m->out = v->shape.out;
   m->in = v->shape.in;
+  m->code_bits = v->shape.rule.bits;
   m->numerical_rank = v->numerical_rank;
   m->raised_scales = v->raised_scales;
   m->tokens = (int64_t)v->tokens;
@@ -279,6 +282,9 @@ static status add_linear(container *c, const char *path, int64_t layer, const ch
   }
   note_tokens(&v, l, per_column);
   TRY(entry_curves(&v, entry));
+  s->own_inputs |= v.own_inputs;
+  if (s->entry_count == 1 || entry->code_bits < s->bits) s->bits = entry->code_bits;
+  if (entry->code_bits > s->bits_most) s->bits_most = entry->code_bits;
 done:
   attr_free(&a);
   free_curves(&v);
@@ -340,6 +346,12 @@ done:
   return st;
 }
 
+bool report_own_inputs(const run_report *r) {
+  for (int i = 0; i < r->setting_count; i++)
+    if (r->settings[i].own_inputs) return true;
+  return false;
+}
+
 int report_find_point(const setting_report *s, int rank) {
   for (int k = 0; k < s->point_count; k++)
     if (s->points[k] == rank) return k;
@@ -392,7 +404,7 @@ static void drop_foreign_eval(const eval_result *original, const char *fingerpri
   if (!original->count || eval_identity_differs(&s->eval.identity, &expected)) eval_result_free(&s->eval);
 }
 
-/* What the files of a setting say of it: method, bits and group of the first linear, the union of the ranks. */
+/* What the files of a setting say of it: method and group of the first linear, the union of the ranks. */
 static status read_head(const char *path, setting_report *s) {
   status st = OK;
   container *c = NULL;
@@ -408,7 +420,6 @@ static status read_head(const char *path, setting_report *s) {
     if (linear_of_group(groups[i]) < 0) continue;
     TRY(container_attributes(c, groups[i], &group));
     s->method = mem_format("%s", attr_get_text(&group, "method"));
-    s->bits = attr_get_int(&group, "bits", 0);
     s->group = attr_get_int(&group, "group", 0);
     const char *in_which = attr_get_text(&group, "certificate");
     s->metric = mem_format("%s", in_which);

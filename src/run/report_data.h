@@ -25,7 +25,7 @@ typedef struct matrix_report {
 /* One matrix of one layer. Losses are over the reference, NaN where that is 0. */
 typedef struct matrix_entry {
   linear_id linear;
-  int64_t layer, out, in, numerical_rank, tokens, raised_scales;
+  int64_t layer, out, in, code_bits, numerical_rank, tokens, raised_scales;
   double seconds, *loss[GRAM_KINDS]; /* [points]; owned */
   double *bits;                      /* [points] bits of the whole matrix; owned */
   /* Of the largest variant, at every rank; owned. tail: what its spectrum says the loss must be, NULL where that certifies a loss in another metric. */
@@ -34,11 +34,12 @@ typedef struct matrix_entry {
 } matrix_entry;
 
 typedef struct setting_report {
-  char *name, *method; /* owned */
-  int64_t bits, group, layers;
-  int *points;   /* [point_count] ascending, points[0] = 0; owned */
+  char *name, *method;                    /* owned */
+  int64_t bits, bits_most, group, layers; /* bits: the fewest and the most of any matrix */
+  int *points;                            /* [point_count] ascending, points[0] = 0; owned */
   int *variants; /* [point_count] the rank whose codes serve a point, 0: codes are those of all ranks, or every matrix has its own; owned */
   bool refined;  /* codes were made for an adapter of such a rank, and may serve others */
+  bool own_inputs; /* it follows its own prefix: its losses are those of its own inputs, and no others' */
   int point_count;
   matrix_report matrix[MATRIX_TYPES];
   char *metric;          /* in which the adapter is optimal: that of `verify`'s certificate; owned */
@@ -64,6 +65,7 @@ void report_free(run_report *r);
  * codes alone), as verify does. NaN: no tail to hold them against. */
 double entry_certificate(const matrix_entry *m);
 int report_find_point(const setting_report *s, int rank); /* -1: none */
+bool report_own_inputs(const run_report *r);              /* of any setting */
 
 /* Sorted names of a folder, for report_list_free; a folder that is not there has none. */
 status report_list(const char *path, int (*accept)(const struct dirent *), struct dirent ***names, int *count);

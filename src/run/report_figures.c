@@ -305,8 +305,9 @@ static status draw_frontier(const run_report *r, const families *f, int which, c
   if (hidden)
     snprintf(above, sizeof above, " %d point%s above %d times its perplexity not shown.", hidden, hidden == 1 ? "" : "s", PERPLEXITY_MOST);
   describe(s.figure, titles[which],
-           "A line is a setting, its points the base alone (leftmost) and each rank; one colour a method, down-left is better.%s%s",
-           which == FRONTIER_PERPLEXITY ? " Dashed: the original model." : " Geometric mean over all matrices.", above);
+           "A line is a setting, its points the base alone (leftmost) and each rank; one colour a method, down-left is better.%s%s%s",
+           which == FRONTIER_PERPLEXITY ? " Dashed: the original model." : " Geometric mean over all matrices.", above,
+           which != FRONTIER_PERPLEXITY && report_own_inputs(r) ? " Of settings with act_quantizer: on inputs of their own." : "");
   if (which == FRONTIER_PERPLEXITY && r->original.count) widen(&seen, r->original.points[0].perplexity);
   log_axis(s.script, "y", seen);
   fprintf(s.script,
@@ -640,7 +641,7 @@ static status draw_time(const json_t *story, const char *folder, figures *all) {
   const char *step;
   json_t *seconds;
   double most = 0;
-  int rows = 0;
+  int rows = 0, longest = 0; /* characters of a label */
   json_array_foreach(json_object_get(story, "stages"), i, stage) json_object_foreach(json_object_get(stage, "steps"), step, seconds) most =
       fmax(most, json_number_value(seconds));
   if (!(most > 0)) return OK;
@@ -652,7 +653,8 @@ static status draw_time(const json_t *story, const char *folder, figures *all) {
   json_array_foreach(json_object_get(story, "stages"), i, stage) json_object_foreach(json_object_get(stage, "steps"), step, seconds) {
     char label[80];
     if (json_number_value(seconds) < 0.003 * most) continue;
-    snprintf(label, sizeof label, "%s: %.60s", json_string_value(json_object_get(stage, "stage")), step);
+    int length = snprintf(label, sizeof label, "%s: %.60s", json_string_value(json_object_get(stage, "stage")), step);
+    if (length > longest) longest = length;
     fprintf(s.script, "%s", rows ? ", " : "");
     gnuplot_text(s.script, label);
     fprintf(s.script, " %d", rows);
@@ -663,9 +665,9 @@ static status draw_time(const json_t *story, const char *folder, figures *all) {
   }
   s.figure->height = 90 + 26 * rows;
   fprintf(s.script,
-          ")\nset yrange [%d.5:-0.5]\nset xrange [0:*]\nset xlabel 'seconds' tc rgb 'black'\nunset key\nset lmargin 28\nset grid "
+          ")\nset yrange [%d.5:-0.5]\nset xrange [0:*]\nset xlabel 'seconds' tc rgb 'black'\nunset key\nset lmargin %d\nset grid "
           "noytics\nplot ",
-          rows - 1);
+          rows - 1, longest);
   for (i = 0; i < json_array_size(json_object_get(story, "stages")); i++)
     fprintf(s.script, "%s'time.csv' using ($3/2):($5 == %d ? $4 : NaN):($3/2):(0.36) with boxxyerror ls %d fs solid 0.85 noborder",
             i ? ", \\\n  " : "", (int)i % COLOURS + 1, (int)i % COLOURS + 1);

@@ -36,9 +36,9 @@ static json_t *entry_json(const setting_report *s, const matrix_entry *m) {
   char name[64];
   double off = entry_certificate(m);
   entry_name(m, name);
-  return json_pack("{s:s, s:I, s:s, s:I, s:I, s:I, s:I, s:f, s:o, s:o, s:o}", "name", name, "layer", (json_int_t)m->layer, "type",
-                   linear_short(m->linear), "out", (json_int_t)m->out, "in", (json_int_t)m->in, "numerical_rank",
-                   (json_int_t)m->numerical_rank, "tokens", (json_int_t)m->tokens, "seconds", m->seconds, "relative_loss",
+  return json_pack("{s:s, s:I, s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:o, s:o, s:o}", "name", name, "layer", (json_int_t)m->layer, "type",
+                   linear_short(m->linear), "bits", (json_int_t)m->code_bits, "out", (json_int_t)m->out, "in", (json_int_t)m->in,
+                   "numerical_rank", (json_int_t)m->numerical_rank, "tokens", (json_int_t)m->tokens, "seconds", m->seconds, "relative_loss",
                    real_list(m->loss[ON_CALIBRATION], s->point_count), "relative_loss_heldout",
                    has_values(s, ON_HELDOUT) ? real_list(m->loss[ON_HELDOUT], s->point_count) : json_null(), "off_certificate",
                    isfinite(off) ? json_real(off) : json_null());
@@ -52,9 +52,10 @@ static json_t *setting_json(const setting_report *s) {
   for (int p = 0; p < s->point_count; p++) json_array_append_new(ranks, json_integer(s->points[p]));
   for (int k = 0; k < MATRIX_TYPES; k++)
     if (s->matrix[k].count) json_object_set_new(types, matrix_name(k), matrix_json(s, &s->matrix[k]));
-  return json_pack("{s:s, s:s, s:I, s:I, s:I, s:o, s:o, s:o, s:s, s:o, s:o}", "name", s->name, "method", s->method, "bits",
-                   (json_int_t)s->bits, "group", (json_int_t)s->group, "layers_done", (json_int_t)s->layers, "ranks", ranks, "variants",
-                   variants, "matrices", types, "certificate", s->metric, "every_matrix", every, "eval", eval_json(&s->eval));
+  return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:s, s:o, s:o}", "name", s->name, "method", s->method, "bits",
+                   (json_int_t)s->bits, "bits_most", (json_int_t)s->bits_most, "group", (json_int_t)s->group, "layers_done",
+                   (json_int_t)s->layers, "ranks", ranks, "variants", variants, "matrices", types, "certificate", s->metric, "every_matrix",
+                   every, "eval", eval_json(&s->eval));
 }
 
 status report_json(const char *run_folder, const job *asked, const char *pattern, FILE *out) {
@@ -88,11 +89,15 @@ done:
 
 /* ---- CSV ---- */
 
-static void csv_head(FILE *out, const setting_report *s, const char *layer, const char *matrix, int p) {
+/* bits: empty for the mean of matrices that have different ones. */
+static void csv_head(FILE *out, const setting_report *s, int64_t least_bits, int64_t most_bits, const char *layer, const char *matrix,
+                     int p) {
   csv_text(out, s->name);
   fputc(',', out);
   csv_text(out, s->method);
-  fprintf(out, ",%lld,%lld,%s,%s,%d,", (long long)s->bits, (long long)s->group, layer, matrix, s->points[p]);
+  fputc(',', out);
+  if (least_bits == most_bits) fprintf(out, "%lld", (long long)least_bits);
+  fprintf(out, ",%lld,%s,%s,%d,", (long long)s->group, layer, matrix, s->points[p]);
 }
 
 static void csv_entry(FILE *out, const setting_report *s, const matrix_entry *m) {
@@ -100,7 +105,7 @@ static void csv_entry(FILE *out, const setting_report *s, const matrix_entry *m)
   snprintf(layer, sizeof layer, "%lld", (long long)m->layer);
   for (int p = 0; p < s->point_count; p++) {
     const double numbers[] = {m->bits[p] / ((double)m->out * (double)m->in), m->loss[ON_CALIBRATION][p], m->loss[ON_HELDOUT][p]};
-    csv_head(out, s, layer, linear_short(m->linear), p);
+    csv_head(out, s, m->code_bits, m->code_bits, layer, linear_short(m->linear), p);
     csv_numbers(out, numbers, 3);
     fprintf(out, ",%lld,%lld,%lld,", (long long)m->in, (long long)m->numerical_rank, (long long)m->tokens);
     const double others[] = {entry_certificate(m), m->seconds, NAN, NAN, NAN};
@@ -115,7 +120,7 @@ static void csv_means(FILE *out, const setting_report *s, int k) {
   for (int p = 0; p < s->point_count; p++) {
     const double numbers[] = {m->bits[p], m->loss[ON_CALIBRATION][p], m->loss[ON_HELDOUT][p]};
     const eval_point *e = k == MATRIX_ALL ? eval_result_find(&s->eval, s->points[p]) : NULL;
-    csv_head(out, s, "", matrix_name(k), p);
+    csv_head(out, s, s->bits, s->bits_most, "", matrix_name(k), p);
     csv_numbers(out, numbers, 3);
     fprintf(out, ",,,,");
     const double others[] = {NAN, m->seconds, e ? e->perplexity : NAN, e ? e->kl : NAN, e ? e->top1 : NAN};

@@ -35,7 +35,7 @@ static const char style[] =
     ".figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,520px),1fr));gap:1.4rem;margin:1rem 0}\n"
     "figure{margin:0;break-inside:avoid}figure "
     "svg{display:block;width:100%;height:auto;max-width:720px}figcaption{font-size:.86em;max-width:720px}\n"
-    "figure b{display:block;color:var(--ink)}\n"
+    "figure b{display:block;color:var(--ink)}figcaption code{white-space:nowrap}\n"
     "svg [fill=black],svg [fill='rgb(  0,   0,   0)'],svg [fill='rgb(0,0,0)']{fill:var(--ink)}svg [color=black]{color:var(--ink)}"
     "svg [stroke='rgb(  0,   0,   0)']{stroke:var(--ink)}\n"
     "summary{cursor:pointer;padding:.25em 0}details{border-bottom:1px solid var(--line)}\n"
@@ -62,6 +62,12 @@ static void section(FILE *out, const char *id, const char *title) { fprintf(out,
 static const char *text_of(const json_t *o, const char *key) {
   const char *text = json_string_value(json_object_get(o, key));
   return text ? text : "";
+}
+
+static void number_cell(FILE *out, const char *format, const json_t *value, double factor) {
+  char text[32] = "-";
+  if (json_is_number(value)) snprintf(text, sizeof text, format, factor * json_number_value(value));
+  cell(out, text, false);
 }
 
 /* The pictures whose names begin with one of these. */
@@ -91,6 +97,8 @@ static void list_of(FILE *out, const json_t *list) {
       fprintf(out, "%lld", (long long)json_integer_value(each));
   }
 }
+
+static bool has_training(const json_t *story) { return json_array_size(json_object_get(json_object_get(story, "training"), "table")) > 0; }
 
 /* ---- (a) the run ---- */
 
@@ -131,8 +139,9 @@ static void the_run(FILE *out, const char *run_folder, const run_report *r, cons
     escaped(out, text_of(story, lines[k]));
   }
   fprintf(out,
-          "</p>\n</header>\n<nav><a href=\"#results\">Results</a><a href=\"#layers\">Layers</a><a href=\"#ranks\">Ranks and spectra</a>"
-          "<a href=\"#time\">Time and memory</a><a href=\"#checks\">Certificates and warnings</a><a href=\"#load\">Loading</a></nav>\n");
+          "</p>\n</header>\n<nav><a href=\"#results\">Results</a>%s<a href=\"#layers\">Layers</a><a href=\"#ranks\">Ranks and spectra</a>"
+          "<a href=\"#time\">Time and memory</a><a href=\"#checks\">Certificates and warnings</a><a href=\"#load\">Loading</a></nav>\n",
+          has_training(story) ? "<a href=\"#training\">After training</a>" : "");
 }
 
 /* ---- (b) results ---- */
@@ -201,8 +210,8 @@ static void setting_details(FILE *out, const setting_report *s) {
   escaped(out, s->name);
   fprintf(out, " <span class=\"soft\">%lld layer%s, %s of one rank", (long long)s->layers, s->layers == 1 ? "" : "s", time);
   if (s->matrix[MATRIX_ALL].adapter_size > 0) fprintf(out, ", adapter %.3g of W", s->matrix[MATRIX_ALL].adapter_size);
-  fprintf(out, "%s</span></summary>\n<div class=\"wide\"><table>\n<thead><tr><th>matrix</th>",
-          s->refined ? "; codes made for their adapter: useless without it" : "");
+  fprintf(out, "%s%s</span></summary>\n<div class=\"wide\"><table>\n<thead><tr><th>matrix</th>",
+          s->refined ? "; codes made for their adapter: useless without it" : "", s->own_inputs ? "; on inputs of its own prefix" : "");
   for (int kind = 0; kind < 2 + heldout; kind++)
     for (int p = 0; p < s->point_count; p++) {
       rank_head(s->points[p], text);
@@ -236,7 +245,11 @@ static status results(FILE *out, const run_report *r, const figures *f) {
   fprintf(out,
           "<p>Relative loss: tr((W-Q-BA) H (W-Q-BA)') / tr(W H W'), computed from the stored numbers; geometric mean over all matrices. "
           "<i>base</i> is the model without its adapter, r=8 with the adapter's first 8 columns. Bits per weight count codes, scales and "
-          "zeros, and the adapter in fp16.</p>\n");
+          "zeros, and the adapter in fp16.%s</p>\n",
+          report_own_inputs(r)
+              ? " Losses of settings with <code>act_quantizer</code> are on inputs and targets of their own: compare them with "
+                "others by perplexity and KL."
+              : "");
   fprintf(out, "<div class=\"tables\">\n");
   if (any_heldout(r)) rank_table(out, r, "Relative loss, held-out tokens", heldout_cell, points, count);
   rank_table(out, r, "Relative loss, calibration tokens", loss_cell, points, count);
@@ -254,13 +267,34 @@ done:
   return st;
 }
 
-/* ---- (f) time and memory ---- */
+/* ---- what training came to ---- */
 
-static void number_cell(FILE *out, const char *format, const json_t *value, double factor) {
-  char text[32] = "-";
-  if (json_is_number(value)) snprintf(text, sizeof text, format, factor * json_number_value(value));
-  cell(out, text, false);
+static void training(FILE *out, const json_t *story) {
+  const json_t *found = json_object_get(story, "training"), *how = json_object_get(found, "made_from"), *row;
+  size_t i;
+  if (!has_training(story)) return;
+  section(out, "training", "After training");
+  fprintf(
+      out,
+      "<p>LoRA from each start on the same tokens in the same order, %lld steps of %lld x %lld tokens, at the best rate of a grid; "
+      "<i>original</i> is the "
+      "unquantized model with a fresh adapter. Perplexity on %lld held-out windows; after &plusmn; its standard deviation over seeds.</p>\n"
+      "<div class=\"wide\"><table>\n<thead><tr><th>start</th><th>perplexity before</th><th>first step's loss</th><th>last steps' loss</th>"
+      "<th>rate</th><th>perplexity after</th><th>&plusmn;</th><th>seeds</th></tr></thead>\n<tbody>\n",
+      (long long)json_integer_value(json_object_get(how, "steps")), (long long)json_integer_value(json_object_get(how, "batch")),
+      (long long)json_integer_value(json_object_get(how, "length")), (long long)json_integer_value(json_object_get(how, "windows")));
+  json_array_foreach(json_object_get(found, "table"), i, row) {
+    static const char *const keys[] = {"perplexity_before", "first_loss", "last_loss", "rate", "perplexity_after", "deviation", "seeds"};
+    fprintf(out, "<tr><td>");
+    escaped(out, text_of(row, "setting"));
+    fprintf(out, "</td>");
+    for (size_t k = 0; k < sizeof keys / sizeof *keys; k++) number_cell(out, "%.4g", json_object_get(row, keys[k]), 1);
+    fprintf(out, "</tr>\n");
+  }
+  fprintf(out, "</tbody></table></div>\n</section>\n");
 }
+
+/* ---- (f) time and memory ---- */
 
 static void duration_cell(FILE *out, const json_t *value) {
   char text[32] = "-";
@@ -416,6 +450,7 @@ status html_write(FILE *out, const char *run_folder, const run_report *r, const 
     fprintf(out, "<p><strong>No pictures: gnuplot is not installed (Debian: gnuplot-nox). Their data and scripts are in "
                  "<code>figures/</code>.</strong></p>\n");
   TRY(results(out, r, f));
+  training(out, story);
   section(out, "layers", "Layers");
   pictures(out, f, heats);
   fprintf(out, "</section>\n");

@@ -189,12 +189,25 @@ done:
   return st;
 }
 
+/* What training from the run's exports came to (tests/bench/finetune.py). */
+static status add_training(const char *run_folder, json_t *story) {
+  status st = OK;
+  char *path = path_join(run_folder, "finetune/results.json");
+  json_t *found = NULL;
+  if (!path) st = fail(E_MEMORY, "report: no memory");
+  if (st == OK && file_exists(path)) st = json_read_file(path, 1 << 26, &found);
+  json_object_set_new(story, "training", found ? found : json_null());
+  FREE(path);
+  return st;
+}
+
 status report_story(const char *run_folder, json_t **story) {
   status st = OK;
   *story = json_object();
   TRY(add_stages(run_folder, *story));
   TRY(read_log(run_folder, *story));
   TRY(add_exports(run_folder, *story));
+  TRY(add_training(run_folder, *story));
 done:
   if (st != OK) json_drop(story);
   return st;

@@ -2,7 +2,7 @@
  *
  * A JSON object, as --json gives it: {program: [versions], hosts: [names], ranks: [a team's], begun, ended, blas, libraries: lines of run.log or null,
  * peak_gflops or null, stages: [{stage, units, seconds, steps: {name: seconds}, gflops, of_peak, private_bytes, shared_bytes, planned_seconds, planned_bytes}],
- * exports: [{folder, snippet}], unread_lines}. What a run has not left is null or empty; planned_seconds are for as many units as were done. */
+ * exports: [{folder, snippet}], training: RUN/finetune/results.json or null, unread_lines}. What a run has not left is null or empty; planned_seconds are for as many units as were done. */
 #ifndef CLOQWORK_RUN_REPORT_STORY_H
 #define CLOQWORK_RUN_REPORT_STORY_H
 

@@ -14,6 +14,7 @@
 #include "base/memory.h"
 #include "base/settings.h"
 #include "dist/agree.h"
+#include "run/unit.h"
 
 enum { PATIENCE = 15 }; /* seconds for other jobs of an array to begin */
 
@@ -70,7 +71,10 @@ static status read_tokens(session *c) {
   status st = OK;
   for (int set = 0; set < SET_COUNT; set++) {
     if (!requests[set]) continue;
-    TRY(windows_draw(requests[set], c->model.arch.vocab, &c->windows[set]));
+    if (c->model.tensor_count == 0 && requests[set]->windows && !file_exists(requests[set]->path)) /* a plan of a model that is elsewhere */
+      c->windows[set] = (windows){.count = requests[set]->windows, .length = requests[set]->length};
+    else
+      TRY(windows_draw(requests[set], c->model.arch.vocab, &c->windows[set]));
     c->sets[set] = &c->windows[set];
   }
   if (c->job.grams.origin != GRAMS_CALIBRATED) TRY(gram_sources_open(c));
@@ -80,7 +84,8 @@ done:
 
 static status read_inputs(session *c) {
   status st = OK;
-  TRY(checkpoint_open(c->job.model, &c->model));
+  bool weights = strcmp(c->arguments.verb, "plan") != 0 || checkpoint_has_weights(c->job.model); /* plan needs none */
+  TRY(weights ? checkpoint_open(c->job.model, &c->model) : checkpoint_open_config(c->job.model, &c->model));
   TRY(job_check_model(&c->job, &c->model.arch));
   for (int i = 0; i < IN_COUNT; i++) c->wanted[i] = job_uses_input(&c->job, i);
   int64_t layers = c->model.arch.layers, last = c->arguments.last_layer < 0 ? layers - 1 : c->arguments.last_layer;
@@ -173,6 +178,26 @@ static status find_settings_free(const session *c) {
   return st;
 }
 
+/* The first Gram of each set tells whose run this is, before its job.yaml is replaced. */
+static status find_own_grams(const session *c) {
+  status st = OK;
+  attributes identity = {0};
+  char path[PATH_MOST];
+  for (int set = 0; set < SET_COUNT; set++)
+    for (int64_t layer = 0; c->sets[set] && layer < c->model.arch.layers; layer++) {
+      bool same;
+      unit_gram_path(c, set, layer, path);
+      if (!file_exists(path)) continue;
+      TRY(unit_gram_identity(c, set, layer, &identity));
+      TRY(unit_is_done(path, "grams", &identity, &same));
+      attr_free(&identity);
+      break;
+    }
+done:
+  attr_free(&identity);
+  return st;
+}
+
 static status begin_on_first_rank(session *c, bool whole) {
   status st = OK;
   char *path = NULL, *text = NULL;
@@ -201,6 +226,7 @@ static status begin_on_first_rank(session *c, bool whole) {
       FREE(path);
     }
   }
+  if (whole) TRY(find_own_grams(c));
   TRY(settings_write(c->job.tree, &text));
   if (!(path = path_join(c->job.output, "job.yaml"))) return fail(E_MEMORY, "%s: no memory for a name", c->job.output);
   TRY(file_write_atomic(path, text, strlen(text)));

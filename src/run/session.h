@@ -26,6 +26,9 @@ typedef struct arguments {
   int setting_choice_count, rank_choice_count;
   const char *to, *out, *run, *split, *dtype, *adapter_dtype; /* of export and verify; NULL: not given */
   const char *budget, *method, *group, *weights, *name;       /* of allocate; NULL: not given */
+  const char *machine;                                        /* --machine of plan: a file of rates; NULL: not given */
+  int nodes, ranks_per_node;                                  /* of plan; 0: not given */
+  bool calibrate_machine;                                     /* likewise */
   bool merge;                                                 /* export --merge */
   const char **from;                                          /* --from of merge and grams, in order; owned array of borrowed texts */
   int from_count;

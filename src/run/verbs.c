@@ -41,12 +41,20 @@ status verb_methods(session *c) {
 
 const verb verbs[] = {
     {"plan", verb_plan, NULL, NEEDS_TOKENS, NULL, "what will be computed: units, flops, memory, disk, hours; exit 4 if it cannot fit",
-     "usage: cloqwork plan JOB.yaml [--set key=value]... [--json]\n\n"
+     "usage: cloqwork plan JOB.yaml [--nodes N] [--ranks-per-node R] [--machine FILE] [--max-hours H] [--set key=value]... [--json]\n"
+     "       mpirun -n R cloqwork plan JOB.yaml --calibrate-machine\n\n"
      "Checks the job, the headers of the checkpoint and the token files, then prints the units of work, their flops, the peak memory of a "
      "rank and of\n"
-     "a node, bytes on disk, and hours by stage at the rate of a short product measured now. Exit code 4 when memory or disk would not "
-     "suffice.\n"
-     "The number of ranks is that of the call: mpirun -n 64 cloqwork plan JOB.yaml."},
+     "a node, bytes on disk, the seconds of every step, what holds them up, and an sbatch line with its arithmetic. Exit code 4 when "
+     "memory "
+     "or disk would\n"
+     "not suffice. Of the model config.json alone is needed.\n\n"
+     "  --nodes, --ranks-per-node  where it will run (default: the ranks of this call); memory of its nodes: --set "
+     "parallel.memory_per_node=GiB\n"
+     "  --calibrate-machine        measures the rates of a node's ranks and files, about a minute, into RUN/machine.json; where that lies, "
+     "plan uses it\n"
+     "  --machine FILE             rates that were measured elsewhere. Without any, seconds are guesses and called so\n"
+     "  --max-hours H              of the recommended run (default 12); of the measurement, at most"},
     {"calibrate", verb_calibrate, session_begin_run, NEEDS_TOKENS, NULL,
      "Grams of all layers, and held-out Grams if the job names held-out tokens",
      "usage: mpirun -n N cloqwork calibrate JOB.yaml [--layers 0-9] [--max-hours H]\n\n"

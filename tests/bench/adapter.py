@@ -94,4 +94,5 @@ def main():
         sys.exit("adapter.py: a loss is outside its tolerance")
 
 
-main()
+if __name__ == "__main__":
+    main()

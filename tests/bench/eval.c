@@ -26,7 +26,8 @@ typedef struct subject {
 } subject;
 
 /* 7b: two layers to a head, where the model has 32: the head's share is larger than in truth. */
-static const subject subjects[] = {{{"smollm2", 576, 1536, 9, 3, 64, 49152}, 30, 2, 2}, {{"7b", 4096, 11008, 32, 32, 128, 32000}, 2, 2, 2}};
+static const subject subjects[] = {{{"smollm2", 576, 1536, 9, 3, 64, 49152, false}, 30, 2, 2},
+                                   {{"7b", 4096, 11008, 32, 32, 128, 32000, false}, 2, 2, 2}};
 
 /* My rows of every linear with random codes, scales that make weights of variance 1 / columns, and a small adapter. */
 static status make_solution(const team *t, const arch *a, linear_id l, solution *s, char **memory) {

@@ -2,7 +2,8 @@
  *
  *   bench_write FOLDER BYTES      a plain parallel write: every rank writes its share to a file of its own and syncs it; prints the seconds
  *                                 from a common start to the last sync
- *   bench_write FOLDER model      a made-up Llama-2-7B of one layer (0.67 GB) in FOLDER */
+ *   bench_write FOLDER SHAPE      a made-up checkpoint of one layer in FOLDER: 7b (Llama-2-7B, 0.67 GB), 70b (Llama-2-70B with 16384 tokens,
+ *                                 heavy-tailed embeddings and outlier channels, 2 GB) or small, to try things */
 #include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -34,18 +35,24 @@ done:
   return st;
 }
 
+static const shape shapes[] = {{"7b", 4096, 11008, 32, 32, 128, 32000, false},
+                               {"70b", 8192, 28672, 64, 8, 128, 16384, true},
+                               {"small", 256, 768, 4, 2, 64, 2048, true}};
+
 int main(int argc, char **argv) {
-  static const shape model = {"7b", 4096, 11008, 32, 32, 128, 32000};
   int rank, size;
+  const shape *model = NULL;
   double seconds = 0;
   status st = OK;
   MPI_Init(&argc, &argv);
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
   MPI_Comm_size(MPI_COMM_WORLD, &size);
+  for (size_t k = 0; argc == 3 && k < sizeof shapes / sizeof *shapes; k++)
+    if (strcmp(argv[2], shapes[k].name) == 0) model = &shapes[k];
   if (argc != 3)
-    st = fail(E_USAGE, "bench: expected FOLDER and BYTES or model");
-  else if (strcmp(argv[2], "model") == 0)
-    st = rank == 0 ? write_model(argv[1], &model) : OK;
+    st = fail(E_USAGE, "bench: expected FOLDER and BYTES, 7b, 70b or small");
+  else if (model)
+    st = rank == 0 ? write_model(argv[1], model) : OK;
   else
     st = write_plainly(argv[1], strtoull(argv[2], NULL, 10) / (uint64_t)size, rank, &seconds);
   if (st != OK) fprintf(stderr, "cloqwork: %s\n", status_message());

@@ -4,7 +4,7 @@
 # eval.sh JOB.yaml: the settings of that job, which must have run, instead of a small one on the tiny model.
 . "$(dirname "$0")/../scenario/common.sh"
 python=${CLOQWORK_PYTHON:-}
-if [ -z "$python" ] || ! "$python" -c 'import torch, transformers, numpy, h5py' 2>/dev/null; then
+if [ -z "$python" ] || ! "$python" -c 'from importlib.metadata import version; [version(n) for n in ("torch", "transformers", "numpy", "h5py")]' 2>/dev/null; then
   echo "skipped: CLOQWORK_PYTHON names no Python with torch, transformers, numpy and h5py"
   exit 77
 fi

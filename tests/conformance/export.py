@@ -207,8 +207,9 @@ def judge(case, world, full=True):
     tolerance = {"float32": LOGITS if world.name == "tiny" else LOGITS_DEEP, "float16": 2e-3, "bfloat16": 2e-2}[case.dtype if case.merge else case.adapter_dtype]
     report(f"{name}: logits", [] if l.difference <= tolerance else [f"differ by {l.difference:.3g}"], f"{l.difference:.1e}")
     if full and not case.merge:
-        faults, kl = loading.strength_faults(l.model, world.original, world.windows)
-        report(f"{name}: strength", faults, " ".join(f"{f}: {v:.3g}" for f, v in kl.items()))
+        if world.whole:
+            faults, kl = loading.strength_faults(l.model, world.original, world.windows)
+            report(f"{name}: strength", faults, " ".join(f"{f}: {v:.3g}" for f, v in kl.items()))
         faults, losses = loading.training_faults(l.model, world.windows[:1, :128], world.folder)
         report(f"{name}: training", faults, f"loss {losses[0]:.4f} to {losses[-1]:.4f}")
     report(f"{name}: folder", loading.folder_faults(l.model, os.path.join(folder, "base")), f"{time.time() - t0:.0f} s in all")
@@ -342,6 +343,18 @@ def judge_broken(case, world, folder, name, change, words):
 # ---- the runs ----
 
 
+def cut(model, folder, layers, dtype="bfloat16"):
+    """The first layers of a checkpoint, and what else it has; its config and tensors."""
+    config, tensors, _ = decode.read_base(model)
+    config = {**{k: v for k, v in config.items() if k != "dtype"}, "num_hidden_layers": layers, "torch_dtype": dtype}
+    kept = {n: a for n, a in tensors.items() if not n.startswith("model.layers.") or int(n.split(".")[2]) < layers}
+    shutil.copytree(model, folder, ignore=shutil.ignore_patterns("*.safetensors*", "*.npy"))
+    with open(os.path.join(folder, "config.json"), "w") as f:
+        json.dump(config, f)
+    decode.write_safetensors(os.path.join(folder, "model.safetensors"), {"format": "pt"}, kept, dict.fromkeys(kept, {"float32": "F32", "bfloat16": "BF16"}[dtype]))
+    return config, kept
+
+
 class World:
     """A model, a run on it, and the original's logits on a few held-out windows."""
 
@@ -351,6 +364,7 @@ class World:
         import loading
 
         self.ranks = 1 if name == "tiny" else 2  # of export and verify
+        self.whole = True  # and not a model's first layers, whose output means nothing: nearer to it layer by layer need not be nearer in KL
         self.name, self.model, self.folder, self.heldout = name, model, folder, os.path.join(tokens, "heldout.npy")
         self.run = os.path.join(folder, "run")
         job = os.path.join(folder, "job.yaml")
@@ -489,10 +503,14 @@ def run_methods(model, folder):
 
 def run_smollm2(model, folder):
     four, two, nf = "cloq-nomagr-b4-g64-grid_type_sym", "cloq-rtn-b2-g64", "nf4-cloq-b4-g64-nf_double_on"
-    world = World("SmolLM2", model, model, folder, [
+    first = os.path.join(folder, "model")
+    layers = int(os.environ.get("LAYERS", 11))
+    cut(model, first, layers)
+    world = World("SmolLM2", first, model, folder, [
         ({"method": "cloq-rtn", "bits": 2, "group": 64, "rank": 8}, {}),
         ([{"method": "cloq-nomagr", "bits": 4, "group": 64, "rank": 8}, {"method": "nf4-cloq", "bits": 4, "group": 64, "rank": 8}],
          {"grid_type": "sym", "nf_double": "on"})])
+    world.whole = layers == decode.read_json(model, "config.json")["num_hidden_layers"]
     judge(Case("gptq", "4-bit sym", four, 8), world)
     judge(Case("gptq", "2-bit asym", two, 8), world, full=False)  # rounded to nearest: hardly a model any more
     judge(Case("bnb", "NF4 double", nf, 8), world)

@@ -4,7 +4,7 @@
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 python=${CLOQWORK_PYTHON:-}
-if [ -z "$python" ] || ! "$python" -c 'import torch, transformers, safetensors' 2>/dev/null; then
+if [ -z "$python" ] || ! "$python" -c 'from importlib.metadata import version; [version(n) for n in ("torch", "transformers", "safetensors")]' 2>/dev/null; then
   echo "skipped: CLOQWORK_PYTHON names no Python with torch, transformers and safetensors"
   exit 77
 fi

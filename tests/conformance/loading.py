@@ -16,7 +16,7 @@ from decode import ROUND, read_safetensors
 warnings.filterwarnings("ignore")
 logging.set_verbosity_error()
 logging.disable_progress_bar()
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 
 def load_base(form, folder, faults, packed=False):

@@ -17,23 +17,12 @@ import torch
 from peft.utils import loftq_utils
 
 import decode
-from export import FAILED, OUT, cloqwork, report
+from export import FAILED, OUT, cloqwork, cut, report
 
 torch.set_num_threads(1)
 INPUT = {"q_proj": "attn_in", "k_proj": "attn_in", "v_proj": "attn_in", "o_proj": "attn_out", "gate_proj": "mlp_in", "up_proj": "mlp_in", "down_proj": "mlp_out"}
 WINDOWS, LENGTH, POOL, POOL_RANK = 16, 256, 16, 4
 EXACT = {"adapter_solver": "dense", "adapter_tolerance": 1e-12}
-
-
-def cut(model, folder, layers):
-    """The first layers of the checkpoint, in float32."""
-    config, tensors, types = decode.read_base(model)
-    kept = {n: a for n, a in tensors.items() if not n.startswith("model.layers.") or int(n.split(".")[2]) < layers}
-    os.mkdir(folder)
-    with open(f"{folder}/config.json", "w") as f:
-        json.dump({**{k: v for k, v in config.items() if k != "dtype"}, "num_hidden_layers": layers, "torch_dtype": "float32"}, f)
-    decode.write_safetensors(f"{folder}/model.safetensors", {"format": "pt"}, kept, dict.fromkeys(kept, "F32"))
-    return config, kept
 
 
 class Gram:
@@ -116,7 +105,7 @@ def relative(a, b):
 class World:
     def __init__(self, model, folder, rank, layers, linears):
         self.run, self.rank, self.layers, self.linears = f"{folder}/run", rank, layers, linears
-        self.config, self.tensors = cut(model, f"{folder}/model", layers)
+        self.config, self.tensors = cut(model, f"{folder}/model", layers, "float32")
         exact = {"bits": 3, "group": 64, "rank": rank, "options": EXACT}
         sweep = [{"method": "qlora", "bits": 4, "group": 64, "rank": 1, "options": {"nf_double": ["off", "on"]}},
                  {"method": "loftq", "bits": [2, 4], "group": 64, "rank": rank, "options": {"loftq_T": [1, 5], "adapter_tolerance": 1e-12}},

@@ -78,6 +78,7 @@ name=$(sed -n 's/^  "setting": "\(.*\)",*$/\1/p' "$WORK/budget5.json")
 run 2 export "$WORK/moved" --setting "$name" --to dense --merge --out "$WORK/export"
 run 1 report "$WORK/moved"
 grep -q "$name" "$WORK/out" || fault "report: expected $name"
+grep -q -- '-mixed   2 to 8 bits, ' "$WORK/out" || fault "report: expected the bits of the mixed setting, found: $(grep -- '-mixed  ' "$WORK/out")"
 
 # methods whose codes belong to one rank: candidates are the ranks that have some; the allocations above keep their own options here
 sed "s|^output: .*|output: $WORK/moved|; /^sweep:/,\$d" "$WORK/job.yaml" >"$WORK/joint.yaml"

@@ -17,12 +17,13 @@ finish() {
   exit
 }
 
-# on RANKS ARGS...: the program under a time limit: a hang is a failure with code 124. One rank needs no launcher.
+# on RANKS ARGS...: the program under a time limit: a hang is a failure with code 124. One rank needs no launcher, but a folder for Open MPI's files that
+# no other has.
 on() {
   local ranks=$1
   shift
   if [ "$ranks" = 1 ]; then
-    OMPI_MCA_ess_singleton_isolated=1 timeout -k 5 "${LIMIT:-120}" "$CLOQWORK" "$@" </dev/null
+    OMPI_MCA_ess_singleton_isolated=1 OMPI_MCA_orte_tmpdir_base=$WORK/mpi-$BASHPID timeout -k 5 "${LIMIT:-120}" "$CLOQWORK" "$@" </dev/null
     return
   fi
   timeout -k 5 "${LIMIT:-120}" "$MPIRUN" -n "$ranks" "$CLOQWORK" "$@" </dev/null
@@ -42,9 +43,8 @@ J
 
 # datasets FOLDER: name and SHA-256 of every dataset of every container below it, sorted: what "the same result" means.
 datasets() {
-  (cd "$1" && find . -name '*.h5' ! -name run.h5 | sort | while read -r f; do
-    h5dump -A "$f" | awk -v f="$f" '/DATASET|GROUP/ { name = $2 } /"sha256"/ { want = 1 } want && /\(0\):/ { print f, name, $2; want = 0 }'
-  done)
+  (cd "$1" && find . -name '*.h5' ! -name run.h5 | sort | xargs -rn 1 h5dump -A) | awk '
+    /^HDF5 / { f = substr($2, 2, length($2) - 2) } /DATASET|GROUP/ { name = $2 } /"sha256"/ { want = 1 } want && /\(0\):/ { print f, name, $2; want = 0 }'
 }
 
 # held FILE: the kernel's lock on it, by a process that lives and calls itself somebody, until `release`

@@ -14,7 +14,8 @@ refuse() {
   [ "$rc" -eq "$code" ] || fault "$*: expected code $code, found $rc: $(cat "$WORK/err")"
   grep -q "$pattern" "$WORK/err" || fault "$*: expected '$pattern', found: $(cat "$WORK/err")"
 }
-# other tokens, other model: named
+# other tokens, other model: named, and the job file stays
+cp "$WORK/run/job.yaml" "$WORK/job-before"
 refuse 2 'tokens_fingerprint' --set calibration.seed=7
 cp -r "$PROJECT/data/tiny" "$WORK/other-model"
 python3 - "$WORK/other-model/model.safetensors" <<'P' || exit 77
@@ -22,6 +23,7 @@ import struct, sys
 f = open(sys.argv[1], "r+b"); n = struct.unpack("<Q", f.read(8))[0]; f.seek(8 + n); b = f.read(2); f.seek(8 + n); f.write(bytes([b[0] ^ 1, b[1]]))
 P
 refuse 2 'model_fingerprint' --set model="$WORK/other-model"
+cmp -s "$WORK/run/job.yaml" "$WORK/job-before" || fault "a refused run replaced job.yaml"
 
 # taken by a live job: whoever holds the kernel's lock
 held "$WORK/run/.lock"

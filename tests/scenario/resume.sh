@@ -29,25 +29,25 @@ to_the_end() {
 }
 
 # KILLS kills that found a running rank, up to five in a row on one run, so that restarts are restarted too. A run that was over before
-# the kill came does not count, and is checked like the others.
+# the kill came does not count, and is checked like the others: so moments are drawn from what is about left of the work.
 RANDOM=${SEED:-4711}
 rm -rf "$WORK/killed"
-tries=0 hits=0
+tries=0 hits=0 left=$span
 while [ "$hits" -lt "$KILLS" ] && [ "$tries" -lt $((6 * KILLS)) ]; do
   tries=$((tries + 1))
-  after=$((RANDOM % (span + 1)))
+  after=$((RANDOM % (left + 1)))
   "$MPIRUN" -n 2 "$CLOQWORK" run "$WORK/job.yaml" --quiet --set output="$WORK/killed" >/dev/null 2>&1 </dev/null &
   launcher=$!
   sleep "$(printf '%d.%03d' $((after / 1000)) $((after % 1000)))"
   victim=$(pgrep -f "^[^ ]*cloqwork run $WORK/job.yaml .*$WORK/killed" | shuf -n 1 --random-source=<(yes "$tries"))
   hit=
-  [ -n "$victim" ] && kill -9 "$victim" 2>/dev/null && hit=1
+  [ -n "$victim" ] && kill -9 "$victim" 2>/dev/null && hit=1 && left=$((left - after / 2))
   wait "$launcher" 2>/dev/null
   for f in $(find "$WORK/killed" -name 'layer-*.h5' 2>/dev/null); do
     h5dump -A "$f" >/dev/null 2>&1 || fault "kill $hits after $after ms: $f has its final name and cannot be opened"
   done
   [ -n "$hit" ] && hits=$((hits + 1))
-  if [ -z "$hit" ] || [ $((hits % 5)) -eq 0 ]; then to_the_end "kill $hits after $after ms"; fi
+  if [ -z "$hit" ] || [ $((hits % 5)) -eq 0 ]; then to_the_end "kill $hits after $after ms"; left=$span; fi
 done
 [ -d "$WORK/killed" ] && to_the_end "the last kill"
 echo "SIGKILL: $hits kills of a running rank in $tries runs, every one checked to the end"

@@ -57,16 +57,19 @@ import json, math, os, re, subprocess, sys
 work, planned = sys.argv[1], int(sys.argv[2])
 names = sorted(os.listdir(work + "/run/solutions"))
 
+def dump(*what):
+    return subprocess.run(["h5dump", *what], capture_output=True, text=True, check=True).stdout
+
 def losses(name):  # {(layer, linear): (reference, [loss])}, read with the system's h5dump
     out = {}
     for layer in range(6):
-        text = subprocess.run(["h5dump", f"{work}/run/solutions/{name}/layer-{layer:03d}.h5"], capture_output=True, text=True, check=True).stdout
-        for block in re.split(r'\n   GROUP "', text)[1:]:
-            linear = block.split('"')[0]
-            reference = float(re.search(r'ATTRIBUTE "reference" \{.*?\(0\): ([-+.e0-9]+)', block, re.S).group(1))
-            data = re.search(r'DATASET "loss" \{.*?DATA \{(.*?)\n      ? *\}', block, re.S).group(1)
-            numbers = [float(x) for x in re.sub(r"\(\d+\):", "", data).replace(",", " ").split()]
-            out[layer, linear] = reference, numbers
+        path = f"{work}/run/solutions/{name}/layer-{layer:03d}.h5"
+        groups = {g.split('"')[0]: g for g in re.split(r'\n   GROUP "', dump("-A", path))[1:]}
+        curves = re.split(r'\nDATASET "', dump("-y", *(word for linear in groups for word in ("-d", f"/{linear}/loss")), path))[1:]
+        for (linear, group), curve in zip(groups.items(), curves, strict=True):
+            reference = float(re.search(r'ATTRIBUTE "reference" \{.*?\(0\): ([-+.e0-9]+)', group, re.S).group(1))
+            data = re.search(r"DATA \{(.*?)\n *\}", curve, re.S).group(1)
+            out[layer, linear] = reference, [float(x) for x in data.replace(",", " ").split()]
     return out
 
 def mean(table, rank):

@@ -28,7 +28,7 @@ cd "$B/home" || exit
 on 1 run job.yaml --quiet >/dev/null || fault "the undisturbed run ended with $?"
 datasets undisturbed >"$B/expected"
 export OMPI_MCA_btl=vader,tcp,self OMPI_MCA_btl_tcp_if_include=lo OMPI_MCA_btl_vader_single_copy_mechanism=none
-unset OMPI_ALLOW_RUN_AS_ROOT OMPI_ALLOW_RUN_AS_ROOT_CONFIRM
+unset OMPI_ALLOW_RUN_AS_ROOT OMPI_ALLOW_RUN_AS_ROOT_CONFIRM OMPI_MCA_orte_tmpdir_base # as the owner has it
 
 # job RUN SBATCH-OPTIONS...: a cloqwork.sbatch job on run directory RUN; its id
 job() { as_owner sbatch --parsable --ntasks-per-node=1 "${@:2}" slurm/cloqwork.sbatch job.yaml --set output="$1" --quiet; }
