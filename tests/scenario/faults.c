@@ -68,8 +68,8 @@ static void clear(const char *folder) { nftw(folder, remove_one, 16, FTW_DEPTH |
 
 /* The checksums of all datasets of a container that is whole: times of solving, among its attributes, differ from run to run. */
 static status hash_container(const char *path, char hex[HASH_HEX]) {
-  static const char *const names[] = {"tiles", "mean_abs", "max_mean_abs", "codes", "scales", "zeros",       "lora_A",
-                                      "lora_B", "loss",     "loss_heldout", "eigenvalues", "rounds"};
+  static const char *const names[] = {"tiles",  "mean_abs", "max_mean_abs", "codes",        "scales",      "zeros",
+                                      "lora_A", "lora_B",   "loss",         "loss_heldout", "eigenvalues", "rounds"};
   status st = OK;
   container *file = NULL;
   hash *h = NULL;
@@ -133,7 +133,8 @@ static int look_at(const char *path, const struct stat *s, int type, struct FTW 
 static void look(const char *folder, listing *l) {
   memset(l, 0, sizeof *l);
   looking = l;
-  if (file_exists(folder) && nftw(folder, look_at, 16, FTW_PHYS) != 0) complain(folder, "cannot be walked, or has more files than expected");
+  if (file_exists(folder) && nftw(folder, look_at, 16, FTW_PHYS) != 0)
+    complain(folder, "cannot be walked, or has more files than expected");
 }
 
 /* Every file of l is one of `expected`; with `all` the other way round, too. */
@@ -153,7 +154,8 @@ static void compare(const listing *l, const listing *expected, bool all) {
 /* The same files with the same content: a run that goes on from there is the same run. */
 static bool same(const listing *a, const listing *b) {
   bool equal = a->count == b->count && a->temporaries == b->temporaries;
-  for (int i = 0; equal && i < a->count; i++) equal = strcmp(a->list[i].path, b->list[i].path) == 0 && strcmp(a->list[i].hex, b->list[i].hex) == 0;
+  for (int i = 0; equal && i < a->count; i++)
+    equal = strcmp(a->list[i].path, b->list[i].path) == 0 && strcmp(a->list[i].hex, b->list[i].hex) == 0;
   return equal;
 }
 
@@ -334,7 +336,8 @@ int main(int argc, char **argv) {
   if (rank == 0) {
     fprintf(report, "%s: operations that can fail:", argv[1]);
     for (int r = 0; r < size && r < 64; r++) fprintf(report, " %llu", total[r]);
-    fprintf(report, " (by rank); seed %s: %llu faults, %llu not reached, %llu runs after them, %d wrong\n", argv[5], tried, missed, reruns, all);
+    fprintf(report, " (by rank); seed %s: %llu faults, %llu not reached, %llu runs after them, %d wrong\n", argv[5], tried, missed, reruns,
+            all);
     for (int i = 0; i < PLACES && *places[i].place; i++) fprintf(report, "  %6ld %s\n", places[i].faults, places[i].place);
   }
   fclose(report);
