@@ -24,10 +24,19 @@ static void ask_to_stop(int signal_number) {
   stop_asked = 1;
 }
 
+/* A page of a mapped file cannot be had: the file has shrunk, or its disk fails. Nothing but system calls is safe here; the launcher ends the others. */
+static void give_up(int signal_number) {
+  static const char line[] = "cloqwork: a page of a mapped input file cannot be read: the file has shrunk or its disk fails\n";
+  (void)signal_number;
+  ssize_t n = write(STDERR_FILENO, line, sizeof line - 1);
+  _exit(status_exit_code(n < 0 ? E_INTERNAL : E_IO));
+}
+
 void session_catch_signals(void) {
   struct sigaction action = {.sa_handler = ask_to_stop, .sa_flags = SA_RESTART};
   sigaction(SIGUSR1, &action, NULL);
   sigaction(SIGTERM, &action, NULL);
+  signal(SIGBUS, give_up);
   signal(SIGXFSZ, SIG_IGN); /* a file size limit is then an ordinary write error */
 }
 
