@@ -49,6 +49,43 @@ void file_map_done_with(const file_map *m, size_t begin, size_t end) {
   if (m->data && end > begin && end <= m->bytes) madvise((void *)(m->data + begin), end - begin, MADV_DONTNEED);
 }
 
+void file_map_ahead(const file_map *m, size_t begin, size_t end) {
+  size_t page = (size_t)sysconf(_SC_PAGESIZE);
+  begin = begin / page * page;
+  if (m->data && end > begin && end <= m->bytes) madvise((void *)(m->data + begin), end - begin, MADV_WILLNEED);
+}
+
+status file_scratch_new(const char *folder, size_t bytes, const char *what, file_scratch *s) {
+  status st = OK;
+  char *path = mem_format("%s/scratch-XXXXXX.tmp", folder);
+  int fd = -1, rc;
+  *s = (file_scratch){NULL, 0};
+  if (!path) return fail(E_MEMORY, "%s: no memory for a name", folder);
+  fd = fault_here() ? (errno = EIO, -1) : mkstemps(path, 4);
+  if (fd < 0) {
+    st = fail(E_IO, "%s: %s: a scratch file cannot be made: %m", folder, what);
+    goto done;
+  }
+  unlink(path);
+  if (bytes == 0) goto done;
+  do rc = fault_here() ? ENOSPC : posix_fallocate(fd, 0, (off_t)bytes);
+  while (rc == EINTR);
+  void *base = rc ? MAP_FAILED : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (base == MAP_FAILED)
+    st = fail(E_MEMORY, "%s: %s: expected room for %.3f GiB: %s", folder, what, (double)bytes / (1 << 30), strerror(rc ? rc : errno));
+  else
+    *s = (file_scratch){base, bytes};
+done:
+  if (fd >= 0) close(fd);
+  FREE(path);
+  return st;
+}
+
+void file_scratch_free(file_scratch *s) {
+  if (s->base) munmap(s->base, s->bytes);
+  *s = (file_scratch){NULL, 0};
+}
+
 status file_read(const char *path, size_t limit, char **text, size_t *bytes) {
   file_map m;
   status st = OK;

@@ -16,6 +16,7 @@ typedef struct file_map {
 status file_map_open(const char *path, file_map *m); /* E_DATA when it does not exist or is no regular file */
 void file_map_close(file_map *m);
 void file_map_done_with(const file_map *m, size_t begin, size_t end); /* those pages will not be read again: give them back */
+void file_map_ahead(const file_map *m, size_t begin, size_t end);     /* they will be read soon: the system may begin */
 
 status file_read(const char *path, size_t limit, char **text, size_t *bytes); /* owned, zero-terminated; E_DATA: missing or over limit */
 status file_write_atomic(const char *path, const void *data, size_t bytes);   /* temporary, sync, rename, sync folder */
@@ -29,6 +30,16 @@ status file_remove(const char *path);       /* missing is fine */
 status file_remove_matching(const char *folder,
                             const char *infix); /* regular files of the folder whose name holds infix: stale temporaries */
 bool file_exists(const char *path);
+
+/* Memory in a file of a folder, for what is too large for memory: zeroed; the file has no name and is gone with the process. Every byte is
+ * claimed from the disk here, so that a full one is an error and never a signal. E_MEMORY where the disk is full. */
+typedef struct file_scratch {
+  void *base; /* NULL: none */
+  size_t bytes;
+} file_scratch;
+status file_scratch_new(const char *folder, size_t bytes, const char *what, file_scratch *s);
+void file_scratch_free(file_scratch *s); /* accepts an empty one */
+
 status file_free_space(const char *path, uint64_t *bytes);
 char *path_join(const char *folder, const char *name); /* owned; NULL when memory is out */
 

@@ -1,15 +1,8 @@
 #include "calibrate/pass.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include "base/clock.h"
-#include "base/file.h"
-#include "base/memory.h"
-#include "calibrate/steps.h"
+#include "calibrate/ring.h"
+#include "calibrate/streams.h"
 #include "dist/agree.h"
 
 const char *set_folder(int set) { return set == SET_CALIBRATION ? "grams" : "heldout"; }
@@ -82,7 +75,8 @@ size_t chunk_floats(const pass *p, const pass_set *s) { return (size_t)windows_c
 
 float *chunk_stream(const pass *p, const pass_set *s, int chunk) { return s->x + (size_t)(chunk / p->t->size) * chunk_floats(p, s); }
 
-status pass_new(const team *t, const checkpoint *model, const windows *const sets[SET_COUNT], const bool wanted[IN_COUNT], pass *p) {
+status pass_new(const team *t, const checkpoint *model, const windows *const sets[SET_COUNT], const bool wanted[IN_COUNT],
+                const char *scratch, pass *p) {
   const arch *a = &model->arch;
   status st = OK;
   *p = (pass){.t = t, .model = model, .step = step_chunks(sets, t->size), .chunk_rows = (int)most_rows(sets)};
@@ -96,7 +90,7 @@ status pass_new(const team *t, const checkpoint *model, const windows *const set
     if (!s->w) continue;
     s->chunks = windows_chunks(s->w);
     s->mine = (s->chunks - t->rank + t->size - 1) / t->size;
-    if (st == OK) st = NEW(s->x, (size_t)s->mine * chunk_floats(p, s), "residual streams");
+    if (st == OK) st = streams_room(scratch, (size_t)s->mine * chunk_floats(p, s), &s->file, &s->x);
   }
   int64_t longest = sets[0]->length;
   if (sets[1] && sets[1]->length > longest) longest = sets[1]->length;
@@ -118,7 +112,7 @@ done:
 void pass_free(pass *p) {
   for (int k = 0; k < SET_COUNT; k++) {
     for (int i = 0; i < IN_COUNT; i++) gram_free(&p->sets[k].grams[i]);
-    FREE(p->sets[k].x);
+    streams_give_back(&p->sets[k].file, &p->sets[k].x);
   }
   shared_free(&p->panels[0]);
   shared_free(&p->panels[1]);
@@ -203,14 +197,13 @@ status pass_load_layer(pass *p, int64_t layer) {
   status st = layer_weights_load(p->model, layer, p->weights.base, p->t->rank, p->t->size);
   if ((st = agree(p->t->comm, st)) != OK) return st;
   team_barrier(p->t);
+  if (p->t->rank == 0 && layer + p->t->count < p->model->arch.layers) layer_weights_ahead(p->model, layer + p->t->count);
   p->load_seconds += clock_now() - start;
   return OK;
 }
 
-status pass_layer(pass *p, int64_t layer, bool with_grams, pass_progress progress, void *context) {
+void pass_layer(pass *p, int64_t layer, bool with_grams, pass_progress progress, void *context) {
   const arch *a = &p->model->arch;
-  status st = OK;
-  TRY(pass_load_layer(p, layer));
   double start = clock_now(), flops = 0, tokens_all = set_tokens(p->sets[0].w) + set_tokens(p->sets[1].w), tokens = 0;
   for (int k = 0; k < SET_COUNT; k++) {
     pass_set *s = &p->sets[k];
@@ -222,7 +215,11 @@ status pass_layer(pass *p, int64_t layer, bool with_grams, pass_progress progres
       }
     pass_step w;
     for (step_first(p, s, &w); w.count; step_next(&w)) {
+      if (p->ring) ring_take(p->ring, &w);
+      if (p->keep)
+        EACH_OF_MINE (&w, c) streams_write(p->keep, s, c);
       run_step(&w, layer, with_grams);
+      if (p->ring) ring_give(p->ring, &w);
       tokens += (double)step_tokens(&w);
       flops += per_token * (double)step_tokens(&w);
       if (progress) progress(context, tokens / tokens_all, 1e-9 * flops / (clock_now() - start));
@@ -230,150 +227,13 @@ status pass_layer(pass *p, int64_t layer, bool with_grams, pass_progress progres
   }
   p->flops += flops;
   team_barrier(p->t);
-done:
-  return st;
 }
 
-/* ---- the streams as a file: header, then every chunk at its place ---- */
-
-typedef struct state_header {
-  char magic[16]; /* "cloqwork-state1" */
-  char tag[80];
-  int64_t layer, bytes;
-} state_header;
-
-static size_t set_offset(const pass *p, int set) {
-  size_t at = 4096;
-  for (int k = 0; k < set; k++)
-    if (p->sets[k].w) at += (size_t)p->sets[k].chunks * chunk_floats(p, &p->sets[k]) * sizeof(float);
-  return at;
-}
-
-static status transfer_streams(pass *p, int fd, const char *path, bool writing) {
-  status st = OK;
-  for (int k = 0; k < SET_COUNT && st == OK; k++) {
-    pass_set *s = &p->sets[k];
-    for (int c = p->t->rank; s->w && c < s->chunks && st == OK; c += p->t->size) {
-      size_t bytes = chunk_floats(p, s) * sizeof(float);
-      size_t at = set_offset(p, k) + (size_t)c * bytes;
-      st = writing ? file_write_at(fd, path, chunk_stream(p, s, c), bytes, at) : file_read_at(fd, path, chunk_stream(p, s, c), bytes, at);
+void pass_keep(pass *p) {
+  pass_step w;
+  for (int k = 0; k < SET_COUNT; k++)
+    for (step_first(p, &p->sets[k], &w); w.count; step_next(&w)) {
+      if (p->ring) ring_take(p->ring, &w);
+      EACH_OF_MINE (&w, c) streams_write(p->keep, w.s, c);
     }
-  }
-  return st;
-}
-
-status pass_save(pass *p, const char *path, const char *tag, int64_t layer) {
-  status st = OK;
-  state_header h = {.magic = "cloqwork-state1", .layer = layer, .bytes = (int64_t)set_offset(p, SET_COUNT)};
-  strncpy(h.tag, tag, sizeof h.tag - 1);
-  char *temporary = mem_format("%s.tmp", path);
-  int fd = -1;
-  if (!temporary) st = fail(E_MEMORY, "%s: no memory for its temporary name", path);
-  if (st == OK && p->t->rank == 0) {
-    fd = open(temporary, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0) st = fail(E_IO, "%s: cannot be made: %m", temporary);
-    if (st == OK) st = file_write_at(fd, temporary, &h, sizeof h, 0);
-  }
-  TRY(agree(p->t->comm, st));
-  if (fd < 0 && (fd = open(temporary, O_RDWR | O_CLOEXEC)) < 0) st = fail(E_IO, "%s: cannot be opened: %m", temporary);
-  if (st == OK) st = transfer_streams(p, fd, temporary, true);
-  if (st == OK && fsync(fd) != 0) st = fail(E_IO, "%s: cannot be synced: %m", temporary);
-  TRY(agree(p->t->comm, st));
-  if (p->t->rank == 0) st = file_publish(temporary, path);
-  TRY(agree(p->t->comm, st));
-done:
-  if (fd >= 0) close(fd);
-  if (st != OK && p->t->rank == 0 && temporary) unlink(temporary);
-  FREE(temporary);
-  return st;
-}
-
-static int64_t read_header(int fd, const char *tag, int64_t bytes) {
-  state_header h;
-  struct stat s;
-  if (pread(fd, &h, sizeof h, 0) != (ssize_t)sizeof h || fstat(fd, &s) != 0) return -1;
-  if (memcmp(h.magic, "cloqwork-state1", sizeof h.magic) != 0 || strncmp(h.tag, tag, sizeof h.tag - 1) != 0) return -1;
-  if (s.st_size != h.bytes || (bytes && h.bytes != bytes)) return -1;
-  return h.layer;
-}
-
-int64_t pass_peek(const char *path, const char *tag) {
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return -1;
-  int64_t layer = read_header(fd, tag, 0);
-  close(fd);
-  return layer;
-}
-
-status pass_load(pass *p, const char *path, const char *tag, int64_t *layer) {
-  status st = OK;
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
-  *layer = fd < 0 ? -1 : read_header(fd, tag, (int64_t)set_offset(p, SET_COUNT));
-  bool usable = !agree_any(p->t->comm, *layer < 0); /* all ranks see it, or none uses it */
-  if (!usable)
-    *layer = -1;
-  else
-    st = transfer_streams(p, fd, path, false);
-  if (fd >= 0) close(fd);
-  return agree(p->t->comm, st);
-}
-
-/* ---- from team to team ---- */
-
-enum { TAG_STATUS = 1, TAG_STREAM = 2, MESSAGE = 2048, SLICE = 1 << 28 };
-
-status pass_send(pass *p, status mine) {
-  const team *t = p->t;
-  status st = mine;
-  if (t->index + 1 >= t->count) return st;
-  int to = t->first[t->index + 1], size = t->sizes[t->index + 1];
-  struct {
-    int code;
-    char text[MESSAGE];
-  } word = {(int)st, ""};
-  strncpy(word.text, status_message(), MESSAGE - 1);
-  if (t->rank == 0)
-    for (int r = 0; r < size; r++) MPI_Send(&word, (int)sizeof word, MPI_BYTE, to + r, TAG_STATUS, t->job);
-  if (st != OK) return st;
-  for (int k = 0; k < SET_COUNT; k++) {
-    pass_set *s = &p->sets[k];
-    for (int c = t->rank; s->w && c < s->chunks; c += t->size) {
-      size_t floats = chunk_floats(p, s);
-      for (size_t at = 0; at < floats; at += SLICE) {
-        int n = (int)(floats - at < SLICE ? floats - at : SLICE);
-        st = mpi_check(MPI_Send(chunk_stream(p, s, c) + at, n, MPI_FLOAT, to + c % size, TAG_STREAM, t->job),
-                       "sending streams to the next team");
-        if (st != OK) return st;
-      }
-    }
-  }
-  return OK;
-}
-
-status pass_receive(pass *p) {
-  const team *t = p->t;
-  status st = OK;
-  if (t->index == 0) return OK;
-  int from = t->first[t->index - 1], size = t->sizes[t->index - 1];
-  struct {
-    int code;
-    char text[MESSAGE];
-  } word;
-  MPI_Recv(&word, (int)sizeof word, MPI_BYTE, from, TAG_STATUS, t->job, MPI_STATUS_IGNORE);
-  if (word.code != OK) {
-    status_set_message(word.text);
-    return (status)word.code;
-  }
-  for (int k = 0; k < SET_COUNT; k++) {
-    pass_set *s = &p->sets[k];
-    for (int c = t->rank; s->w && c < s->chunks; c += t->size) {
-      size_t floats = chunk_floats(p, s);
-      for (size_t at = 0; at < floats && st == OK; at += SLICE) {
-        int n = (int)(floats - at < SLICE ? floats - at : SLICE);
-        st = mpi_check(MPI_Recv(chunk_stream(p, s, c) + at, n, MPI_FLOAT, from + c % size, TAG_STREAM, t->job, MPI_STATUS_IGNORE),
-                       "receiving streams from the team before");
-      }
-    }
-  }
-  return agree(t->comm, st);
 }

@@ -1,7 +1,8 @@
 /* The full-precision model run over all windows, layer after layer, leaving a Gram for each of the four inputs of a layer.
  *
  * A chunk of windows (model/tokens.h) is carried through the blocks by one rank: chunk c belongs to rank c mod size.
- * The residual stream of every chunk stays in its rank's memory between layers. In a step the ranks run `step` chunks side by side,
+ * The residual stream of every chunk stays at its rank between layers, in memory or in a scratch file, unless teams work side by side
+ * (calibrate/ring.h). In a step the ranks run `step` chunks side by side,
  * leave the inputs of each linear in a panel the team shares, and then each adds its own entries of the Gram. Two panels take turns,
  * so one barrier per input suffices. Weights of a layer are converted once per team, dealt over its ranks. */
 #ifndef CLOQWORK_CALIBRATE_PASS_H
@@ -9,6 +10,7 @@
 
 #include <stdbool.h>
 
+#include "base/file.h"
 #include "calibrate/gram.h"
 #include "model/block.h"
 #include "model/checkpoint.h"
@@ -21,6 +23,7 @@ typedef struct pass_set {
   const windows *w;     /* borrowed; NULL: this set is absent */
   int chunks, mine;     /* in all; of this rank */
   float *x;             /* residual streams of my chunks, each (rows, d), in order; owned */
+  file_scratch file;    /* what x lies in, where it is no memory; owned */
   gram grams[IN_COUNT]; /* empty where the input is not wanted */
 } pass_set;
 
@@ -34,7 +37,9 @@ typedef struct pass {
   shared weights;
   layer_weights layer;
   block_scratch scratch;
-  double flops; /* forward (2 params tokens) and Grams (n^2 tokens) of the team so far */
+  struct ring *ring;         /* how streams come and go between teams; NULL: they stay. Borrowed */
+  struct streams_file *keep; /* the inputs of a layer are written there on their way; NULL: nowhere. Borrowed */
+  double flops;              /* forward (2 params tokens) and Grams (n^2 tokens) of the team so far */
   double load_seconds;
 } pass;
 
@@ -46,28 +51,19 @@ pass_bytes pass_memory(const arch *a, const windows *const sets[SET_COUNT], cons
 double pass_layer_flops(const arch *a, const windows *const sets[SET_COUNT],
                         const bool wanted[IN_COUNT]); /* one layer, all sets, with Grams */
 
+/* Collective. scratch: a folder for the residual streams, NULL: they lie in memory. */
 status pass_new(const team *t, const checkpoint *model, const windows *const sets[SET_COUNT], const bool wanted[IN_COUNT],
-                pass *p); /* Collective */
-void pass_free(pass *p);  /* Collective */
+                const char *scratch, pass *p);
+void pass_free(pass *p); /* Collective */
 
 status pass_embed(pass *p); /* Collective: streams = embeddings */
 
 status pass_load_layer(pass *p, int64_t layer); /* Collective: p->layer, of the model's own weights */
 
-/* Collective. All windows through one layer; with grams, the Grams of that layer are there afterwards (reset before).
- * progress (may be NULL) is called by every rank after each step with the fraction done. */
+/* Collective. All windows through the layer that is loaded; with grams, the Grams of that layer are there afterwards (reset before).
+ * progress (may be NULL) is called by every rank after each step with the fraction done. Cannot fail: what others were promised comes. */
 typedef void (*pass_progress)(void *context, double fraction, double gflops);
-status pass_layer(pass *p, int64_t layer, bool with_grams, pass_progress progress, void *context);
-
-/* The streams as a file, so that a stopped run goes on at this layer: Collective; temporary name, synced, renamed.
- * pass_load: *layer = the layer they are inputs of, -1 when there is no file or it belongs to another run (tag). */
-status pass_save(pass *p, const char *path, const char *tag, int64_t layer);
-status pass_load(pass *p, const char *path, const char *tag, int64_t *layer);
-int64_t pass_peek(const char *path, const char *tag); /* Local: the layer such a file holds, or -1 */
-
-/* From one team to the next (any numbers of ranks): Collective over the two teams. `st` travels with it: a team that fails or stops
- * tells the next one, which then returns that status with the same message. */
-status pass_send(pass *p, status st);
-status pass_receive(pass *p);
+void pass_layer(pass *p, int64_t layer, bool with_grams, pass_progress progress, void *context);
+void pass_keep(pass *p); /* Collective. The inputs of a layer to p->keep, and no more */
 
 #endif

@@ -5,6 +5,7 @@
 
 #include "base/memory.h"
 #include "calibrate/steps.h"
+#include "calibrate/streams.h"
 #include "dist/agree.h"
 
 /* Inputs and what the original has beside them lie in panels of their own, both of them at least d wide (calibrate/pass.c). */
@@ -23,6 +24,7 @@ static int64_t chunk_rows_most(const windows *const sets[SET_COUNT]) {
 pass_bytes prefix_memory(const arch *a, const windows *const sets[SET_COUNT], const bool wanted[IN_COUNT], int ranks, bool cross) {
   pass_bytes b = pass_memory(a, sets, wanted, ranks);
   b.private_most += b.streams + (uint64_t)(chunk_rows_most(sets) * (a->hidden + block_wide(a))) * sizeof(float);
+  b.streams *= 2;
   b.shared += (uint64_t)layer_weights_floats(a) * sizeof(float);
   for (int i = 0; cross && i < IN_COUNT; i++)
     if (wanted[i]) {
@@ -45,13 +47,14 @@ double prefix_layer_flops(const arch *a, const windows *const sets[SET_COUNT], c
 /* ---- life ---- */
 
 status prefix_new(const team *t, const checkpoint *model, const windows *const sets[SET_COUNT], const bool wanted[IN_COUNT],
-                  const bool targets[LIN_COUNT], bool cross, prefix *p) {
+                  const bool targets[LIN_COUNT], bool cross, const char *scratch, prefix *p) {
   status st = OK;
   const arch *a = &model->arch;
   *p = (prefix){0};
-  TRY(pass_new(t, model, sets, wanted, &p->pass));
+  TRY(pass_new(t, model, sets, wanted, scratch, &p->pass));
   for (int k = 0; k < SET_COUNT && st == OK; k++)
-    if (sets[k]) st = NEW(p->original[k], (size_t)p->pass.sets[k].mine * chunk_floats(&p->pass, &p->pass.sets[k]), "residual streams");
+    if (sets[k])
+      st = streams_room(scratch, (size_t)p->pass.sets[k].mine * chunk_floats(&p->pass, &p->pass.sets[k]), &p->file[k], &p->original[k]);
   if (st == OK) st = NEW(p->n, p->pass.chunk_rows * a->hidden, "activations");
   if (st == OK) st = NEW(p->wide, p->pass.chunk_rows * block_wide(a), "activations");
   TRY(agree(t->comm, st));
@@ -66,7 +69,7 @@ done:
 
 void prefix_free(prefix *p) {
   for (int i = 0; i < IN_COUNT; i++) cross_gram_free(&p->crosses[i]);
-  for (int k = 0; k < SET_COUNT; k++) FREE(p->original[k]);
+  for (int k = 0; k < SET_COUNT; k++) streams_give_back(&p->file[k], &p->original[k]);
   FREE(p->n);
   FREE(p->wide);
   shared_free(&p->changed);

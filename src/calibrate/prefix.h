@@ -22,6 +22,7 @@
 typedef struct prefix {
   pass pass;                    /* the prefix's streams and the Grams of its inputs; the layer's original weights */
   float *original[SET_COUNT];   /* the original's streams of my chunks; owned */
+  file_scratch file[SET_COUNT]; /* what they lie in, where it is no memory; owned */
   cross_gram crosses[IN_COUNT]; /* empty where the input is not wanted, or without `cross` */
   shared changed;               /* the targets' weights of the prefix */
   layer_weights weights;        /* the prefix's: those, and of the others the original ones */
@@ -34,9 +35,10 @@ typedef struct prefix {
 pass_bytes prefix_memory(const arch *a, const windows *const sets[SET_COUNT], const bool wanted[IN_COUNT], int ranks, bool cross);
 double prefix_layer_flops(const arch *a, const windows *const sets[SET_COUNT], const bool wanted[IN_COUNT], bool cross);
 
+/* Collective. scratch: a folder for both streams, NULL: they lie in memory. */
 status prefix_new(const team *t, const checkpoint *model, const windows *const sets[SET_COUNT], const bool wanted[IN_COUNT],
-                  const bool targets[LIN_COUNT], bool cross, prefix *p); /* Collective */
-void prefix_free(prefix *p);                                             /* Collective; accepts an empty one */
+                  const bool targets[LIN_COUNT], bool cross, const char *scratch, prefix *p);
+void prefix_free(prefix *p); /* Collective; accepts an empty one */
 
 status prefix_embed(prefix *p);                /* Collective: both streams = embeddings */
 status prefix_layer(prefix *p, int64_t layer); /* Collective: the layer's weights; those of the prefix are undefined yet */

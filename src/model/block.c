@@ -92,6 +92,16 @@ done:
   return st;
 }
 
+void layer_weights_ahead(const checkpoint *c, int64_t layer) {
+  piece p[PIECES];
+  lay_out(&c->arch, p);
+  for (int i = 0; i < PIECES; i++) {
+    if (!p[i].rows) continue;
+    tensor_ref r = find_piece(c, layer, i);
+    tensor_ahead(&r);
+  }
+}
+
 /* ---- scratch ---- */
 
 static int64_t kv_width(const arch *a) { return (int64_t)a->kv_heads * a->head_dim; }

@@ -30,6 +30,8 @@ size_t layer_weights_floats(const arch *a);
 void layer_weights_place(const arch *a, float *base, layer_weights *w);
 /* Fills part `index` of `parts` of that allocation from the checkpoint (rows dealt), so that ranks share the conversion. */
 status layer_weights_load(const checkpoint *c, int64_t layer, float *base, int index, int parts);
+/* The layer will be loaded soon: the system may begin to read its tensors. */
+void layer_weights_ahead(const checkpoint *c, int64_t layer);
 
 /* *variant = w with the weights of these linears in another allocation of the same layout, and target[l] where they are to be written; NULL for the others. */
 void layer_weights_vary(const arch *a, const layer_weights *w, const bool targets[LIN_COUNT], float *base, layer_weights *variant,

@@ -428,6 +428,11 @@ void tensor_done_with(const tensor_ref *r) {
   file_map_done_with(&r->file->map, data + r->tensor->begin, data + r->tensor->end);
 }
 
+void tensor_ahead(const tensor_ref *r) {
+  uint64_t data = r->file->data_offset;
+  file_map_ahead(&r->file->map, data + r->tensor->begin, data + r->tensor->end);
+}
+
 status tensor_hash(const tensor_ref *r, char hex[HASH_HEX]) {
   return hash_bytes(st_data(r->file, r->tensor), r->tensor->end - r->tensor->begin, hex);
 }

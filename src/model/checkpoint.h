@@ -80,6 +80,8 @@ tensor_ref checkpoint_head(const checkpoint *c); /* the embedding when tied */
 status tensor_rows(const tensor_ref *r, int64_t begin, int64_t end, float *out);
 /* Those bytes of the file will not be read again soon: drop them from memory. */
 void tensor_done_with(const tensor_ref *r);
+/* They will be read soon: the system may begin. */
+void tensor_ahead(const tensor_ref *r);
 /* SHA-256 of the tensor's raw bytes. */
 status tensor_hash(const tensor_ref *r, char hex[HASH_HEX]);
 

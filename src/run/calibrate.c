@@ -1,4 +1,4 @@
-/* cloqwork calibrate: a Gram file per layer and set of tokens: by the pass over the model, team after team, layer after layer, or from
+/* cloqwork calibrate: a Gram file per layer and set of tokens: by the pass over the model, teams side by side, layer after layer, or from
  * Grams that are there already (run/gram_take.h). */
 #include <stdio.h>
 #include <string.h>
@@ -7,10 +7,13 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "calibrate/ring.h"
+#include "calibrate/streams.h"
 #include "dist/agree.h"
 #include "run/gram_file.h"
 #include "run/gram_take.h"
 #include "run/memory_watch.h"
+#include "run/scratch.h"
 #include "run/verbs.h"
 
 /* Layers whose Gram files are still to be made: missing[layer] = bit per set. Local: one rank looks, not all at the same files. */
@@ -65,17 +68,21 @@ done:
   return st;
 }
 
-static status report_layer(const session *c, int64_t layer, double seconds, double write_seconds, double flops, uint8_t sets) {
+typedef struct layer_seconds {
+  double load, work, write;
+} layer_seconds;
+
+static status report_layer(const session *c, int64_t layer, const layer_seconds *spent, double flops, uint8_t sets) {
   if (c->team.rank != 0) return OK;
   char unit[32];
   snprintf(unit, sizeof unit, "grams/layer-%03lld", (long long)layer);
   int64_t tokens = 0;
   for (int k = 0; k < SET_COUNT; k++)
     if (c->sets[k]) tokens += c->sets[k]->count * c->sets[k]->length;
-  json_t *o =
-      json_pack("{s:s, s:I, s:I, s:i, s:{s:f, s:f}, s:f, s:I, s:I}", "unit", unit, "layer", (json_int_t)layer, "tokens", (json_int_t)tokens,
-                "sets", (int)sets, "seconds", "forward_and_grams", seconds, "write", write_seconds, "gflops", 1e-9 * flops / seconds,
-                "private_bytes_peak", (json_int_t)memory_watch_private(), "shared_bytes_peak", (json_int_t)memory_watch_shared());
+  json_t *o = json_pack("{s:s, s:I, s:I, s:i, s:{s:f, s:f, s:f}, s:f, s:I, s:I}", "unit", unit, "layer", (json_int_t)layer, "tokens",
+                        (json_int_t)tokens, "sets", (int)sets, "seconds", "load", spent->load, "forward_and_grams", spent->work, "write",
+                        spent->write, "gflops", 1e-9 * flops / spent->work, "private_bytes_peak", (json_int_t)memory_watch_private(),
+                        "shared_bytes_peak", (json_int_t)memory_watch_shared());
   return o ? unit_metrics(c, o) : fail(E_MEMORY, "metrics.jsonl: no memory for a line");
 }
 
@@ -85,103 +92,121 @@ static void state_tag(const session *c, char tag[80]) {
            c->sets[SET_HELDOUT] ? c->windows[SET_HELDOUT].fingerprint : "none");
 }
 
-/* The team's layers [begin, end), from streams that are inputs of `begin`. Stops at a layer boundary when asked, with the streams saved. */
-static status calibrate_layers(session *c, pass *p, int64_t begin, int64_t end, const uint8_t *missing, int64_t todo,
-                               const char *state_path) {
+/* The inputs of a layer that is not to be computed now: for the run that goes on. */
+static status stop_before(pass *p, const char *path, const char *tag, int64_t layer) {
+  status st = OK;
+  streams_file file;
+  TRY(streams_create(p, path, tag, layer, &file));
+  p->keep = &file;
+  pass_keep(p);
+  p->keep = NULL;
+  TRY(streams_publish(&file));
+  st = fail(E_STOPPED, "calibrate: stopped on request before layer %lld of %lld; run again to go on", (long long)layer + 1,
+            (long long)p->model->arch.layers);
+done:
+  return st;
+}
+
+/* My layers of the round. Between a promise and the last step of its layer nothing may fail. The first team keeps the streams on their way
+ * every checkpoint_minutes. */
+static status calibrate_layers(session *c, pass *p, ring *r, const uint8_t *missing, int64_t todo, const char *path, const char *tag) {
   status st = OK;
   shared tiles = {0};
+  streams_file file;
   size_t offset[IN_COUNT], floats = 0;
   layer_progress progress = {.stage = "calibrate", .layers = c->model.arch.layers, .todo = todo ? todo : 1};
   double saved = clock_now();
-  char tag[80];
-  state_tag(c, tag);
   for (int i = 0; i < IN_COUNT; i++) {
     offset[i] = floats;
     if (c->wanted[i]) floats += (size_t)tiles_count(input_width(&c->model.arch, i), GRAM_TILE) * GRAM_TILE * GRAM_TILE;
   }
   TRY(shared_new(&c->team, floats * sizeof(float), "tiles of Grams", &tiles));
-  for (int64_t layer = begin; layer < end; layer++) {
-    if (session_should_stop(c, c->team.comm)) {
-      TRY(pass_save(p, state_path, tag, layer));
-      st = fail(E_STOPPED, "calibrate: stopped on request before layer %lld of %lld; run again to go on", (long long)layer + 1,
-                (long long)c->model.arch.layers);
-      goto done;
-    }
-    progress.layer = layer;
+  for (; ring_has_layer(r); ring_next(r)) {
+    int64_t layer = r->layer;
+    TRY(ring_await(r));
+    if (session_should_stop(c, c->team.comm)) TRY(stop_before(p, path, tag, layer));
+    for (progress.done = 0, progress.layer = 0; progress.layer < layer; progress.layer++) progress.done += missing[progress.layer] != 0;
     layer_progress_show(&progress, 0, -1);
+    layer_seconds spent = {.load = -p->load_seconds};
+    TRY(pass_load_layer(p, layer));
+    spent.load += p->load_seconds;
+    bool keep =
+        c->team.index == 0 && layer > r->first && agree_any(c->team.comm, clock_now() - saved > 60 * c->job.parallel.checkpoint_minutes);
+    if (keep) TRY(streams_create(p, path, tag, layer, &file));
+    p->keep = keep ? &file : NULL;
+    ring_promise(r);
     double start = clock_now(), flops = p->flops;
-    TRY(pass_layer(p, layer, missing[layer] != 0, layer_progress_show, &progress));
-    double seconds = clock_now() - start, write_start = clock_now();
+    pass_layer(p, layer, missing[layer] != 0, layer_progress_show, &progress);
+    spent.work = clock_now() - start;
     flops = p->flops - flops;
     memory_watch();
+    p->keep = NULL;
+    if (keep) TRY(streams_publish(&file));
+    if (keep) saved = clock_now();
     if (!missing[layer]) continue;
+    start = clock_now();
     for (int set = 0; set < SET_COUNT; set++)
       if (missing[layer] >> set & 1) TRY(write_grams(c, p, set, layer, &tiles, offset));
-    st = report_layer(c, layer, seconds, clock_now() - write_start, flops, missing[layer]);
+    spent.write = clock_now() - start;
+    st = report_layer(c, layer, &spent, flops, missing[layer]);
     TRY(agree(c->team.comm, st));
-    progress.done++;
-    if (agree_any(c->team.comm, clock_now() - saved > 60 * c->job.parallel.checkpoint_minutes) && layer + 1 < end) {
-      TRY(pass_save(p, state_path, tag, layer + 1));
-      saved = clock_now();
-    }
   }
 done:
   shared_free(&tiles);
   return st;
 }
 
-/* Where to begin: at the state that was saved, if one lies at or before the first missing layer; else at the embedding. */
-static status calibrate_team(session *c, pass *p, const uint8_t *missing, int64_t todo, int64_t first_missing) {
+/* From the streams that were saved, if they are inputs of the first missing layer or one before it; else from the embedding. */
+static status calibrate_team(session *c, pass *p, const uint8_t *missing, int64_t todo, const char *path) {
   status st = OK;
-  char state_path[PATH_MOST], tag[80];
-  int64_t begin, end, state = -1;
+  ring r = {0};
+  char tag[80];
+  int64_t first_missing = c->layer_begin, end = c->layer_end, state = -1;
+  while (!missing[first_missing]) first_missing++;
+  while (!missing[end - 1]) end--;
   state_tag(c, tag);
-  unit_run_path(c, "grams/streams.state", state_path);
-  session_team_layers(c, c->team.index, &begin, &end);
-  if (c->team.index == 0) begin = 0; /* the way to the first chosen layer leads through those before it */
-  if (c->rank == 0) state = pass_peek(state_path, tag);
+  if (c->rank == 0) state = streams_peek(path, tag);
   MPI_Bcast(&state, 1, MPI_INT64_T, 0, c->job_comm);
   if (state > first_missing) state = -1;
-  if (state >= end && c->team.index + 1 < c->team.count) return OK; /* a later team takes up the state */
-  if (state >= begin && state < end) {
-    TRY(pass_load(p, state_path, tag, &state));
-    if (state < 0) {
-      st = fail(E_IO, "%s: changed while it was read", state_path);
+  TRY(ring_open(p, state < 0 ? 0 : state, end, &r));
+  if (c->team.index == 0 && state >= 0) {
+    TRY(streams_load(p, path, tag, &state));
+    if (state != r.first) {
+      st = fail(E_IO, "%s: changed while it was read", path);
       goto done;
     }
-    begin = state;
     log_info("calibrate: going on at layer %lld from saved streams", (long long)state);
   } else if (c->team.index == 0) {
     TRY(pass_embed(p));
-  } else {
-    TRY(pass_receive(p));
   }
-  st = calibrate_layers(c, p, begin, end, missing, todo, state_path);
+  st = calibrate_layers(c, p, &r, missing, todo, path, tag);
 done:
-  return pass_send(p, st);
+  return ring_close(&r, st);
 }
 
 /* Collective. The missing Grams from tokens. */
 static status run_pass(session *c, const uint8_t *missing, int64_t todo) {
   status st = OK;
   pass p = {0};
-  int64_t first_missing = 0;
-  char state_path[PATH_MOST], text[32];
-  while (first_missing < c->layer_end && !missing[first_missing]) first_missing++;
+  char path[PATH_MOST], text[32];
+  const char *scratch = scratch_folder(c);
   double start = clock_now();
   st = scan_weights(c);
   TRY(agree(c->job_comm, st));
-  st = pass_new(&c->team, &c->model, c->sets, c->wanted, &p);
+  if (scratch)
+    log_info("calibrate: residual streams lie in a file in %s: %s", scratch,
+             scratch == c->job.output ? "beside them a node's memory does not hold the rest" : "parallel.scratch says so");
+  st = pass_new(&c->team, &c->model, c->sets, c->wanted, scratch, &p);
   TRY(agree(c->job_comm, st));
-  st = calibrate_team(c, &p, missing, todo, first_missing);
+  unit_run_path(c, "grams/streams.state", path);
+  st = calibrate_team(c, &p, missing, todo, path);
   TRY(agree(c->job_comm, st));
   double seconds = clock_now() - start;
   double flops = c->team.rank == 0 ? p.flops : 0;
   MPI_Allreduce(MPI_IN_PLACE, &flops, 1, MPI_DOUBLE, MPI_SUM, c->job_comm);
   clock_duration(seconds, text);
   log_info("calibrate: done in %s, %.0f GFLOP/s", text, 1e-9 * flops / seconds);
-  unit_run_path(c, "grams/streams.state", state_path);
-  if (c->rank == 0 && c->layer_begin == 0 && c->layer_end == c->model.arch.layers) st = file_remove(state_path);
+  if (c->rank == 0 && c->layer_begin == 0 && c->layer_end == c->model.arch.layers) st = file_remove(path);
   TRY(agree(c->job_comm, st));
 done:
   pass_free(&p);

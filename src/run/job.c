@@ -144,16 +144,25 @@ done:
   return st;
 }
 
+static status keep_text(section *s, const char *key, const char *value, char **text) {
+  *text = mem_format("%s", value);
+  return *text ? section_keep(s, key, json_string(*text)) : fail(E_MEMORY, "%s%s: no memory", s->prefix, key);
+}
+
 static status read_parallel(section *root, job *j) {
   status st = OK;
   section s;
   int64_t ranks = 0, teams = 0;
-  TRY(section_open(root, "parallel", "a mapping with team, teams, memory_per_node, checkpoint_minutes", false, &s));
-  TRY(ONLY_KEYS(&s, "team", "teams", "memory_per_node", "checkpoint_minutes"));
+  TRY(section_open(root, "parallel", "a mapping with team, teams, memory_per_node, checkpoint_minutes, scratch", false, &s));
+  TRY(ONLY_KEYS(&s, "team", "teams", "memory_per_node", "checkpoint_minutes", "scratch"));
   TRY(section_int(&s, "team", "node or a count of ranks", 1, 1 << 24, "node", 0, &ranks));
   TRY(section_int(&s, "teams", "auto or a count", 1, 1 << 24, "auto", 0, &teams));
   TRY(section_real(&s, "memory_per_node", "auto or GiB, at least 0.001", 1e-3, 1e9, "auto", 0, &j->parallel.memory_per_node));
   TRY(section_real(&s, "checkpoint_minutes", "minutes, at least 0", 0, 1e9, NULL, 10, &j->parallel.checkpoint_minutes));
+  if (section_lookup(&s, "scratch"))
+    TRY(section_text(&s, "scratch", "auto, never or a folder", &j->parallel.scratch));
+  else
+    TRY(keep_text(&s, "scratch", "auto", &j->parallel.scratch));
   j->parallel.team = (int)ranks;
   j->parallel.teams = (int)teams;
 done:
@@ -261,6 +270,7 @@ void job_free(job *j) {
   FREE(j->path);
   FREE(j->model);
   FREE(j->output);
+  FREE(j->parallel.scratch);
   char *tokens[] = {(char *)j->calibration.path, (char *)j->heldout.path, (char *)j->eval.path};
   for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++) FREE(tokens[i]);
   for (int i = 0; i < j->grams.count; i++) FREE(j->grams.from[i]);

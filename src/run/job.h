@@ -115,6 +115,7 @@ typedef struct job {
     int teams;                 /* 0 = auto */
     double memory_per_node;    /* GiB; 0 = auto (asked from the system) */
     double checkpoint_minutes; /* calibration saves its state at least this often: 10 */
+    char *scratch;             /* "auto", "never", or a folder for what memory does not hold (run/scratch.h); owned */
   } parallel;
   json_t *tree; /* the resolved job, defaults included: what RUN/job.yaml says; owned */
 } job;

@@ -14,6 +14,7 @@
 #include "run/few_tokens.h"
 #include "run/gram_take.h"
 #include "run/layer_solver.h"
+#include "run/scratch.h"
 #include "run/sharing.h"
 #include "run/unit.h"
 #include "run/verbs.h"
@@ -78,6 +79,7 @@ static void count_grams(const session *c, plan *p) {
   pass_bytes b = {.private_most = gram_take_private_bytes()};
   if (c->job.grams.origin == GRAMS_CALIBRATED) {
     b = pass_memory(&c->model.arch, c->sets, c->wanted, c->team.size);
+    if (scratch_folder(c)) b.private_most -= b.streams;
     p->calibrate.flops = (double)p->calibrate.missing / set_count(c) * pass_layer_flops(&c->model.arch, c->sets, c->wanted);
   }
   if (p->calibrate.missing) p->calibrate.rank = p->base + b.private_most + (b.shared + tile_bytes(c)) / (uint64_t)c->team.size;
@@ -91,6 +93,7 @@ static void count_prefix(const session *c, int64_t missing, stage *of, plan *p) 
   uint64_t files = tile_bytes(c) * (uint64_t)set_count(c);
   pass_bytes b = prefix_memory(a, c->sets, c->wanted, c->team.size, cross);
   double flops = prefix_layer_flops(a, c->sets, c->wanted, cross);
+  if (scratch_folder(c)) b.private_most -= b.streams;
   for (int l = 0; l < LIN_COUNT; l++) {
     int64_t out, in;
     if (!c->job.target[l] || !cross) continue;
@@ -142,7 +145,7 @@ static status count_stages(const session *c, plan *p) {
   const stage *of[] = {&p->calibrate, &p->solve, &p->follow};
   for (size_t i = 0; i < sizeof of / sizeof *of; i++) p->rank_peak = of[i]->rank > p->rank_peak ? of[i]->rank : p->rank_peak;
   p->node_peak = p->rank_peak * (uint64_t)c->team.size;
-  p->node_memory = c->job.parallel.memory_per_node > 0 ? (uint64_t)(c->job.parallel.memory_per_node * (1 << 30)) : mem_machine_total();
+  p->node_memory = node_memory(c);
   return st;
 }
 

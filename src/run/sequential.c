@@ -17,6 +17,7 @@
 #include "calibrate/prefix.h"
 #include "dist/agree.h"
 #include "run/memory_watch.h"
+#include "run/scratch.h"
 #include "run/solve.h"
 #include "run/unit.h"
 
@@ -86,7 +87,7 @@ static status sequence_new(session *c, sequence *q) {
     q->target_at[l] = targets;
     if (c->job.target[l]) targets += out * in;
   }
-  TRY(prefix_new(&c->team, &c->model, c->sets, c->wanted, c->job.target, q->cross, &q->streams));
+  TRY(prefix_new(&c->team, &c->model, c->sets, c->wanted, c->job.target, q->cross, scratch_folder(c), &q->streams));
   TRY(layer_solver_new(c, &q->solver));
   for (int set = 0; set < SET_COUNT; set++)
     if (c->sets[set]) TRY(shared_new(&c->team, (size_t)tiles * sizeof(float), "tiles of Grams", &q->tiles[set]));

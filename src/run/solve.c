@@ -152,50 +152,63 @@ done:
   return st;
 }
 
-/* Is there anything to do in [begin, end)? Only then are the solver's large windows made. */
-static status count_layers(session *c, int64_t begin, int64_t end, int64_t *todo) {
+/* Collective over the job. Layers that have something to do, ascending, found by all teams together before any of them begins; so the teams' shares
+ * of them are equal however a run before was cut short. */
+static status list_layers(session *c, int64_t *list, int64_t *count) {
   status st = OK;
   bool *pending = NULL;
+  uint8_t *todo = NULL;
   char gram_fingerprint[HASH_HEX] = "";
-  int count;
-  *todo = 0;
+  int settings;
+  int64_t begin, end;
+  session_team_layers(c, c->team.index, &begin, &end);
   st = NEW(pending, c->job.setting_count, "settings of a layer");
-  TRY(agree(c->team.comm, st));
-  for (int64_t layer = begin; layer < end; layer++) {
+  if (st == OK) st = NEW(todo, c->model.arch.layers, "list of layers");
+  TRY(agree(c->job_comm, st));
+  for (int64_t layer = begin; layer < end && st == OK; layer++) {
     if (c->team.rank == 0) st = unit_gram_fingerprint(c, layer, gram_fingerprint);
-    TRY(agree(c->team.comm, st));
-    TRY(share_bytes(c->team.comm, gram_fingerprint, sizeof gram_fingerprint));
-    TRY(solve_find_pending(c, layer, gram_fingerprint, pending, &count));
-    *todo += count > 0;
+    if ((st = agree(c->team.comm, st)) == OK) st = share_bytes(c->team.comm, gram_fingerprint, sizeof gram_fingerprint);
+    if (st == OK) st = solve_find_pending(c, layer, gram_fingerprint, pending, &settings);
+    todo[layer] = st == OK && settings > 0;
   }
+  TRY(agree(c->job_comm, st));
+  MPI_Allreduce(MPI_IN_PLACE, todo, (int)c->model.arch.layers, MPI_UINT8_T, MPI_MAX, c->job_comm);
+  *count = 0;
+  for (int64_t layer = c->layer_begin; layer < c->layer_end; layer++)
+    if (todo[layer]) list[(*count)++] = layer;
 done:
   FREE(pending);
+  FREE(todo);
   return st;
 }
 
+/* The solver's large windows are made only where there is something to do. */
 static status solve_layers(session *c, bool warned[IN_COUNT]) {
   status st = OK;
   layer_solver s = {0};
-  int64_t begin, end;
-  session_team_layers(c, c->team.index, &begin, &end);
   layer_progress p = {.stage = "solve", .layers = c->model.arch.layers};
-  TRY(count_layers(c, begin, end, &p.todo));
+  int64_t *list = NULL, count, begin, end;
+  TRY(agree(c->job_comm, NEW(list, c->model.arch.layers, "list of layers")));
+  TRY(list_layers(c, list, &count));
+  deal_range(count, c->team.count, c->team.index, 1, &begin, &end);
+  p.todo = end - begin;
   if (p.todo == 0) goto done;
   TRY(layer_solver_new(c, &s));
-  for (int64_t layer = begin; layer < end; layer++) {
+  for (int64_t i = begin; i < end; i++) {
     if (session_should_stop(c, c->team.comm)) {
-      st = fail(E_STOPPED, "solve: stopped on request before layer %lld of %lld; run again to go on", (long long)layer + 1,
+      st = fail(E_STOPPED, "solve: stopped on request before layer %lld of %lld; run again to go on", (long long)list[i] + 1,
                 (long long)c->model.arch.layers);
       goto done;
     }
-    TRY(solve_one_layer(&s, layer, warned, &p));
+    TRY(solve_one_layer(&s, list[i], warned, &p));
   }
 done:
   layer_solver_free(&s);
+  FREE(list);
   return st;
 }
 
-/* Layers on common Grams are the teams' in ranges; settings that follow their own prefix are dealt whole. */
+/* Layers on common Grams are the teams' in equal shares; settings that follow their own prefix are dealt whole. */
 static status solve_views(session_views *v) {
   status st = OK;
   bool warned[IN_COUNT] = {false};

@@ -49,9 +49,12 @@ static void run_pass(MPI_Comm comm, const checkpoint *m, const windows *const se
   team t = {0};
   pass p = {0};
   CHECK_OK(team_new(comm, 0, &t));
-  CHECK_OK(pass_new(&t, m, sets, wanted, &p));
+  CHECK_OK(pass_new(&t, m, sets, wanted, NULL, &p));
   CHECK_OK(pass_embed(&p));
-  for (int64_t l = 0; l < layers; l++) CHECK_OK(pass_layer(&p, l, l + 1 == layers, NULL, NULL));
+  for (int64_t l = 0; l < layers; l++) {
+    CHECK_OK(pass_load_layer(&p, l));
+    pass_layer(&p, l, l + 1 == layers, NULL, NULL);
+  }
   keep(&p, o);
   team_barrier(&t);
   pass_free(&p);

@@ -54,7 +54,7 @@ static void run_prefix(MPI_Comm comm, const checkpoint *m, const windows *const 
   prefix p = {0};
   *o = (outcome){0};
   CHECK_OK(team_new(comm, 0, &t));
-  CHECK_OK(prefix_new(&t, m, sets, WANTED, targets, true, &p));
+  CHECK_OK(prefix_new(&t, m, sets, WANTED, targets, true, NULL, &p));
   CHECK_OK(prefix_embed(&p));
   for (int64_t layer = 0; layer < 2; layer++) {
     CHECK_OK(prefix_layer(&p, layer));
@@ -83,9 +83,12 @@ static void run_pass(const checkpoint *m, const windows *const sets[SET_COUNT], 
   pass p = {0};
   *o = (outcome){0};
   CHECK_OK(team_new(MPI_COMM_WORLD, 0, &t));
-  CHECK_OK(pass_new(&t, m, sets, WANTED, &p));
+  CHECK_OK(pass_new(&t, m, sets, WANTED, NULL, &p));
   CHECK_OK(pass_embed(&p));
-  for (int64_t l = 0; l < 2; l++) CHECK_OK(pass_layer(&p, l, l == 1, NULL, NULL));
+  for (int64_t l = 0; l < 2; l++) {
+    CHECK_OK(pass_load_layer(&p, l));
+    pass_layer(&p, l, l == 1, NULL, NULL);
+  }
   for (int s = 0; s < SET_COUNT; s++)
     for (int i = 0; i < IN_COUNT; i++) keep_gram(&p.sets[s].grams[i], &o->tiles[s][i]);
   team_barrier(&t);

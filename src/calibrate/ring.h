@@ -1,0 +1,51 @@
+/* Teams side by side. Layers go round: of layers first, first + 1, … the i-th belongs to team i mod count, and streams flow from each team
+ * to the next, step after step, while the sender goes on computing.
+ *
+ * So a team holds the weights and sums of one layer at a time whatever the model's depth, all teams are at work as long as there are at
+ * least as many steps as teams, and only the first `count - 1` steps of the first layers find some idle. (Whole ranges of layers for
+ * each team would have the same flops and the same messages but one, and more memory; for fewer steps than teams neither keeps all busy.)
+ *
+ * Who waits for whom. Before a layer's inputs come, the team before says in one word whether they will: OK is a promise of all of them,
+ * anything else ends the round, with its message, for the next team and through it for all. A team that failed or stops goes on taking
+ * what was promised to it, so that nobody's sends stay open. Chunk c lies on rank c mod size of either team, in the place it had there
+ * for the layer before; a place is filled again when its last send is through. */
+#ifndef CLOQWORK_CALIBRATE_RING_H
+#define CLOQWORK_CALIBRATE_RING_H
+
+#include "calibrate/steps.h"
+
+enum { RING_TEXT = 2048 };
+
+typedef struct ring_word {
+  int code; /* a status */
+  char text[RING_TEXT];
+} ring_word;
+
+typedef struct ring {
+  pass *p;                        /* borrowed */
+  int64_t first, end, layer;      /* layers of the round; mine now */
+  bool promised, told;            /* the inputs of my layer by the team before; those of the next one by me */
+  int slices[SET_COUNT];          /* messages of a chunk, each under 1 GiB */
+  int posted[SET_COUNT];          /* my next chunk whose receive is still to be posted */
+  MPI_Request *moving[SET_COUNT]; /* [mine][slices]: a chunk on its way in, or out; owned */
+  ring_word word;                 /* the last one told */
+  MPI_Request telling;
+} ring;
+
+/* Collective over the team. E_MEMORY. p->ring is set: pass_layer takes and passes on. */
+status ring_open(pass *p, int64_t first, int64_t end, ring *r);
+bool ring_has_layer(const ring *r); /* Local: is there a layer left for this team? It is r->layer */
+void ring_next(ring *r);            /* Local */
+
+/* Collective over the team. The word of the team before (OK for the first layer); and ours to the next one. */
+status ring_await(ring *r);
+void ring_promise(ring *r);
+
+/* Local, of every rank, for each step in order: my chunks are there; they may go. */
+void ring_take(ring *r, const pass_step *w);
+void ring_give(ring *r, const pass_step *w);
+
+/* Collective over the team, on every way out. Tells `st` where it is no success, takes what was promised, waits for what is still going. */
+status ring_close(ring *r, status st);
+
+#endif
