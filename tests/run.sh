@@ -3,16 +3,18 @@
 #
 #   ./tests/run.sh                   everything
 #   ./tests/run.sh --quick           the unit and MPI tests alone (no Python packages needed)
+#   ./tests/run.sh --long            everything, and every fault, 200 kills and 100 signals: hours
 #   ./tests/run.sh [--quick] ARGS    ARGS go to ctest, such as -R NAME
 #
 # What can be set for the installation: see jobs/setup.sh.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/../jobs/setup.sh"
 
-quick=
+quick= labels=()
 case ${1:-} in
 -h | --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; exit 0 ;;
---quick) quick=1; shift ;;
+--quick) quick=1 labels=(-L 'unit|mpi'); shift ;;
+--long) labels=(-C long); shift ;;
 esac
 
 cd "$ROOT"
@@ -30,6 +32,4 @@ yield_if_oversubscribed 6
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 build_program
 
-labels=()
-[ -n "$quick" ] && labels=(-L 'unit|mpi')
 exec ctest --test-dir build --output-on-failure "${labels[@]}" "$@" </dev/null
