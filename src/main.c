@@ -160,37 +160,6 @@ done:
   return st;
 }
 
-static status work(MPI_Comm comm, const verb *v, const arguments *a, const blas_info *blas, const char *io) {
-  status st = OK;
-  session c = {0};
-  verb_needs needs = v->alone && v->alone(a) ? NEEDS_NOTHING : v->needs;
-  if (needs == NEEDS_NOTHING) {
-    c.job_comm = comm;
-    c.blas = *blas;
-    c.arguments = *a;
-    MPI_Comm_rank(comm, &c.rank);
-    MPI_Comm_size(comm, &c.size);
-    return v->work(&c);
-  }
-  TRY(session_open(comm, a, blas, needs == NEEDS_TOKENS, &c));
-  if (v->begin) {
-    TRY(v->begin(&c));
-    char mpi[MPI_MAX_LIBRARY_VERSION_STRING];
-    int length;
-    MPI_Get_library_version(mpi, &length);
-    log_info("cloqwork %s %s %s: %d rank%s in %d team%s, grid %d x %d, %d BLAS thread%s a rank", CLOQWORK_VERSION, v->name, a->target,
-             c.size, c.size > 1 ? "s" : "", c.team.count, c.team.count > 1 ? "s" : "", c.grid.nprow, c.grid.npcol, blas->threads,
-             blas->threads > 1 ? "s" : "");
-    log_info("BLAS %s, kernel %s; LAPACK %s", blas->library, blas->kernel, blas->lapack);
-    log_info("%.*s; HDF5 %s; %s", (int)strcspn(mpi, ","), mpi, container_hdf5_version(), io);
-  }
-  st = v->work(&c);
-  log_end(st);
-done:
-  session_close(&c);
-  return st;
-}
-
 int main(int argc, char **argv) {
   arguments a;
   bool help = false;
@@ -216,7 +185,7 @@ int main(int argc, char **argv) {
   } else {
     if (st == OK && !a.verb) st = fail(E_USAGE, "expected a verb, found none; cloqwork --help lists them");
     if (st == OK && !v) st = unknown_verb(a.verb);
-    if ((st = agree(MPI_COMM_WORLD, st)) == OK) st = work(MPI_COMM_WORLD, v, &a, &blas, io);
+    if ((st = agree(MPI_COMM_WORLD, st)) == OK) st = verb_perform(MPI_COMM_WORLD, v, &a, &blas, io);
   }
   log_progress_end();
   if (st != OK && rank == 0) fprintf(stderr, "cloqwork: %s\n", status_message()[0] ? status_message() : status_sentence(st));

@@ -7,7 +7,9 @@
 #include <stdint.h>
 
 void fault_setup(int rank);
-bool fault_here(void); /* true: pretend that the operation about to happen failed */
+#define fault_here() fault_at(__FILE__, __LINE__) /* true: pretend that the operation about to happen failed */
+bool fault_at(const char *file, int line);
 uint64_t fault_count(void);
+const char *fault_place(void); /* where it was made to fail, "base/memory.c:28"; "" before that */
 
 #endif

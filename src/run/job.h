@@ -156,10 +156,10 @@ status job_check_model(const job *j, const arch *a);
 
 /* "key=value" lines of everything that decides the numbers of one layer of a setting, for fingerprints and attributes: of those of its
  * matrices that are targets. A value that differs between them reads "q_proj 2, down_proj 4". */
-typedef void (*option_sink)(void *context, const char *key, const char *text);
-void setting_describe(const setting *s, const bool target[LIN_COUNT], int64_t layer, option_sink sink, void *context);
+typedef status (*option_sink)(void *context, const char *key, const char *text);
+status setting_describe(const setting *s, const bool target[LIN_COUNT], int64_t layer, option_sink sink, void *context);
 /* The same of one matrix. */
-void setting_describe_matrix(const setting *s, int64_t layer, linear_id l, option_sink sink, void *context);
+status setting_describe_matrix(const setting *s, int64_t layer, linear_id l, option_sink sink, void *context);
 
 int job_target_count(const job *j);
 bool job_uses_input(const job *j, input_id i); /* does any target read it? */

@@ -24,9 +24,9 @@ enum { LIBRARY_BUFFERS = 6 << 20 };
 
 status gemm_rate(session *c, double *rate) {
   enum { N = 768, TIMES = 4 };
+  status st = OK;
   float *x = NULL;
-  status st = NEW(x, 3 * N * N, "a short product");
-  if ((st = agree(c->job_comm, st)) != OK) return st;
+  TRY(agree(c->job_comm, NEW(x, 3 * N * N, "a short product")));
   for (int k = 0; k < 2 * N * N; k++) x[k] = (float)(k % 7) - 3;
   sgemm(false, false, N, N, N, 1, x, N, x + N * N, N, 0, x + 2 * N * N, N);
   MPI_Barrier(c->job_comm);
@@ -35,8 +35,9 @@ status gemm_rate(session *c, double *rate) {
   double mine = 2.0 * N * N * N * TIMES / (clock_now() - start);
   MPI_Allreduce(&mine, rate, 1, MPI_DOUBLE, MPI_SUM, c->job_comm);
   log_peak(1e-9 * *rate);
+done:
   FREE(x);
-  return OK;
+  return st;
 }
 
 /* A layer's tiles of Grams of one set of tokens: in shared memory, and in its file. */

@@ -25,10 +25,19 @@ static void ask_to_stop(int signal_number) {
   stop_asked = 1;
 }
 
+/* A page of a mapped file cannot be had: the file has shrunk, or its disk fails. Nothing but system calls is safe here; the launcher ends the others. */
+static void give_up(int signal_number) {
+  static const char line[] = "cloqwork: a page of a mapped input file cannot be read: the file has shrunk or its disk fails\n";
+  (void)signal_number;
+  ssize_t n = write(STDERR_FILENO, line, sizeof line - 1);
+  _exit(status_exit_code(n < 0 ? E_INTERNAL : E_IO));
+}
+
 void session_catch_signals(void) {
   struct sigaction action = {.sa_handler = ask_to_stop, .sa_flags = SA_RESTART};
   sigaction(SIGUSR1, &action, NULL);
   sigaction(SIGTERM, &action, NULL);
+  signal(SIGBUS, give_up);
   signal(SIGXFSZ, SIG_IGN); /* a file size limit is then an ordinary write error */
 }
 
@@ -204,7 +213,7 @@ static status begin_on_first_rank(session *c, bool whole) {
   static const char *const folders[] = {"", "grams", "heldout", "solutions"};
   TRY(NEW(c->locks, c->job.setting_count + 1, "locks of a run directory"));
   for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
-    if (!(path = path_join(c->job.output, folders[i]))) return fail(E_MEMORY, "%s: no memory for a name", c->job.output);
+    if (!(path = path_join(c->job.output, folders[i]))) TRY(fail(E_MEMORY, "%s: no memory for a name", c->job.output));
     TRY(file_make_folders(path));
     if (i == 0) TRY(hold_lock(c, path, whole ? 0 : PATIENCE)); /* before anything in it is touched */
     TRY(file_remove_matching(path, ".tmp"));                   /* of a job that was killed while it wrote */
@@ -213,14 +222,14 @@ static status begin_on_first_rank(session *c, bool whole) {
   if (whole) TRY(find_settings_free(c));
   for (int i = 0; i < c->job.setting_count; i++) {
     if (!(path = mem_format("%s/solutions/%s", c->job.output, c->job.settings[i].name)))
-      return fail(E_MEMORY, "%s: no memory for a name", c->job.output);
+      TRY(fail(E_MEMORY, "%s: no memory for a name", c->job.output));
     TRY(file_make_folders(path));
     if (!whole) TRY(hold_lock(c, path, 0));
     TRY(file_remove_matching(path, ".tmp"));
     FREE(path);
     for (int set = 0; set < SET_COUNT && setting_follows(&c->job.settings[i]); set++) {
       if (!(path = mem_format("%s/solutions/%s/%s", c->job.output, c->job.settings[i].name, set_folder(set))))
-        return fail(E_MEMORY, "%s: no memory for a name", c->job.output);
+        TRY(fail(E_MEMORY, "%s: no memory for a name", c->job.output));
       TRY(file_make_folders(path));
       TRY(file_remove_matching(path, ".tmp"));
       FREE(path);
@@ -228,14 +237,14 @@ static status begin_on_first_rank(session *c, bool whole) {
   }
   if (whole) TRY(find_own_grams(c));
   TRY(settings_write(c->job.tree, &text));
-  if (!(path = path_join(c->job.output, "job.yaml"))) return fail(E_MEMORY, "%s: no memory for a name", c->job.output);
+  if (!(path = path_join(c->job.output, "job.yaml"))) TRY(fail(E_MEMORY, "%s: no memory for a name", c->job.output));
   TRY(file_write_atomic(path, text, strlen(text)));
   FREE(path);
   if (!whole) file_unlock(c->locks[0].path, &c->locks[0].file);
-  if (!(path = path_join(c->job.output, "run.log"))) return fail(E_MEMORY, "%s: no memory for a name", c->job.output);
+  if (!(path = path_join(c->job.output, "run.log"))) TRY(fail(E_MEMORY, "%s: no memory for a name", c->job.output));
   TRY(log_open(path));
   FREE(path);
-  if (!(path = path_join(c->job.output, "progress.json"))) return fail(E_MEMORY, "%s: no memory for a name", c->job.output);
+  if (!(path = path_join(c->job.output, "progress.json"))) TRY(fail(E_MEMORY, "%s: no memory for a name", c->job.output));
   log_watch(path, c->arguments.verb, c->job_tag);
 done:
   FREE(text);

@@ -87,8 +87,8 @@ static void text_at(const setting *s, int row, int64_t layer, linear_id l, char 
     snprintf(text, OPTION_TEXT, "%d", row == ROW_BITS ? rule.bits : row == ROW_GROUP ? rule.group : setting_rank(s, layer, l));
 }
 
-static void describe_row(const setting *s, const bool target[LIN_COUNT], int64_t layer, int row, const char *key, option_sink sink,
-                         void *context) {
+static status describe_row(const setting *s, const bool target[LIN_COUNT], int64_t layer, int row, const char *key, option_sink sink,
+                           void *context) {
   char list[LIN_COUNT * (OPTION_TEXT + 16)] = "", first[OPTION_TEXT] = "", text[OPTION_TEXT];
   bool differs = false;
   size_t used = 0;
@@ -99,23 +99,26 @@ static void describe_row(const setting *s, const bool target[LIN_COUNT], int64_t
     differs |= strcmp(first, text) != 0;
     used += (size_t)snprintf(list + used, sizeof list - used, "%s%s %s", used ? ", " : "", linear_short((linear_id)l), text);
   }
-  sink(context, key, differs ? list : first);
+  return sink(context, key, differs ? list : first);
 }
 
-void setting_describe(const setting *s, const bool target[LIN_COUNT], int64_t layer, option_sink sink, void *context) {
+status setting_describe(const setting *s, const bool target[LIN_COUNT], int64_t layer, option_sink sink, void *context) {
+  status st = OK;
   char text[OPTION_TEXT];
   snprintf(text, sizeof text, "%d", s->method->version);
-  sink(context, "method", s->method->name);
-  sink(context, "method_version", text);
-  describe_row(s, target, layer, ROW_BITS, "bits", sink, context);
-  describe_row(s, target, layer, ROW_GROUP, "group", sink, context);
-  describe_row(s, target, layer, ROW_RANK, "rank_max", sink, context);
+  TRY(sink(context, "method", s->method->name));
+  TRY(sink(context, "method_version", text));
+  TRY(describe_row(s, target, layer, ROW_BITS, "bits", sink, context));
+  TRY(describe_row(s, target, layer, ROW_GROUP, "group", sink, context));
+  TRY(describe_row(s, target, layer, ROW_RANK, "rank_max", sink, context));
   for (int i = 0; i < option_count; i++)
-    if (option_matters(i, s->method, &s->options)) describe_row(s, target, layer, ROW_OPTIONS + i, option_name(i), sink, context);
+    if (option_matters(i, s->method, &s->options)) TRY(describe_row(s, target, layer, ROW_OPTIONS + i, option_name(i), sink, context));
+done:
+  return st;
 }
 
-void setting_describe_matrix(const setting *s, int64_t layer, linear_id l, option_sink sink, void *context) {
+status setting_describe_matrix(const setting *s, int64_t layer, linear_id l, option_sink sink, void *context) {
   bool alone[LIN_COUNT] = {false};
   alone[l] = true;
-  setting_describe(s, alone, layer, sink, context);
+  return setting_describe(s, alone, layer, sink, context);
 }

@@ -21,15 +21,12 @@ typedef struct solution_file {
   int group_count, group_room, set_count;
 } solution_file;
 
-static void option_to_group(void *context, const char *key, const char *text) {
-  attributes *a = context;
-  attr_text(a, key, text); /* out of memory shows at the next attribute set by the caller */
-}
+static status option_to_group(void *context, const char *key, const char *text) { return attr_text(context, key, text); }
 
 static status describe_result(const session *c, const setting *which, int64_t layer, const solution *r, attributes *a) {
   const solution_facts *f = r->facts;
   status st = OK;
-  setting_describe_matrix(which, layer, r->linear, option_to_group, a);
+  TRY(setting_describe_matrix(which, layer, r->linear, option_to_group, a));
   TRY(attr_text(a, "method", which->method->name));
   TRY(attr_text(a, "certificate", metric_names[setting_metric(which)]));
   TRY(attr_int(a, "bits", r->rule.bits));

@@ -29,15 +29,7 @@ void unit_solution_path(const session *c, const setting *s, int64_t layer, char 
 
 void unit_run_path(const session *c, const char *name, char path[PATH_MOST]) { snprintf(path, PATH_MOST, "%s/%s", c->job.output, name); }
 
-typedef struct sink_state {
-  attributes *a;
-  status st;
-} sink_state;
-
-static void add_option(void *context, const char *key, const char *text) {
-  sink_state *s = context;
-  if (s->st == OK) s->st = attr_text(s->a, key, text);
-}
+static status add_option(void *context, const char *key, const char *text) { return attr_text(context, key, text); }
 
 /* Of a setting that refines: which ranks have codes of their own, "4,16". (Of one that is joint all that the file lists as its ranks.) */
 static status add_variants(const setting *s, attributes *a) {
@@ -63,9 +55,7 @@ static status describe_setting(const session *c, const setting *s, int64_t layer
   TRY(attr_text(a, "targets", targets));
   TRY(attr_int(a, "rank_max", s->rank_max));
   TRY(add_variants(s, a));
-  sink_state sink = {a, OK};
-  setting_describe(s, c->job.target, layer, add_option, &sink);
-  st = sink.st;
+  TRY(setting_describe(s, c->job.target, layer, add_option, a));
 done:
   return st;
 }

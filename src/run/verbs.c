@@ -1,11 +1,13 @@
 #include "run/verbs.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "base/log.h"
 #include "dist/agree.h"
 #include "run/methods.h"
 #include "run/report.h"
+#include "store/container.h"
 
 status verb_run(session *c) {
   status st = OK;
@@ -172,3 +174,34 @@ const verb verbs[] = {
      "usage: cloqwork methods\n\nLists the rows of the method table."},
 };
 const int verb_count = (int)(sizeof verbs / sizeof *verbs);
+
+status verb_perform(MPI_Comm comm, const verb *v, const arguments *a, const blas_info *blas, const char *io) {
+  status st = OK;
+  session c = {0};
+  verb_needs needs = v->alone && v->alone(a) ? NEEDS_NOTHING : v->needs;
+  if (needs == NEEDS_NOTHING) {
+    c.job_comm = comm;
+    c.blas = *blas;
+    c.arguments = *a;
+    MPI_Comm_rank(comm, &c.rank);
+    MPI_Comm_size(comm, &c.size);
+    return v->work(&c);
+  }
+  TRY(session_open(comm, a, blas, needs == NEEDS_TOKENS, &c));
+  if (v->begin) {
+    TRY(v->begin(&c));
+    char mpi[MPI_MAX_LIBRARY_VERSION_STRING];
+    int length;
+    MPI_Get_library_version(mpi, &length);
+    log_info("cloqwork %s %s %s: %d rank%s in %d team%s, grid %d x %d, %d BLAS thread%s a rank", CLOQWORK_VERSION, v->name, a->target,
+             c.size, c.size > 1 ? "s" : "", c.team.count, c.team.count > 1 ? "s" : "", c.grid.nprow, c.grid.npcol, blas->threads,
+             blas->threads > 1 ? "s" : "");
+    log_info("BLAS %s, kernel %s; LAPACK %s", blas->library, blas->kernel, blas->lapack);
+    log_info("%.*s; HDF5 %s; %s", (int)strcspn(mpi, ","), mpi, container_hdf5_version(), io);
+  }
+  st = v->work(&c);
+  log_end(st);
+done:
+  session_close(&c);
+  return st;
+}

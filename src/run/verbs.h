@@ -20,6 +20,9 @@ typedef struct verb {
 extern const verb verbs[];
 extern const int verb_count;
 
+/* Collective over comm. A verb from the job file to its end: everything is given back, however it went. io: for the log. */
+status verb_perform(MPI_Comm comm, const verb *v, const arguments *a, const blas_info *blas, const char *io);
+
 status verb_plan(session *c);
 status verb_calibrate(session *c);
 status verb_solve(session *c);

@@ -210,6 +210,7 @@ done:
 
 /* Local. Rows [begin, end) of a dataset against memory. */
 static status compare_rows(const writer *w, const dataset *set, hid_t file, int64_t begin, int64_t end, void *buffer) {
+  if (begin == end) return OK;
   status st = OK;
   uint64_t row;
   bytes_of(set, &row);

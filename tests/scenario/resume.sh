@@ -53,18 +53,19 @@ done
 echo "SIGKILL: $hits kills of a running rank in $tries runs, every one checked to the end"
 [ "$hits" -eq "$KILLS" ] || fault "expected $KILLS kills that found a running rank, found $hits in $tries runs"
 
-# stop SIGNAL: a run that gets the signal on every rank once two layers are calibrated; its exit code. On a fast machine the signal may
-# come after the end (code 0): then once more.
+# stop SIGNAL WAIT: a run that gets the signal on every rank WAIT seconds after its first layer was calibrated; its exit code. On a fast machine
+# the signal may come after the end (code 0): then once more, sooner.
 stop() {
   local launcher rc
-  for _ in 1 2 3 4 5; do
+  for wait in "$2" 0 0 0 0; do
     rm -rf "$WORK/stopped"
     "$MPIRUN" -n 2 "$CLOQWORK" run "$WORK/job.yaml" --quiet --set output="$WORK/stopped" >/dev/null 2>"$WORK/err" </dev/null &
     launcher=$!
     for _ in $(seq 400); do
-      [ -e "$WORK/stopped/grams/layer-001.h5" ] && break
+      [ -e "$WORK/stopped/grams/layer-000.h5" ] && break
       sleep 0.02
     done
+    sleep "$wait"
     pkill "-$1" -f "^[^ ]*cloqwork run $WORK/job.yaml .*$WORK/stopped"
     rc=0
     wait "$launcher" || rc=$?
@@ -73,10 +74,11 @@ stop() {
   return $rc
 }
 
-# SIGTERM and SIGUSR1: code 75, then the same result
-for signal in USR1 TERM; do
-  rc=0
-  stop $signal || rc=$?
+# SIGTERM and SIGUSR1, SIGNALS times each: code 75, then the same result
+for n in $(seq $((2 * ${SIGNALS:-1}))); do
+  rc=0 signal=USR1 after=$((RANDOM % (span / 2 + 1)))
+  [ $((n % 2)) -eq 1 ] || signal=TERM
+  stop $signal "$(printf '%d.%03d' $((after / 1000)) $((after % 1000)))" || rc=$?
   [ $rc -eq 75 ] || fault "$signal: expected code 75, found $rc: $(cat "$WORK/err")"
   on 1 status "$WORK/job.yaml" --set output="$WORK/stopped" --complete >/dev/null 2>&1 && fault "$signal: status calls a stopped run complete"
   on 2 run "$WORK/job.yaml" --quiet --set output="$WORK/stopped" >/dev/null 2>"$WORK/err" || fault "$signal: the run after it ended with $?: $(cat "$WORK/err")"

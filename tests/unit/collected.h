@@ -9,10 +9,11 @@ typedef struct collected {
   char text[4096];
 } collected;
 
-static inline void collect(void *context, const char *key, const char *text) {
+static inline status collect(void *context, const char *key, const char *text) {
   collected *c = context;
   size_t used = strlen(c->text);
   snprintf(c->text + used, sizeof c->text - used, "%s=%s\n", key, text);
+  return OK;
 }
 
 #endif
