@@ -582,7 +582,7 @@ static void test_refusals(void **state) {
        " magr_solver: pg, magr_alpha: 0.011111111111, grid_type: sym}",
        "sweep: the setting's name cloq-b4-g64-damping_0.011111111111-damping_escalate_1-residual_magr-adapter_damping_0.011111111111-"
        "adapter_solver_krylov-magr_solver_pg-magr_alpha_0.0111111111\xe2\x80\xa6 is too long: expected fewer options off their default"},
-      {"*parallel: 4", "parallel: expected a mapping with team, teams, memory_per_node, checkpoint_minutes, found 4"},
+      {"*parallel: 4", "parallel: expected a mapping with team, teams, memory_per_node, checkpoint_minutes, scratch, found 4"},
       {"*parallel: {size: 4}", "parallel.size: unknown key"},
       {"*parallel: {team: all}", "parallel.team: expected node or a count of ranks, found the text all"},
       {"*parallel: {team: 0}", "parallel.team: expected node or a count of ranks, found 0"},
