@@ -235,17 +235,18 @@ static status begin_on_first_rank(session *c, bool whole) {
       FREE(path);
     }
   }
+  if (!(path = path_join(c->job.output, "run.log"))) TRY(fail(E_MEMORY, "%s: no memory for a name", c->job.output));
+  TRY(log_open(path));
+  FREE(path);
+  if (!(path = path_join(c->job.output, "progress.json"))) TRY(fail(E_MEMORY, "%s: no memory for a name", c->job.output));
+  log_watch(path, c->arguments.verb, c->job_tag);
+  FREE(path);
   if (whole) TRY(find_own_grams(c));
   TRY(settings_write(c->job.tree, &text));
   if (!(path = path_join(c->job.output, "job.yaml"))) TRY(fail(E_MEMORY, "%s: no memory for a name", c->job.output));
   TRY(file_write_atomic(path, text, strlen(text)));
   FREE(path);
   if (!whole) file_unlock(c->locks[0].path, &c->locks[0].file);
-  if (!(path = path_join(c->job.output, "run.log"))) TRY(fail(E_MEMORY, "%s: no memory for a name", c->job.output));
-  TRY(log_open(path));
-  FREE(path);
-  if (!(path = path_join(c->job.output, "progress.json"))) TRY(fail(E_MEMORY, "%s: no memory for a name", c->job.output));
-  log_watch(path, c->arguments.verb, c->job_tag);
 done:
   FREE(text);
   FREE(path);

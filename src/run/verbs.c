@@ -200,8 +200,8 @@ status verb_perform(MPI_Comm comm, const verb *v, const arguments *a, const blas
     log_info("%.*s; HDF5 %s; %s", (int)strcspn(mpi, ","), mpi, container_hdf5_version(), io);
   }
   st = v->work(&c);
-  log_end(st);
 done:
+  log_end(st);
   session_close(&c);
   return st;
 }
