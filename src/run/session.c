@@ -235,7 +235,7 @@ static status begin_on_first_rank(session *c, bool whole) {
       FREE(path);
     }
   }
-  if (whole) TRY(find_own_grams(c));
+  TRY(find_own_grams(c));
   TRY(settings_write(c->job.tree, &text));
   if (!(path = path_join(c->job.output, "job.yaml"))) TRY(fail(E_MEMORY, "%s: no memory for a name", c->job.output));
   TRY(file_write_atomic(path, text, strlen(text)));
