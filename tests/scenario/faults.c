@@ -304,6 +304,7 @@ int main(int argc, char **argv) {
   if (rank == 0) look(folder, &expected);
 
   bool able = !agree_any(MPI_COMM_WORLD, failures > 0);
+  resumed.count = -1; /* nothing yet, not even from an empty folder */
   double end = clock_now() + seconds;
   for (unsigned long long k = 0; able; k++) {
     unsigned long long at = seconds > 0 ? (unsigned long long)(drand48() * (double)sum) : k;
