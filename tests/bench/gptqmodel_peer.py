@@ -29,6 +29,10 @@ def main():
         parser.add_argument(f"--{name}", type=int, default=value)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    for name in "model", "tokens", "out":
+        setattr(args, name, os.path.abspath(getattr(args, name)))
+    os.makedirs(args.out, exist_ok=True)
+    os.chdir(os.path.dirname(args.out))  # it leaves a folder of logs where it runs
     ids, rng = np.load(args.tokens), random.Random(0)
     starts = [rng.randint(0, len(ids) - args.length - 1) for _ in range(args.windows)]
     windows = [{"input_ids": ids[s:s + args.length].tolist(), "attention_mask": [1] * args.length} for s in starts]

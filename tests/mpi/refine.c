@@ -183,6 +183,15 @@ static double best_loss(const layer *l, const grid_rule *r, const codes *c, int 
  * leaves large directions: at rank 1 of these Grams, which have four outliers. */
 static const row rows[] = {
     {"refine", RANK, {.shapes = 4, .eigenvectors = true, .regrid = true, .descents = 3, .deflated = true, .grid_moves = SWEEP_GRID_REFIT}},
+    {"act order",
+     RANK,
+     {.shapes = 3,
+      .eigenvectors = true,
+      .regrid = true,
+      .act_order = true,
+      .descents = 1,
+      .deflated = true,
+      .grid_moves = SWEEP_GRID_REFIT}},
     {"candidates",
      RANK,
      {.shapes = 1, .eigenvectors = true, .regrid = true, .descents = 3, .deflated = true, .grid_moves = SWEEP_GRID_CANDIDATES}},
