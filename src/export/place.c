@@ -83,17 +83,17 @@ status place_publish(place *p) {
   status st = OK;
   char *above = NULL;
   file_unlock(p->lock, &p->lock_file);
+  if (!(above = path_join(p->folder, ".."))) {
+    st = fail(E_MEMORY, "%s: no memory for a name", p->folder);
+    goto done;
+  }
   TRY(file_sync(p->making));
   if (rename(p->making, p->folder) != 0) {
     st = fail(E_IO, "%s: cannot be renamed to %s: %m", p->making, p->folder);
     goto done;
   }
-  p->begun = false;
-  if (!(above = path_join(p->folder, ".."))) {
-    st = fail(E_MEMORY, "%s: no memory for a name", p->folder);
-    goto done;
-  }
-  TRY(file_sync(above));
+  st = file_sync(above);
+  p->begun = st != OK && rename(p->folder, p->making) == 0; /* back, for place_abandon */
 done:
   FREE(above);
   return st;

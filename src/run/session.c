@@ -241,7 +241,7 @@ static status begin_on_first_rank(session *c, bool whole) {
   if (!(path = path_join(c->job.output, "progress.json"))) TRY(fail(E_MEMORY, "%s: no memory for a name", c->job.output));
   log_watch(path, c->arguments.verb, c->job_tag);
   FREE(path);
-  if (whole) TRY(find_own_grams(c));
+  TRY(find_own_grams(c));
   TRY(settings_write(c->job.tree, &text));
   if (!(path = path_join(c->job.output, "job.yaml"))) TRY(fail(E_MEMORY, "%s: no memory for a name", c->job.output));
   TRY(file_write_atomic(path, text, strlen(text)));

@@ -178,7 +178,7 @@ const int verb_count = (int)(sizeof verbs / sizeof *verbs);
 status verb_perform(MPI_Comm comm, const verb *v, const arguments *a, const blas_info *blas, const char *io) {
   status st = OK;
   session c = {0};
-  verb_needs needs = v->alone && v->alone(a) ? NEEDS_NOTHING : v->needs;
+  verb_needs needs = v->alone && agree_any(comm, v->alone(a)) ? NEEDS_NOTHING : v->needs;
   if (needs == NEEDS_NOTHING) {
     c.job_comm = comm;
     c.blas = *blas;

@@ -281,34 +281,32 @@ done:
   return st;
 }
 
-/* Findings of all ranks on rank 0, in the order of ranks, to standard output. */
+/* Findings of all ranks on rank 0, in the order of ranks, to standard output: in pieces, so that it takes no memory. */
 static void print_findings(const verifier *v) {
+  enum { PIECE = 4096 };
   session *c = v->c;
   for (int r = 0; r < c->size; r++) {
-    int bytes = v->found ? (int)strlen(v->found) + 1 : 0;
+    int bytes = v->found ? (int)strlen(v->found) : 0;
     if (r == 0) {
       if (c->rank == 0 && bytes) fputs(v->found, stdout);
       continue;
     }
-    if (c->rank == r) {
-      MPI_Send(&bytes, 1, MPI_INT, 0, 1, c->job_comm);
-      if (bytes) MPI_Send(v->found, bytes, MPI_CHAR, 0, 2, c->job_comm);
-    }
-    if (c->rank == 0) {
-      char *text = NULL;
-      MPI_Recv(&bytes, 1, MPI_INT, r, 1, c->job_comm, MPI_STATUS_IGNORE);
-      if (bytes && NEW(text, bytes, "findings") == OK) {
-        MPI_Recv(text, bytes, MPI_CHAR, r, 2, c->job_comm, MPI_STATUS_IGNORE);
-        fputs(text, stdout);
-      }
-      FREE(text);
+    if (c->rank == r) MPI_Send(&bytes, 1, MPI_INT, 0, 1, c->job_comm);
+    if (c->rank == 0) MPI_Recv(&bytes, 1, MPI_INT, r, 1, c->job_comm, MPI_STATUS_IGNORE);
+    for (int at = 0; at < bytes && (c->rank == r || c->rank == 0); at += PIECE) {
+      char part[PIECE];
+      int length = bytes - at < PIECE ? bytes - at : PIECE;
+      if (c->rank == r) MPI_Send(v->found + at, length, MPI_CHAR, 0, 2, c->job_comm);
+      if (c->rank != 0) continue;
+      MPI_Recv(part, length, MPI_CHAR, r, 2, c->job_comm, MPI_STATUS_IGNORE);
+      fwrite(part, 1, (size_t)length, stdout);
     }
   }
   fflush(stdout);
 }
 
 status verb_verify(session *c) {
-  if (verify_is_export(&c->arguments)) return verify_export(c);
+  if (!c->opened) return verify_export(c); /* verb_perform has asked verify_is_export */
   verifier v = {.c = c};
   session_views views = {0};
   int64_t layers = c->layer_end - c->layer_begin;

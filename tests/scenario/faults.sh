@@ -2,7 +2,7 @@
 # Every operation that can fail made to fail, on each rank of 3, in each verb of a night: faults.c says what must hold after each. And a few of them
 # in the program as a user runs it: one line, one exit code, and the next run makes the bytes of an undisturbed one.
 #
-#   SHARE   seconds for each verb's faults, drawn (default 2); 0: all of them
+#   SHARE   seconds for each verb's faults, drawn (default 1); 0: all of them
 #   SEED    of the draw (default: another one each time)
 . "$(dirname "$0")/common.sh"
 command -v python3 >/dev/null && command -v h5dump >/dev/null || exit 77
@@ -47,16 +47,17 @@ sweep: { method: [cloq], bits: [4], group: [32], rank: [4] }
 options: { magr_K: 1, adapter_solver: grid }
 J
 
-while read -r verb folder; do
-  "$MPIRUN" -n 3 "$BUILD/tests/scenario_faults" "$verb" "$WORK/job.yaml" "$WORK/$folder" "${SHARE:-2}" "$SEED" </dev/null 2>"$WORK/err" ||
+while read -r verb target folder; do
+  "$MPIRUN" -n 3 "$BUILD/tests/scenario_faults" "$verb" "$WORK/$target" "$WORK/$folder" "${SHARE:-1}" "$SEED" </dev/null 2>"$WORK/err" ||
     fault "$verb: $(grep -v '^ *$' "$WORK/err" | head -3)"
 done <<'V'
-calibrate run
-solve run/solutions
-collect run/run.h5
-verify run/nothing
-eval run/eval
-export export
+calibrate job.yaml run
+solve job.yaml run/solutions
+collect job.yaml run/run.h5
+verify job.yaml run/nothing
+eval job.yaml run/eval
+export job.yaml export
+verify export run/nothing
 V
 
 # The program itself
