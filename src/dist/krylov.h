@@ -13,12 +13,12 @@ enum { KRYLOV_EXTRA = 8 };
 typedef status (*krylov_operator)(void *context, int b, int64_t n, const double *x, double *y);
 
 typedef struct krylov_request {
-  int64_t n;        /* order of G */
-  int wanted;       /* pairs */
-  int block;        /* 0: krylov_block */
-  double tolerance; /* excess of the tail over the optimal tail, relative to the tail: 1e-6. The tail of the stop rule is estimated (to a
+  int64_t n;           /* order of G */
+  int wanted;          /* pairs */
+  int block;           /* 0: krylov_block */
+  double tolerance;    /* excess of the tail over the optimal tail, relative to the tail: 1e-6. The tail of the stop rule is estimated (to a
                            few per cent, by random probes of the energy outside the space): no trace of G is asked for */
-  int blocks;       /* > 0: stop after that many (or as soon as they hold `wanted` vectors), or the space is full, converged or not */
+  int blocks;          /* > 0: stop after that many (or as soon as they hold `wanted` vectors), or the space is full, converged or not */
   const double *start; /* (start_rows, n) rows to start from, borrowed; NULL: seeded random */
   int start_rows;
   krylov_operator apply;

@@ -40,7 +40,7 @@ typedef struct solver_bytes {
   uint64_t shared, private_most;
 } solver_bytes;
 solver_bytes layer_solver_memory(const job *j, const arch *a, int ranks, bool heldout); /* Local: for plan */
-uint64_t layer_solver_file_bytes(const job *j, const arch *a, int index); /* Local: of one layer's file of a setting */
+uint64_t layer_solver_file_bytes(const job *j, const arch *a, int index);               /* Local: of one layer's file of a setting */
 
 status layer_solver_new(session *c, layer_solver *s);
 void layer_solver_free(layer_solver *s);

@@ -15,7 +15,7 @@ typedef enum option_stage { STAGE_MAGR, STAGE_FACTOR, STAGE_CODES, STAGE_ADAPTER
 
 extern const int option_count; /* at most OPTION_MOST */
 const char *option_name(int i);
-bool option_concerns(int i, const method *m); /* does this method look at it? */
+bool option_concerns(int i, const method *m);                  /* does this method look at it? */
 bool option_matters(int i, const method *m, const options *o); /* also with its other options? */
 
 /* Whether two sets of options agree in everything of that step that the method looks at. */
