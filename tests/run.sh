@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Installs what the tests need, builds, runs every test through ctest.
 #
-#   ./tests/run.sh                   everything but the tests of label `long`, as many side by side as there are cores
+#   ./tests/run.sh                   everything but the tests of label `long`
 #   ./tests/run.sh --long            these, too: the same properties on whole models and over every case, for hours
 #   ./tests/run.sh --quick           the unit and MPI tests alone (no Python packages needed)
-#   ./tests/run.sh [--...] ARGS      ARGS go to ctest, such as -R NAME
+#   ./tests/run.sh [--...] ARGS      ARGS go to ctest, such as -R NAME, or -j 2: side by side
 #
 # What can be set for the installation: see jobs/setup.sh.
 set -euo pipefail
@@ -34,4 +34,4 @@ wait $! # with need_venv's code
 if [ -x .venv/bin/python ]; then
     export CLOQWORK_PYTHON=$ROOT/.venv/bin/python
 fi
-exec ctest --test-dir build --output-on-failure -j "$(nproc)" "${labels[@]}" "$@" </dev/null
+exec ctest --test-dir build --output-on-failure "${labels[@]}" "$@" </dev/null

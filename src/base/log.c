@@ -79,7 +79,9 @@ static void write_state(const char *how, const char *message) {
       json_pack("{s:s, s:s, s:s, s:s, s:s, s:f, s:f, s:f, s:f, s:f, s:s, s:s}", "verb", state.verb, "owner", state.owner, "state", how,
                 "message", message, "what", state.what, "fraction", state.fraction, "gflops", state.gflops, "peak_gflops", peak_gflops,
                 "seconds_left", state.seconds_left, "memory_bytes", memory_bytes(), "started", state.started, "updated", now);
-  if (o && json_dump_file(o, temporary, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(6)) == 0) rename(temporary, state.path);
+  if (o && (json_dump_file(o, temporary, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(6)) != 0 ||
+            rename(temporary, state.path) != 0))
+    unlink(temporary); /* a full disk, say: the job itself will tell */
   json_decref(o);
   state.written = clock_now();
 }
