@@ -3,10 +3,10 @@
 # in the program as a user runs it: one line, one exit code, and the next run makes the bytes of an undisturbed one.
 #
 #   SHARE   seconds for each verb's faults, drawn (default 1); 0: all of them
-#   SEED    of the draw (default: another one each time)
+#   SEED    of the draw (default 2013)
 . "$(dirname "$0")/common.sh"
 command -v python3 >/dev/null && command -v h5dump >/dev/null || exit 77
-SEED=${SEED:-$RANDOM}
+SEED=${SEED:-2013}
 echo "seed $SEED"
 
 # The smallest model there can be, cut out of the tiny one, and a job that takes every kind of operation: the grid's adapters go through ScaLAPACK.
