@@ -1,9 +1,9 @@
 /* Teams side by side. Layers go round: of layers first, first + 1, … the i-th belongs to team i mod count, and streams flow from each team
  * to the next, step after step, while the sender goes on computing.
  *
- * So a team holds the weights and sums of one layer at a time whatever the model's depth, all teams are at work as long as there are at
- * least as many steps as teams, and only the first `count - 1` steps of the first layers find some idle. (Whole ranges of layers for
- * each team would have the same flops and the same messages but one, and more memory; for fewer steps than teams neither keeps all busy.)
+ * So a team holds the weights and sums of one layer at a time whatever the model's depth, and all teams are at work, but for the first
+ * `count - 1` steps, as long as a layer has at least as many steps as there are teams. (Whole ranges of layers would send the streams
+ * count - 1 times in place of once a layer, and hold that many layers in each team; with fewer steps than teams they idle as well.)
  *
  * Who waits for whom. Before a layer's inputs come, the team before says in one word whether they will: OK is a promise of all of them,
  * anything else ends the round, with its message, for the next team and through it for all. A team that failed or stops goes on taking

@@ -156,6 +156,7 @@ status team_new(MPI_Comm job, int ranks_per_team, team *t) {
   int node_rank, node_size, part = 0;
   MPI_Comm_rank(node, &node_rank);
   MPI_Comm_size(node, &node_size);
+  t->node_ranks = node_size;
   if (ranks_per_team > 0) {
     int parts = (node_size + ranks_per_team - 1) / ranks_per_team;
     int64_t begin = 0, end = 0;

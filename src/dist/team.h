@@ -16,6 +16,7 @@ typedef struct team {
   int job_rank, job_size;
   int rank, size;   /* in comm */
   int index, count; /* this team among the teams, ordered by their lowest job rank */
+  int node_ranks;   /* of this node, in all its teams */
   int *sizes;       /* [count] ranks of every team; owned */
   int *first;       /* [count] job rank of every team's rank 0; owned */
   int *links;       /* sockets: [size] to every rank on rank 0, [1] to rank 0 elsewhere (-1: none); owned, private to team.c */

@@ -241,7 +241,7 @@ done:
   return st;
 }
 
-/* Collective. Sums over all rows in order, the same on every rank. */
+/* Over all rows in order, the same on every rank. */
 static double sum_rows(const work *c, const double *rows) {
   double sum = 0;
   for (int64_t i = 0; i < c->q->n; i++) sum += rows[i];

@@ -222,7 +222,7 @@ static void cost_refine(input_cost *w, int p, int l) {
   spend_rows(k, STEP_REFINE, RATE_OPTQ, out, in, x.optq, true);
   spend_rows(k, STEP_REFINE, x.moves == SWEEP_GRID_CANDIDATES ? RATE_CANDIDATES : RATE_SWEEP, out, in, x.sweep, true);
   spend_rows(k, STEP_REFINE, grid_rate(&rule), out, in, grid_work(&rule, x.regridded), false);
-  if (x.factor > 0) w->factored = NULL;
+  if (x.factor > 0 && o->optq_order_act) w->factored = NULL; /* else it stays beside what was made of it (dist/dlinalg.h) */
 }
 
 /* The group's pieces that share the factor of piece `first`, or that alone. */
@@ -466,21 +466,34 @@ done:
   return st;
 }
 
+/* Layers of a view that have something to do, ascending; their number. */
+static int64_t list_layers(const session *c, const bool *pending, int64_t *list) {
+  int64_t count = 0;
+  for (int64_t layer = c->layer_begin; layer < c->layer_end; layer++) {
+    bool any = false;
+    for (int i = 0; i < c->job.setting_count; i++) any |= pending[layer * c->job.setting_count + i];
+    if (any) list[count++] = layer;
+  }
+  return count;
+}
+
 /* The team with the most to do of all. */
 static status forecast_solve(const forecast_todo *todo, const machine *m, const geometry *g, forecast *f) {
   status st = OK;
   forecast_part *teams = NULL, *one;
+  int64_t *list = NULL;
   TRY(NEW(teams, g->teams * STEP_COUNT, "steps of teams"));
+  TRY(NEW(list, todo->c->model.arch.layers, "list of layers"));
   for (int v = 0, followers = 0; v < todo->views->count; v++) {
     const session *c = &todo->views->list[v];
     int whole = c->follower ? followers++ % g->teams : -1;
+    const bool *pending = todo->settings[v];
+    int64_t begin, end, layers = list_layers(c, pending, list);
     for (int t = 0; t < g->teams; t++) {
-      int64_t begin, end, layers = c->layer_end - c->layer_begin;
       if (whole >= 0 && whole != t) continue;
       deal_range(layers, whole >= 0 ? 1 : g->teams, whole >= 0 ? 0 : t, 1, &begin, &end);
       layer_cost k = {.c = c, .m = m, .ranks = g->team, .steps = teams + t * STEP_COUNT};
-      for (int64_t layer = c->layer_begin + begin; layer < c->layer_begin + end; layer++)
-        TRY(cost_layer(&k, layer, todo->settings[v] + layer * c->job.setting_count));
+      for (int64_t i = begin; i < end; i++) TRY(cost_layer(&k, list[i], pending + list[i] * c->job.setting_count));
     }
   }
   one = teams;
@@ -500,6 +513,7 @@ static status forecast_solve(const forecast_todo *todo, const machine *m, const 
   f->solve = sum_seconds(f->steps, STEP_SOLVE, STEP_COUNT);
 done:
   FREE(teams);
+  FREE(list);
   return st;
 }
 

@@ -5,7 +5,7 @@
  *
  *   calibrate   layers go round the teams, each a step of windows behind the one before: with S steps a layer and T teams
  *               the l-th layer begins 1 / S of a layer's time behind the one before, and not before its team is done with layer l - T
- *   solve       the team with the most to do: contiguous layers, and settings that follow their prefix dealt whole
+ *   solve       the team with the most to do: equal shares of the layers that have any, and settings that follow their prefix dealt whole
  *   files       one file system for all teams: whatever they are, their bytes pass at its rate
  *
  * Methods that stop when a round gains little are counted with all their rounds: refine made 19 to 21 of its 21 (SmolLM2, 3 bits). */

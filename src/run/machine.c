@@ -8,8 +8,8 @@
 #include "base/clock.h"
 #include "base/file.h"
 
-/* guess: of the rate of products of one rank, where the unit is flop/s; else in that unit. Fractions as they were measured on two cores at
- * width 1536; the others are those of a plain disk. */
+/* guess: of the rate of products of one rank, where the unit is flop/s; else in that unit. What stands in for `plan --calibrate-machine`: rough,
+ * and called guesses wherever they are used. */
 static const struct rate_row {
   const char *name, *unit, *of;
   double guess;

@@ -205,7 +205,7 @@ static status do_ritz(probe *p) {
   return ritz(&q, p->y, p->small.base, p->left, p->a, p->values, &loss);
 }
 
-static status do_deflate(probe *p) { /* E H is not needed any more */
+static status do_deflate(probe *p) { /* P takes the place of E H, of which only the trace is needed */
   deflate_request q = {.t = p->t, .where = "a made-up Gram", .m = p->m, .rank = REFINE_RANK, .a = p->a, .h = p->h.base};
   int kept;
   status st = deflate(&q, p->small.base, &kept);
@@ -302,8 +302,8 @@ static status measure_width(session *c, int64_t width, machine *to) {
     TRY(agree(p.t->comm, do_range(&p)));
   }
   TRY(timed(&p, RATE_OPTQ, width, optq_flops(ROWS, width), do_optq));
-  TRY(timed(&p, RATE_SWEEP, width, 2 * slab, do_sweep));
-  TRY(timed(&p, RATE_CANDIDATES, width, 2 * slab, do_candidates));
+  TRY(timed(&p, RATE_SWEEP, width, sweep_flops(&p.rule, SWEEP_GRID_REFIT, ROWS, width), do_sweep));
+  TRY(timed(&p, RATE_CANDIDATES, width, sweep_flops(&p.rule, SWEEP_GRID_CANDIDATES, ROWS, width), do_candidates));
   TRY(timed(&p, RATE_RITZ, width, ritz_flops(width, width, REFINE_RANK, STEPS) / ranks, do_ritz));
   TRY(timed(&p, RATE_DEFLATE, width, (deflate_flops(width, REFINE_RANK) + deflate_gram_flops(width, REFINE_RANK)) / ranks, do_deflate));
   TRY(timed(&p, RATE_TRACE, width, slab, do_trace));

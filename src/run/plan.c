@@ -134,27 +134,29 @@ done:
 /* ---- memory ---- */
 
 /* Bytes of a rank at the peak of a view's part of solve. */
-static uint64_t view_bytes(const session *c, const plan *p, int ranks) {
+static uint64_t view_bytes(const session *c, const plan *p, const geometry *g) {
+  int ranks = g->team;
   solver_bytes b = layer_solver_memory(&c->job, &c->model.arch, ranks, c->sets[SET_HELDOUT] != NULL);
   uint64_t all = p->base + b.private_most + b.shared / (uint64_t)ranks;
   if (!c->follower) return all;
   bool cross = c->follower->options.act_quantizer == INPUTS_CROSS;
   pass_bytes of_prefix = prefix_memory(&c->model.arch, c->sets, c->wanted, ranks, cross);
-  if (scratch_at(c, ranks, p->node_memory)) of_prefix.private_most -= of_prefix.streams;
+  if (scratch_at(c, ranks, g->ranks, p->node_memory)) of_prefix.private_most -= of_prefix.streams;
   return all + of_prefix.private_most + (of_prefix.shared + prefix_bytes(c)) / (uint64_t)ranks;
 }
 
-/* Of a rank of a team of so many, stage by stage. */
-static uint64_t size_stages(const session *c, const missing *x, plan *p, int ranks) {
+/* Of a rank, stage by stage. */
+static uint64_t size_stages(const session *c, const missing *x, plan *p, const geometry *g) {
+  int ranks = g->team;
   pass_bytes b = {.private_most = gram_take_private_bytes()};
   if (c->job.grams.origin == GRAMS_CALIBRATED) b = pass_memory(&c->model.arch, c->sets, c->wanted, ranks);
-  if (c->job.grams.origin == GRAMS_CALIBRATED && scratch_at(c, ranks, p->node_memory)) b.private_most -= b.streams;
+  if (c->job.grams.origin == GRAMS_CALIBRATED && scratch_at(c, ranks, g->ranks, p->node_memory)) b.private_most -= b.streams;
   p->calibrate.rank = p->calibrate.missing ? p->base + b.private_most + (b.shared + tile_bytes(c)) / (uint64_t)ranks : 0;
   p->solve.rank = p->follow.rank = 0;
   for (int v = 0; v < x->views.count; v++) {
     const session *view = &x->views.list[v];
     stage *of = view->follower ? &p->follow : &p->solve;
-    uint64_t rank = view_bytes(view, p, ranks);
+    uint64_t rank = view_bytes(view, p, g);
     if (of->missing && rank > of->rank) of->rank = rank;
   }
   uint64_t most = p->calibrate.rank > p->solve.rank ? p->calibrate.rank : p->solve.rank;
@@ -224,7 +226,7 @@ static status list_options(const session *c, const missing *x, const forecast_to
   p->recommended = -1;
   for (; ranks >= 1; ranks /= 2) {
     geometry g = geometry_of(1, ranks, c->job.parallel.team);
-    node = size_stages(c, x, &sizes, g.team) * (uint64_t)ranks;
+    node = size_stages(c, x, &sizes, &g) * (uint64_t)ranks;
     if (p->node_memory == 0 || node <= p->node_memory) break;
   }
   for (int nodes = 1; ranks >= 1 && nodes <= p->layers && p->option_count < PLAN_OPTIONS; nodes *= 2) {
@@ -267,7 +269,7 @@ static status make_on_first_rank(const session *c, plan *p) {
   missing x = {0};
   TRY(find_missing(c, &x, p));
   forecast_todo todo = {.c = c, .views = &x.views, .grams = x.grams, .settings = x.settings};
-  p->rank_peak = size_stages(c, &x, p, p->geometry.team);
+  p->rank_peak = size_stages(c, &x, p, &p->geometry);
   p->node_peak = p->rank_peak * (uint64_t)p->geometry.ranks;
   TRY(forecast_make(&todo, &p->machine, &p->geometry, &p->forecast));
   TRY(list_options(c, &x, &todo, p));
