@@ -13,25 +13,26 @@ static int chunks_per_product(int64_t length) {
   return rows >= GRAM_TOKENS ? 1 : (int)(GRAM_TOKENS / rows);
 }
 
-static int64_t most_rows(const windows *const sets[SET_COUNT]) {
-  int64_t most = 0;
+typedef int64_t rows_of(int64_t length);
+static int64_t chunk_rows(int64_t length) { return length * windows_per_chunk(length); }
+
+static int64_t most(const windows *const sets[SET_COUNT], rows_of *of) {
+  int64_t rows = 0;
   for (int s = 0; s < SET_COUNT; s++)
-    if (sets[s]) {
-      int64_t rows = windows_chunk_rows(sets[s]);
-      if (rows > most) most = rows;
-    }
-  return most;
+    if (sets[s] && of(sets[s]->length) > rows) rows = of(sets[s]->length);
+  return rows;
 }
 
 /* A step must hold whole products of every set, and equal work for every rank. */
+static bool is_step(const windows *const sets[SET_COUNT], int ranks, int step) {
+  for (int s = 0; s < SET_COUNT; s++)
+    if (sets[s] && (step % chunks_per_product(sets[s]->length) || step * segments_per_chunk(sets[s]->length) % ranks)) return false;
+  return true;
+}
+
 static int step_chunks(const windows *const sets[SET_COUNT], int ranks) {
-  int step = ranks;
-  for (int s = 0; s < SET_COUNT; s++) {
-    if (!sets[s]) continue;
-    int product = chunks_per_product(sets[s]->length), whole = step;
-    while (whole % product) whole += step;
-    step = whole;
-  }
+  int step = 1;
+  while (!is_step(sets, ranks, step)) step++;
   return step;
 }
 
@@ -42,6 +43,15 @@ int pass_steps(const windows *const sets[SET_COUNT], int ranks) {
   return steps;
 }
 
+int64_t pass_busiest_rows(const windows *w, int ranks) {
+  int64_t rows = segments_most_turns(w, ranks) * segments_most_rows(w->length), all = w->count * w->length;
+  return rows < all ? rows : all;
+}
+
+static int64_t longest(const windows *const sets[SET_COUNT]) {
+  return sets[1] && sets[1]->length > sets[0]->length ? sets[1]->length : sets[0]->length;
+}
+
 static int64_t panel_width(const arch *a, int panel) {
   int64_t first = input_width(a, panel == 0 ? IN_ATTN : IN_ATTN_OUT), second = input_width(a, panel == 0 ? IN_MLP : IN_MLP_OUT);
   int64_t width = first > second ? first : second;
@@ -50,14 +60,15 @@ static int64_t panel_width(const arch *a, int panel) {
 
 pass_bytes pass_memory(const arch *a, const windows *const sets[SET_COUNT], const bool wanted[IN_COUNT], int ranks) {
   pass_bytes b = {0};
-  int64_t rows = most_rows(sets), step = step_chunks(sets, ranks);
+  int64_t rows = most(sets, chunk_rows), step = step_chunks(sets, ranks);
   for (int p = 0; p < 2; p++) b.panels += (uint64_t)(step * rows * panel_width(a, p)) * sizeof(float);
+  b.panels += (uint64_t)(step * block_kv_floats(a, rows)) * sizeof(float);
   b.weights = (uint64_t)layer_weights_floats(a) * sizeof(float);
-  b.private_most = block_scratch_bytes(a, sets[0]->length, rows);
+  b.private_most = block_scratch_bytes(a, longest(sets), most(sets, segments_most_rows));
   for (int s = 0; s < SET_COUNT; s++) {
     if (!sets[s]) continue;
-    int mine = (windows_chunks(sets[s]) + ranks - 1) / ranks;
-    b.streams += (uint64_t)(mine * windows_chunk_rows(sets[s]) * a->hidden) * sizeof(float);
+    int64_t mine = segments_most_turns(sets[s], ranks);
+    b.streams += (uint64_t)(mine * segments_most_rows(sets[s]->length) * a->hidden) * sizeof(float);
     for (int i = 0; i < IN_COUNT; i++)
       if (wanted[i]) {
         b.sums += gram_shared_bytes(input_width(a, i));
@@ -78,15 +89,17 @@ double pass_layer_flops(const arch *a, const windows *const sets[SET_COUNT], con
   return per_token * (set_tokens(sets[0]) + set_tokens(sets[1]));
 }
 
-size_t chunk_floats(const pass *p, const pass_set *s) { return (size_t)windows_chunk_rows(s->w) * (size_t)p->model->arch.hidden; }
+size_t segment_floats(const pass *p, const pass_set *s) { return (size_t)segments_most_rows(s->w->length) * (size_t)p->model->arch.hidden; }
 
-float *chunk_stream(const pass *p, const pass_set *s, int chunk) { return s->x + (size_t)(chunk / p->t->size) * chunk_floats(p, s); }
+float *segment_stream(const pass *p, const pass_set *s, int index) { return s->x + (size_t)(index / p->t->size) * segment_floats(p, s); }
 
 status pass_new(const team *t, const checkpoint *model, const windows *const sets[SET_COUNT], const bool wanted[IN_COUNT],
                 const char *scratch, pass *p) {
   const arch *a = &model->arch;
   status st = OK;
-  *p = (pass){.t = t, .model = model, .step = step_chunks(sets, t->size), .chunk_rows = (int)most_rows(sets)};
+  *p = (pass){.t = t, .model = model, .step = step_chunks(sets, t->size)};
+  p->chunk_rows = (int)most(sets, chunk_rows);
+  p->segment_rows = (int)most(sets, segments_most_rows);
   if (p->step > STEP_MOST)
     return fail(E_USAGE,
                 "calibrate: a team of %d ranks: expected at most %d chunks side by side, found %d: choose smaller teams (parallel.team)",
@@ -96,12 +109,11 @@ status pass_new(const team *t, const checkpoint *model, const windows *const set
     s->w = sets[k];
     if (!s->w) continue;
     s->chunks = windows_chunks(s->w);
-    s->mine = (s->chunks - t->rank + t->size - 1) / t->size;
-    if (st == OK) st = streams_room(scratch, (size_t)s->mine * chunk_floats(p, s), &s->file, &s->x);
+    s->segments = segments_count(s->w);
+    s->mine = segment_turns(s->segments, t->rank, t->size);
+    if (st == OK) st = streams_room(scratch, (size_t)s->mine * segment_floats(p, s), &s->file, &s->x);
   }
-  int64_t longest = sets[0]->length;
-  if (sets[1] && sets[1]->length > longest) longest = sets[1]->length;
-  if (st == OK) st = block_scratch_new(a, longest, p->chunk_rows, &p->scratch);
+  if (st == OK) st = block_scratch_new(a, longest(sets), p->segment_rows, &p->scratch);
   TRY(agree(t->comm, st));
   for (int k = 0; k < SET_COUNT; k++)
     for (int i = 0; i < IN_COUNT; i++)
@@ -109,6 +121,7 @@ status pass_new(const team *t, const checkpoint *model, const windows *const set
   for (int k = 0; k < 2; k++)
     TRY(shared_new(t, (size_t)(p->step * (int64_t)p->chunk_rows * panel_width(a, k)) * sizeof(float), "panel of activations",
                    &p->panels[k]));
+  TRY(shared_new(t, (size_t)(p->step * block_kv_floats(a, p->chunk_rows)) * sizeof(float), "panel of keys and values", &p->keys));
   TRY(shared_new(t, layer_weights_floats(a) * sizeof(float), "weights of a layer", &p->weights));
   layer_weights_place(a, p->weights.base, &p->layer);
 done:
@@ -123,6 +136,7 @@ void pass_free(pass *p) {
   }
   shared_free(&p->panels[0]);
   shared_free(&p->panels[1]);
+  shared_free(&p->keys);
   shared_free(&p->weights);
   block_scratch_free(&p->scratch);
   *p = (pass){0};
@@ -133,8 +147,11 @@ status pass_embed(pass *p) {
   for (int k = 0; k < SET_COUNT && st == OK; k++) {
     pass_set *s = &p->sets[k];
     if (!s->w) continue;
-    for (int c = p->t->rank; c < s->chunks && st == OK; c += p->t->size)
-      st = embed_tokens(p->model, windows_in_chunk(s->w, c) * s->w->length, windows_chunk_ids(s->w, c), chunk_stream(p, s, c));
+    for (int i = 0; i < s->mine && st == OK; i++) {
+      int index = segment_of_turn(i, p->t->rank, p->t->size);
+      segment g = segment_at(s->w, index);
+      st = embed_tokens(p->model, g.count, windows_chunk_ids(s->w, g.chunk) + g.first, segment_stream(p, s, index));
+    }
   }
   return agree(p->t->comm, st);
 }
@@ -146,6 +163,11 @@ static void step_at(pass_step *w, int first) {
   int left = s->w ? s->chunks - first : 0;
   w->first = first;
   w->count = left < w->p->step ? left : w->p->step;
+  w->begin = w->end = 0;
+  if (!s->w) return;
+  w->begin = first * segments_per_chunk(s->w->length);
+  w->end = w->begin + w->count * segments_per_chunk(s->w->length);
+  if (w->end > s->segments) w->end = s->segments;
   for (int c = 0; c < w->count; c++) w->rows[c] = (int)(windows_in_chunk(s->w, first + c) * s->w->length);
 }
 
@@ -163,39 +185,61 @@ int64_t step_tokens(const pass_step *w) {
   return tokens;
 }
 
-/* A chunk's place in a panel is the same for every input that uses the panel, however wide: between layers' taps nobody waits. */
 int64_t step_stride(const pass_step *w, int panel) { return w->p->chunk_rows * panel_width(&w->p->model->arch, panel); }
 
-float *step_slot(const pass_step *w, int panel, int chunk) {
-  return (float *)w->p->panels[panel].base + (int64_t)(chunk - w->first) * step_stride(w, panel);
+float *step_slot(const pass_step *w, int panel, const segment *g, int64_t width) {
+  return (float *)w->p->panels[panel].base + (g->chunk - w->first) * step_stride(w, panel) + g->first * width;
+}
+
+block_kv step_kv(const pass_step *w, const segment *g) {
+  const arch *a = &w->p->model->arch;
+  float *chunk = (float *)w->p->keys.base + (g->chunk - w->first) * block_kv_floats(a, w->p->chunk_rows);
+  return block_kv_from(a, block_kv_place(a, w->p->chunk_rows, chunk), g->window);
 }
 
 int step_product(const pass_step *w) { return chunks_per_product(w->s->w->length); }
 
 void step_add(pass_step *w, gram *g, int panel) {
   team_barrier(w->p->t);
-  if (g->n) gram_add(g, w->p->panels[panel].base, step_stride(w, panel), w->rows, (int)w->s->w->length, w->count, step_product(w));
+  if (g && g->n) gram_add(g, w->p->panels[panel].base, step_stride(w, panel), w->rows, (int)w->s->w->length, w->count, step_product(w));
 }
 
 /* ---- a layer ---- */
 
-/* One step through the five parts of the block, each tapped input added to its Gram. */
+/* One step through the parts of the block. Between them all ranks meet: then the inputs (and the keys and values) are there, and nobody
+ * still reads what their panel held before. Each tapped input is added to its Gram. */
 static void run_step(pass_step *w, int64_t layer, bool with_grams) {
   pass *p = w->p;
   pass_set *s = w->s;
   const arch *a = &p->model->arch;
-#define TAP(input, panel) \
-  if (with_grams) step_add(w, &s->grams[input], panel)
-  EACH_OF_MINE (w, c) block_attn_in(a, &p->layer, step_rows(w, c), chunk_stream(p, s, c), step_slot(w, 0, c));
+  const layer_weights *l = &p->layer;
+  const int64_t d = a->hidden, attended = input_width(a, IN_ATTN_OUT), f = a->intermediate;
+#define TAP(input, panel) step_add(w, with_grams ? &s->grams[input] : NULL, panel)
+  EACH_OF_MINE (w, i) {
+    segment g = segment_at(s->w, i);
+    block_attn_in(a, l, g.count, segment_stream(p, s, i), step_slot(w, 0, &g, d));
+    block_keys(a, l, &p->scratch, &g.rows, step_slot(w, 0, &g, d), step_kv(w, &g));
+  }
   TAP(IN_ATTN, 0);
-  EACH_OF_MINE (w, c)
-    block_attention(a, &p->layer, layer, &p->scratch, windows_in_chunk(s->w, c), s->w->length, step_slot(w, 0, c), step_slot(w, 1, c));
+  EACH_OF_MINE (w, i) {
+    segment g = segment_at(s->w, i);
+    block_attention(a, l, layer, &p->scratch, &g.rows, step_slot(w, 0, &g, d), step_kv(w, &g), step_slot(w, 1, &g, attended));
+  }
   TAP(IN_ATTN_OUT, 1);
-  EACH_OF_MINE (w, c) block_attn_out(a, &p->layer, step_rows(w, c), step_slot(w, 1, c), chunk_stream(p, s, c), step_slot(w, 0, c));
+  EACH_OF_MINE (w, i) {
+    segment g = segment_at(s->w, i);
+    block_attn_out(a, l, g.count, step_slot(w, 1, &g, attended), segment_stream(p, s, i), step_slot(w, 0, &g, d));
+  }
   TAP(IN_MLP, 0);
-  EACH_OF_MINE (w, c) block_mlp(a, &p->layer, &p->scratch, step_rows(w, c), step_slot(w, 0, c), step_slot(w, 1, c));
+  EACH_OF_MINE (w, i) {
+    segment g = segment_at(s->w, i);
+    block_mlp(a, l, &p->scratch, g.count, step_slot(w, 0, &g, d), step_slot(w, 1, &g, f));
+  }
   TAP(IN_MLP_OUT, 1);
-  EACH_OF_MINE (w, c) block_mlp_out(a, &p->layer, step_rows(w, c), step_slot(w, 1, c), chunk_stream(p, s, c));
+  EACH_OF_MINE (w, i) {
+    segment g = segment_at(s->w, i);
+    block_mlp_out(a, l, g.count, step_slot(w, 1, &g, f), segment_stream(p, s, i));
+  }
 #undef TAP
 }
 
@@ -224,7 +268,7 @@ void pass_layer(pass *p, int64_t layer, bool with_grams, pass_progress progress,
     for (step_first(p, s, &w); w.count; step_next(&w)) {
       if (p->ring) ring_take(p->ring, &w);
       if (p->keep)
-        EACH_OF_MINE (&w, c) streams_write(p->keep, s, c);
+        EACH_OF_MINE (&w, i) streams_write(p->keep, s, i);
       run_step(&w, layer, with_grams);
       if (p->ring) ring_give(p->ring, &w);
       tokens += (double)step_tokens(&w);
@@ -241,6 +285,6 @@ void pass_keep(pass *p) {
   for (int k = 0; k < SET_COUNT; k++)
     for (step_first(p, &p->sets[k], &w); w.count; step_next(&w)) {
       if (p->ring) ring_take(p->ring, &w);
-      EACH_OF_MINE (&w, c) streams_write(p->keep, w.s, c);
+      EACH_OF_MINE (&w, i) streams_write(p->keep, w.s, i);
     }
 }

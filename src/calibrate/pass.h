@@ -1,10 +1,10 @@
 /* The full-precision model run over all windows, layer after layer, leaving a Gram for each of the four inputs of a layer.
  *
- * A chunk of windows (model/tokens.h) is carried through the blocks by one rank: chunk c belongs to rank c mod size.
- * The residual stream of every chunk stays at its rank between layers, in memory or in a scratch file, unless teams work side by side
- * (calibrate/ring.h). In a step the ranks run `step` chunks side by side,
- * leave the inputs of each linear in a panel the team shares, and then each adds its own entries of the Gram. Two panels take turns,
- * so one barrier per input suffices. Weights of a layer are converted once per team, dealt over its ranks. */
+ * The rows of chunks of windows (model/tokens.h) are dealt in segments (calibrate/segments.h). The residual stream of a segment stays at its
+ * rank between layers, in memory or in a scratch file, unless teams work side by side (calibrate/ring.h). In a step the ranks run `step`
+ * chunks side by side, leave keys and values and the inputs of each linear in panels the team shares, and then each adds its own entries
+ * of the Gram. Two panels of inputs take turns, so one barrier per input suffices. Weights of a layer are converted once per team, dealt
+ * over its ranks. */
 #ifndef CLOQWORK_CALIBRATE_PASS_H
 #define CLOQWORK_CALIBRATE_PASS_H
 
@@ -12,6 +12,7 @@
 
 #include "base/file.h"
 #include "calibrate/gram.h"
+#include "calibrate/segments.h"
 #include "model/block.h"
 #include "model/checkpoint.h"
 #include "model/tokens.h"
@@ -21,8 +22,9 @@ const char *set_folder(int set); /* "grams", "heldout" */
 
 typedef struct pass_set {
   const windows *w;     /* borrowed; NULL: this set is absent */
-  int chunks, mine;     /* in all; of this rank */
-  float *x;             /* residual streams of my chunks, each (rows, d), in order; owned */
+  int chunks, segments; /* in all */
+  int mine;             /* segments of this rank */
+  float *x;             /* their residual streams, each (rows, d), in order; owned */
   file_scratch file;    /* what x lies in, where it is no memory; owned */
   gram grams[IN_COUNT]; /* empty where the input is not wanted */
 } pass_set;
@@ -31,9 +33,11 @@ typedef struct pass {
   const team *t; /* borrowed */
   const checkpoint *model;
   pass_set sets[SET_COUNT];
-  int step;       /* chunks per step: a multiple of the ranks and of a product's chunks */
-  int chunk_rows; /* the most rows of a chunk */
-  shared panels[2];
+  int step;         /* chunks per step: whole products, and their segments whole turns */
+  int chunk_rows;   /* the most rows of a chunk */
+  int segment_rows; /* of a segment */
+  shared panels[2]; /* inputs */
+  shared keys;      /* and values */
   shared weights;
   layer_weights layer;
   block_scratch scratch;
@@ -49,6 +53,7 @@ typedef struct pass_bytes {
 } pass_bytes;
 pass_bytes pass_memory(const arch *a, const windows *const sets[SET_COUNT], const bool wanted[IN_COUNT], int ranks);
 int pass_steps(const windows *const sets[SET_COUNT], int ranks); /* of a layer */
+int64_t pass_busiest_rows(const windows *w, int ranks);          /* at most so many are one rank's */
 double pass_layer_flops(const arch *a, const windows *const sets[SET_COUNT],
                         const bool wanted[IN_COUNT]); /* one layer, all sets, with Grams */
 

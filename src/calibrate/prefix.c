@@ -14,16 +14,16 @@ static int other_panel(input_id input) { return 1 - panel_of(input); }
 
 /* ---- sizes ---- */
 
-static int64_t chunk_rows_most(const windows *const sets[SET_COUNT]) {
+static int64_t segment_rows(const windows *const sets[SET_COUNT]) {
   int64_t most = 0;
   for (int k = 0; k < SET_COUNT; k++)
-    if (sets[k] && windows_chunk_rows(sets[k]) > most) most = windows_chunk_rows(sets[k]);
+    if (sets[k] && segments_most_rows(sets[k]->length) > most) most = segments_most_rows(sets[k]->length);
   return most;
 }
 
 pass_bytes prefix_memory(const arch *a, const windows *const sets[SET_COUNT], const bool wanted[IN_COUNT], int ranks, bool cross) {
   pass_bytes b = pass_memory(a, sets, wanted, ranks);
-  b.private_most += b.streams + (uint64_t)(chunk_rows_most(sets) * (a->hidden + block_wide(a))) * sizeof(float);
+  b.private_most += b.streams + (uint64_t)(segment_rows(sets) * (a->hidden + block_wide(a))) * sizeof(float);
   b.streams *= 2;
   b.shared += (uint64_t)layer_weights_floats(a) * sizeof(float);
   for (int i = 0; cross && i < IN_COUNT; i++)
@@ -54,9 +54,9 @@ status prefix_new(const team *t, const checkpoint *model, const windows *const s
   TRY(pass_new(t, model, sets, wanted, scratch, &p->pass));
   for (int k = 0; k < SET_COUNT && st == OK; k++)
     if (sets[k])
-      st = streams_room(scratch, (size_t)p->pass.sets[k].mine * chunk_floats(&p->pass, &p->pass.sets[k]), &p->file[k], &p->original[k]);
-  if (st == OK) st = NEW(p->n, p->pass.chunk_rows * a->hidden, "activations");
-  if (st == OK) st = NEW(p->wide, p->pass.chunk_rows * block_wide(a), "activations");
+      st = streams_room(scratch, (size_t)p->pass.sets[k].mine * segment_floats(&p->pass, &p->pass.sets[k]), &p->file[k], &p->original[k]);
+  if (st == OK) st = NEW(p->n, p->pass.segment_rows * a->hidden, "activations");
+  if (st == OK) st = NEW(p->wide, p->pass.segment_rows * block_wide(a), "activations");
   TRY(agree(t->comm, st));
   for (int i = 0; i < IN_COUNT; i++)
     if (cross && wanted[i]) TRY(cross_gram_new(t, a->hidden, input_width(a, (input_id)i), &p->crosses[i]));
@@ -77,49 +77,67 @@ void prefix_free(prefix *p) {
   *p = (prefix){0};
 }
 
-/* ---- a chunk ---- */
+/* ---- a segment ---- */
 
-static float *original_stream(const prefix *p, const pass_step *w, int chunk) {
+static float *original_stream(const prefix *p, const pass_step *w, int index) {
   const pass_set *s = w->s;
-  return p->original[s - p->pass.sets] + (chunk_stream(&p->pass, s, chunk) - s->x);
+  return p->original[s - p->pass.sets] + (segment_stream(&p->pass, s, index) - s->x);
 }
 
-/* x (rows, d) -> what the input's linears read, into `to`. n: scratch (rows, d). */
-static void input_of(prefix *p, const pass_step *w, int chunk, input_id input, const layer_weights *weights, const float *x, float *n,
-                     float *to) {
+/* Collective. Keys and values of a step's rows, of the original or of the prefix: there for the whole team until the next ones. */
+static void leave_keys(prefix *p, pass_step *w, const layer_weights *weights, bool original) {
   const arch *a = &p->pass.model->arch;
-  int rows = step_rows(w, chunk);
+  team_barrier(p->pass.t); /* nobody reads the last ones */
+  EACH_OF_MINE (w, i) {
+    segment g = segment_at(w->s->w, i);
+    block_attn_in(a, weights, g.count, original ? original_stream(p, w, i) : segment_stream(&p->pass, w->s, i), p->n);
+    block_keys(a, weights, &p->pass.scratch, &g.rows, p->n, step_kv(w, &g));
+  }
+  team_barrier(p->pass.t);
+}
+
+/* x (rows, d) -> what the input's linears read, into `to`; of attn_out after leave_keys. n: scratch (rows, d). */
+static void input_of(prefix *p, const pass_step *w, const segment *g, input_id input, const layer_weights *weights, const float *x,
+                     float *n, float *to) {
+  const arch *a = &p->pass.model->arch;
   float *normed = cross_of_outputs(input) ? n : to;
   if (input == IN_ATTN || input == IN_ATTN_OUT)
-    block_attn_in(a, weights, rows, x, normed);
+    block_attn_in(a, weights, g->count, x, normed);
   else
-    block_mlp_in(a, weights, rows, x, normed);
-  if (input == IN_ATTN_OUT)
-    block_attention(a, weights, p->layer, &p->pass.scratch, windows_in_chunk(w->s->w, chunk), w->s->w->length, normed, to);
-  if (input == IN_MLP_OUT) block_mlp(a, weights, &p->pass.scratch, rows, normed, to);
+    block_mlp_in(a, weights, g->count, x, normed);
+  if (input == IN_ATTN_OUT) block_attention(a, weights, p->layer, &p->pass.scratch, &g->rows, normed, step_kv(w, g), to);
+  if (input == IN_MLP_OUT) block_mlp(a, weights, &p->pass.scratch, g->count, normed, to);
 }
 
 /* x += g W^T + b of the one linear that reads attn_out or mlp_out. */
-static void add_output(const prefix *p, int rows, input_id input, const layer_weights *weights, const float *g, float *x) {
+static void add_output(const prefix *p, int64_t rows, input_id input, const layer_weights *weights, const float *g, float *x) {
   block_onto(&p->pass.model->arch, weights, input == IN_ATTN_OUT ? LIN_O : LIN_DOWN, rows, g, x);
 }
 
-/* The original's chunk at an input: what its cross products are made of, into `left` (rows, d); at o and down it goes on. */
-static void original_at(prefix *p, const pass_step *w, int chunk, input_id input, float *left) {
+/* The original's segment at an input: what its cross products are made of, into `left` (rows, d); at o and down it goes on. */
+static void original_at(prefix *p, const pass_step *w, const segment *g, input_id input, float *x, float *left) {
   const layer_weights *own = &p->pass.layer;
-  float *x = original_stream(p, w, chunk);
-  int rows = step_rows(w, chunk);
   if (!cross_of_outputs(input)) {
-    input_of(p, w, chunk, input, own, x, NULL, left);
+    input_of(p, w, g, input, own, x, NULL, left);
     return;
   }
   layer_weights plain = *own; /* the bias is no part of X W^T */
   plain.bias[LIN_O] = plain.bias[LIN_DOWN] = NULL;
-  size_t floats = (size_t)rows * (size_t)p->pass.model->arch.hidden;
-  input_of(p, w, chunk, input, own, x, p->n, p->wide);
-  memset(left, 0, floats * sizeof *left);
-  add_output(p, rows, input, &plain, p->wide, left);
-  add_output(p, rows, input, own, p->wide, x);
+  input_of(p, w, g, input, own, x, p->n, p->wide);
+  memset(left, 0, (size_t)(g->count * p->pass.model->arch.hidden) * sizeof *left);
+  add_output(p, g->count, input, &plain, p->wide, left);
+  add_output(p, g->count, input, own, p->wide, x);
+}
+
+/* A stream through the attention (with o) or the MLP (with down). */
+static void through(prefix *p, pass_step *w, input_id input, const layer_weights *weights, bool original) {
+  if (input == IN_ATTN_OUT) leave_keys(p, w, weights, original);
+  EACH_OF_MINE (w, i) {
+    segment g = segment_at(w->s->w, i);
+    float *x = original ? original_stream(p, w, i) : segment_stream(&p->pass, w->s, i);
+    input_of(p, w, &g, input, weights, x, p->n, p->wide);
+    add_output(p, g.count, input, weights, p->wide, x);
+  }
 }
 
 /* ---- a layer ---- */
@@ -129,7 +147,7 @@ status prefix_embed(prefix *p) {
   TRY(pass_embed(&p->pass));
   for (int k = 0; k < SET_COUNT; k++) {
     const pass_set *s = &p->pass.sets[k];
-    if (s->w) memcpy(p->original[k], s->x, (size_t)s->mine * chunk_floats(&p->pass, s) * sizeof(float));
+    if (s->w) memcpy(p->original[k], s->x, (size_t)s->mine * segment_floats(&p->pass, s) * sizeof(float));
   }
 done:
   return st;
@@ -143,6 +161,7 @@ status prefix_layer(prefix *p, int64_t layer) {
 void prefix_input(prefix *p, input_id input) {
   cross_gram *x = &p->crosses[input];
   int panel = panel_of(input), other = other_panel(input);
+  int64_t width = input_width(&p->pass.model->arch, input);
   if (x->rows) cross_gram_reset(x);
   for (int k = 0; k < SET_COUNT; k++) {
     pass_set *s = &p->pass.sets[k];
@@ -150,9 +169,15 @@ void prefix_input(prefix *p, input_id input) {
     pass_step w;
     if (s->w && g->n) gram_reset(g);
     for (step_first(&p->pass, s, &w); w.count; step_next(&w)) {
-      EACH_OF_MINE (&w, c) {
-        input_of(p, &w, c, input, &p->weights, chunk_stream(&p->pass, s, c), p->n, step_slot(&w, panel, c));
-        original_at(p, &w, c, input, step_slot(&w, other, c));
+      if (input == IN_ATTN_OUT) leave_keys(p, &w, &p->weights, false);
+      EACH_OF_MINE (&w, i) {
+        segment of = segment_at(s->w, i);
+        input_of(p, &w, &of, input, &p->weights, segment_stream(&p->pass, s, i), p->n, step_slot(&w, panel, &of, width));
+      }
+      if (input == IN_ATTN_OUT) leave_keys(p, &w, &p->pass.layer, true);
+      EACH_OF_MINE (&w, i) {
+        segment of = segment_at(s->w, i);
+        original_at(p, &w, &of, input, original_stream(p, &w, i), step_slot(&w, other, &of, p->pass.model->arch.hidden));
       }
       step_add(&w, g, panel);
       if (x->rows && k == SET_CALIBRATION)
@@ -164,41 +189,31 @@ void prefix_input(prefix *p, input_id input) {
 }
 
 void prefix_advance(prefix *p, input_id input) {
-  for (int k = 0; k < SET_COUNT; k++) {
-    pass_set *s = &p->pass.sets[k];
-    pass_step w;
-    for (step_first(&p->pass, s, &w); w.count; step_next(&w))
-      EACH_OF_MINE (&w, c) {
-        float *x = chunk_stream(&p->pass, s, c);
-        input_of(p, &w, c, input, &p->weights, x, p->n, p->wide);
-        add_output(p, step_rows(&w, c), input, &p->weights, p->wide, x);
-      }
-  }
+  pass_step w;
+  for (int k = 0; k < SET_COUNT; k++)
+    for (step_first(&p->pass, &p->pass.sets[k], &w); w.count; step_next(&w)) through(p, &w, input, &p->weights, false);
   team_barrier(p->pass.t);
 }
 
 void prefix_skip(prefix *p) {
-  const arch *a = &p->pass.model->arch;
-  for (int k = 0; k < SET_COUNT; k++) {
-    pass_set *s = &p->pass.sets[k];
-    pass_step w;
-    for (step_first(&p->pass, s, &w); w.count; step_next(&w))
-      EACH_OF_MINE (&w, c)
-        for (int of = 0; of < 2; of++)
-          block_forward(a, of ? &p->weights : &p->pass.layer, p->layer, &p->pass.scratch, windows_in_chunk(s->w, c), s->w->length,
-                        of ? chunk_stream(&p->pass, s, c) : original_stream(p, &w, c), p->n, p->wide);
-  }
+  pass_step w;
+  for (int k = 0; k < SET_COUNT; k++)
+    for (step_first(&p->pass, &p->pass.sets[k], &w); w.count; step_next(&w))
+      for (int original = 0; original < 2; original++) {
+        through(p, &w, IN_ATTN_OUT, original ? &p->pass.layer : &p->weights, original);
+        through(p, &w, IN_MLP_OUT, original ? &p->pass.layer : &p->weights, original);
+      }
   team_barrier(p->pass.t);
 }
 
 /* ---- drift ---- */
 
-static double drift_of(int rows, int d, const float *z, const float *x) {
+static double drift_of(int64_t rows, int d, const float *z, const float *x) {
   double sum = 0;
-  for (int r = 0; r < rows; r++) {
+  for (int64_t r = 0; r < rows; r++) {
     double off = 0, size = 0;
     for (int k = 0; k < d; k++) {
-      double one = x[(int64_t)r * d + k], other = z[(int64_t)r * d + k];
+      double one = x[r * d + k], other = z[r * d + k];
       off += (other - one) * (other - one);
       size += one * one;
     }
@@ -216,14 +231,14 @@ status prefix_drift(prefix *p, double drift[SET_COUNT]) {
     pass_step w;
     drift[k] = NAN;
     if (!s->w) continue;
-    st = NEW(sums, s->chunks, "drift of chunks");
+    st = NEW(sums, s->segments, "drift of segments");
     TRY(agree(q->t->comm, st));
     for (step_first(q, s, &w); w.count; step_next(&w))
-      EACH_OF_MINE (&w, c)
-        sums[c] = drift_of(step_rows(&w, c), (int)q->model->arch.hidden, chunk_stream(q, s, c), original_stream(p, &w, c));
-    MPI_Allreduce(MPI_IN_PLACE, sums, s->chunks, MPI_DOUBLE, MPI_SUM, q->t->comm); /* each is one rank's: no order to choose */
+      EACH_OF_MINE (&w, i)
+        sums[i] = drift_of(segment_at(s->w, i).count, (int)q->model->arch.hidden, segment_stream(q, s, i), original_stream(p, &w, i));
+    MPI_Allreduce(MPI_IN_PLACE, sums, s->segments, MPI_DOUBLE, MPI_SUM, q->t->comm); /* each is one rank's: no order to choose */
     drift[k] = 0;
-    for (int c = 0; c < s->chunks; c++) drift[k] += sums[c];
+    for (int i = 0; i < s->segments; i++) drift[k] += sums[i];
     drift[k] /= (double)(s->w->count * s->w->length);
     FREE(sums);
   }

@@ -21,13 +21,13 @@
 
 typedef struct prefix {
   pass pass;                    /* the prefix's streams and the Grams of its inputs; the layer's original weights */
-  float *original[SET_COUNT];   /* the original's streams of my chunks; owned */
+  float *original[SET_COUNT];   /* the original's streams of my segments; owned */
   file_scratch file[SET_COUNT]; /* what they lie in, where it is no memory; owned */
   cross_gram crosses[IN_COUNT]; /* empty where the input is not wanted, or without `cross` */
   shared changed;               /* the targets' weights of the prefix */
   layer_weights weights;        /* the prefix's: those, and of the others the original ones */
   float *target[LIN_COUNT];     /* where they are to be written, each by whichever rank, before a team_barrier; NULL: no target */
-  float *n, *wide;              /* scratch: (rows of a chunk, d), (…, block_wide) */
+  float *n, *wide;              /* scratch: (rows of a segment, d), (…, block_wide) */
   int64_t layer;
 } prefix;
 

@@ -15,7 +15,7 @@ static bool gives(const ring *r) { return r->p->t->count > 1 && r->layer + 1 < r
 
 static void begin_layer(ring *r) {
   r->promised = r->told = false;
-  for (int k = 0; k < SET_COUNT; k++) r->posted[k] = r->p->t->rank;
+  for (int k = 0; k < SET_COUNT; k++) r->posted[k] = 0;
 }
 
 status ring_open(pass *p, int64_t first, int64_t end, ring *r) {
@@ -24,7 +24,7 @@ status ring_open(pass *p, int64_t first, int64_t end, ring *r) {
   for (int k = 0; k < SET_COUNT && st == OK; k++) {
     const pass_set *s = &p->sets[k];
     if (!s->w) continue;
-    r->slices[k] = (int)((chunk_floats(p, s) + SLICE - 1) / SLICE);
+    r->slices[k] = (int)((segment_floats(p, s) + SLICE - 1) / SLICE);
     st = NEW(r->moving[k], s->mine * r->slices[k], "messages of residual streams");
     for (int i = 0; st == OK && i < s->mine * r->slices[k]; i++) r->moving[k][i] = MPI_REQUEST_NULL;
   }
@@ -73,39 +73,40 @@ static int send(void *x, int n, MPI_Datatype type, int rank, int tag, MPI_Comm c
   return MPI_Isend(x, n, type, rank, tag, comm, to);
 }
 
-static MPI_Request *messages(const ring *r, const pass_set *s, int chunk) {
+static MPI_Request *messages(const ring *r, const pass_set *s, int index) {
   int64_t k = s - r->p->sets;
-  return r->moving[k] + (chunk / r->p->t->size) * r->slices[k];
+  return r->moving[k] + (index / r->p->t->size) * r->slices[k];
 }
 
-static void move(const ring *r, const pass_set *s, int chunk, transfer *how, int other) {
+static void move(const ring *r, const pass_set *s, int index, transfer *how, int other) {
   const team *t = r->p->t;
-  size_t floats = chunk_floats(r->p, s);
-  MPI_Request *m = messages(r, s, chunk);
+  size_t floats = segment_floats(r->p, s);
+  MPI_Request *m = messages(r, s, index);
   for (size_t at = 0; at < floats; at += SLICE)
-    how(chunk_stream(r->p, s, chunk) + at, (int)(floats - at < SLICE ? floats - at : SLICE), MPI_FLOAT,
-        t->first[other] + chunk % t->sizes[other], TAG_STREAM, t->job, m++);
+    how(segment_stream(r->p, s, index) + at, (int)(floats - at < SLICE ? floats - at : SLICE), MPI_FLOAT,
+        t->first[other] + segment_owner(index, t->sizes[other]), TAG_STREAM, t->job, m++);
 }
 
-/* Receives of my chunks before `end`: the place is free once its last send is through, which waits for nobody who waits for us. */
+/* Receives of my segments of the chunks before `end`: the place is free once its last send is through, which waits for nobody who waits for us. */
 static void post(ring *r, const pass_set *s, int end) {
-  int64_t k = s - r->p->sets;
-  if (end > s->chunks) end = s->chunks;
-  for (; r->posted[k] < end; r->posted[k] += r->p->t->size) {
-    MPI_Waitall(r->slices[k], messages(r, s, r->posted[k]), MPI_STATUSES_IGNORE);
-    move(r, s, r->posted[k], MPI_Irecv, team_before(r->p->t));
+  const team *t = r->p->t;
+  int *turn = &r->posted[s - r->p->sets], index;
+  end = end < s->chunks ? end * segments_per_chunk(s->w->length) : s->segments;
+  for (; (index = segment_of_turn(*turn, t->rank, t->size)) < end; ++*turn) {
+    MPI_Waitall(r->slices[s - r->p->sets], messages(r, s, index), MPI_STATUSES_IGNORE);
+    move(r, s, index, MPI_Irecv, team_before(t));
   }
 }
 
 void ring_take(ring *r, const pass_step *w) {
   if (!takes(r)) return;
   post(r, w->s, w->first + 2 * r->p->step); /* the next step comes while this one is computed */
-  EACH_OF_MINE (w, c) MPI_Waitall(r->slices[w->s - r->p->sets], messages(r, w->s, c), MPI_STATUSES_IGNORE);
+  EACH_OF_MINE (w, i) MPI_Waitall(r->slices[w->s - r->p->sets], messages(r, w->s, i), MPI_STATUSES_IGNORE);
 }
 
 void ring_give(ring *r, const pass_step *w) {
   if (!gives(r)) return;
-  EACH_OF_MINE (w, c) move(r, w->s, c, send, team_after(r->p->t));
+  EACH_OF_MINE (w, i) move(r, w->s, i, send, team_after(r->p->t));
 }
 
 /* ---- the end ---- */

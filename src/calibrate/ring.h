@@ -7,8 +7,8 @@
  *
  * Who waits for whom. Before a layer's inputs come, the team before says in one word whether they will: OK is a promise of all of them,
  * anything else ends the round, with its message, for the next team and through it for all. A team that failed or stops goes on taking
- * what was promised to it, so that nobody's sends stay open. Chunk c lies on rank c mod size of either team, in the place it had there
- * for the layer before; a place is filled again when its last send is through. */
+ * what was promised to it, so that nobody's sends stay open. Either team deals the segments to its ranks; a place is filled again when its
+ * last send is through. */
 #ifndef CLOQWORK_CALIBRATE_RING_H
 #define CLOQWORK_CALIBRATE_RING_H
 
@@ -25,9 +25,9 @@ typedef struct ring {
   pass *p;                        /* borrowed */
   int64_t first, end, layer;      /* layers of the round; mine now */
   bool promised, told;            /* the inputs of my layer by the team before; those of the next one by me */
-  int slices[SET_COUNT];          /* messages of a chunk, each under 1 GiB */
-  int posted[SET_COUNT];          /* my next chunk whose receive is still to be posted */
-  MPI_Request *moving[SET_COUNT]; /* [mine][slices]: a chunk on its way in, or out; owned */
+  int slices[SET_COUNT];          /* messages of a segment, each under 1 GiB */
+  int posted[SET_COUNT];          /* my next turn whose receive is still to be posted */
+  MPI_Request *moving[SET_COUNT]; /* [mine][slices]: a segment on its way in, or out; owned */
   ring_word word;                 /* the last one told */
   MPI_Request telling;
 } ring;
@@ -41,7 +41,7 @@ void ring_next(ring *r);            /* Local */
 status ring_await(ring *r);
 void ring_promise(ring *r);
 
-/* Local, of every rank, for each step in order: my chunks are there; they may go. */
+/* Local, of every rank, for each step in order: my segments are there; they may go. */
 void ring_take(ring *r, const pass_step *w);
 void ring_give(ring *r, const pass_step *w);
 

@@ -33,12 +33,12 @@ typedef struct state_header {
 static size_t set_offset(const pass *p, int64_t set) {
   size_t at = 4096;
   for (int k = 0; k < set; k++)
-    if (p->sets[k].w) at += (size_t)p->sets[k].chunks * chunk_floats(p, &p->sets[k]) * sizeof(float);
+    if (p->sets[k].w) at += (size_t)p->sets[k].segments * segment_floats(p, &p->sets[k]) * sizeof(float);
   return at;
 }
 
-static size_t chunk_offset(const pass *p, const pass_set *s, int chunk) {
-  return set_offset(p, s - p->sets) + (size_t)chunk * chunk_floats(p, s) * sizeof(float);
+static size_t segment_offset(const pass *p, const pass_set *s, int index) {
+  return set_offset(p, s - p->sets) + (size_t)index * segment_floats(p, s) * sizeof(float);
 }
 
 status streams_create(const pass *p, const char *path, const char *tag, int64_t layer, streams_file *f) {
@@ -60,10 +60,10 @@ done:
   return streams_publish(f);
 }
 
-void streams_write(streams_file *f, const pass_set *s, int chunk) {
+void streams_write(streams_file *f, const pass_set *s, int index) {
   if (f->st == OK)
-    f->st = file_write_at(f->fd, f->temporary, chunk_stream(f->p, s, chunk), chunk_floats(f->p, s) * sizeof(float),
-                          chunk_offset(f->p, s, chunk));
+    f->st = file_write_at(f->fd, f->temporary, segment_stream(f->p, s, index), segment_floats(f->p, s) * sizeof(float),
+                          segment_offset(f->p, s, index));
 }
 
 status streams_publish(streams_file *f) {
@@ -99,12 +99,14 @@ int64_t streams_peek(const char *path, const char *tag) {
   return layer;
 }
 
-static status read_chunks(pass *p, int fd, const char *path) {
+static status read_segments(pass *p, int fd, const char *path) {
   status st = OK;
   for (int k = 0; k < SET_COUNT; k++) {
     const pass_set *s = &p->sets[k];
-    for (int c = p->t->rank; s->w && c < s->chunks && st == OK; c += p->t->size)
-      st = file_read_at(fd, path, chunk_stream(p, s, c), chunk_floats(p, s) * sizeof(float), chunk_offset(p, s, c));
+    for (int i = 0; i < s->mine && st == OK; i++) {
+      int index = segment_of_turn(i, p->t->rank, p->t->size);
+      st = file_read_at(fd, path, segment_stream(p, s, index), segment_floats(p, s) * sizeof(float), segment_offset(p, s, index));
+    }
   }
   return st;
 }
@@ -117,7 +119,7 @@ status streams_load(pass *p, const char *path, const char *tag, int64_t *layer) 
   if (!usable)
     *layer = -1;
   else
-    st = read_chunks(p, fd, path);
+    st = read_segments(p, fd, path);
   if (fd >= 0) close(fd);
   return agree(p->t->comm, st);
 }

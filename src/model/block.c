@@ -115,12 +115,11 @@ static int64_t mlp_strip(const arch *a) {
 /* Row stride of transposed keys: off the powers of two, whose rows would share one cache set. */
 static size_t key_stride(int64_t length) { return padded((size_t)length) + ALIGN; }
 
-/* Attention needs k and v of all rows; of one head the transposed keys, of a block its transposed queries and its scores.
- * The MLP needs a strip of up. Never both at once. */
+/* Attention needs of one head the transposed keys, of a block its transposed queries and its scores. The MLP needs a strip of up. Never
+ * both at once. */
 static size_t work_floats(const arch *a, int64_t length, int64_t max_rows) {
-  size_t rows = (size_t)max_rows, D = (size_t)a->head_dim;
-  size_t attention = 2 * padded(rows * (size_t)kv_width(a)) + D * key_stride(length) + D * QUERIES + (size_t)length * QUERIES;
-  size_t mlp = rows * (size_t)mlp_strip(a);
+  size_t D = (size_t)a->head_dim, attention = D * key_stride(length) + D * QUERIES + (size_t)length * QUERIES;
+  size_t mlp = (size_t)max_rows * (size_t)mlp_strip(a);
   return attention > mlp ? attention : mlp;
 }
 
@@ -148,9 +147,9 @@ status block_scratch_new(const arch *a, int64_t length, int64_t max_rows, block_
   status st = OK;
   int half = a->head_dim / 2;
   *s = (block_scratch){.length = length, .max_rows = max_rows, .work_floats = work_floats(a, length, max_rows)};
-  if (length < 1 || max_rows < length || max_rows > INT_MAX)
-    return fail(E_USAGE, "forward pass: expected windows of 1 to %d tokens that fit a chunk, found %lld in chunks of %lld", INT_MAX,
-                (long long)length, (long long)max_rows);
+  if (length < 1 || length > INT_MAX || max_rows < 1 || max_rows > INT_MAX)
+    return fail(E_USAGE, "forward pass: expected 1 to %d rows of windows of as many tokens, found %lld of %lld", INT_MAX,
+                (long long)max_rows, (long long)length);
   TRY(NEW(s->cosines, table_floats(a, length), "rotary table"));
   TRY(NEW(s->sines, table_floats(a, length), "rotary table"));
   TRY(NEW(s->work, s->work_floats, "forward scratch"));
@@ -195,19 +194,38 @@ void block_attn_in(const arch *a, const layer_weights *w, int64_t rows, const fl
   kernel_rms_norm(rows, a->hidden, a->rms_eps, x, w->input_norm, n);
 }
 
-/* One head of one window. q (length, D) with row stride ldq is overwritten by softmax(q k^T / sqrt(D)) v; kt (D, length) are the keys
- * transposed, v (length, D) the values. window 0: a query sees every key up to its own place, else the last `window` of them.
+int64_t block_kv_floats(const arch *a, int64_t rows) { return 2 * rows * kv_width(a); }
+
+block_kv block_kv_place(const arch *a, int64_t rows, float *base) { return (block_kv){base, base + rows * kv_width(a)}; }
+
+block_kv block_kv_from(const arch *a, block_kv kv, int64_t row) { return (block_kv){kv.k + row * kv_width(a), kv.v + row * kv_width(a)}; }
+
+/* x (rows, heads*D) of the rows r by the angles of their positions. */
+static void rotate(const arch *a, const block_scratch *s, const block_rows *r, int heads, const float *norm, float *x) {
+  int64_t rows = r->end - r->begin, from = r->begin * (a->head_dim / 2);
+  for (int64_t i = 0; i < r->sequences; i++)
+    kernel_rotate(rows, heads, a->head_dim, x + i * rows * heads * a->head_dim, norm, a->rms_eps, s->cosines + from, s->sines + from);
+}
+
+void block_keys(const arch *a, const layer_weights *w, const block_scratch *s, const block_rows *r, const float *n, block_kv kv) {
+  block_kv mine = block_kv_from(a, kv, r->begin);
+  project(a, w, LIN_K, block_count(r), n, mine.k);
+  project(a, w, LIN_V, block_count(r), n, mine.v);
+  rotate(a, s, r, a->kv_heads, w->k_norm, mine.k);
+}
+
+/* One head of one window's rows [from, to). Their q (to - from, D) with row stride ldq is overwritten by softmax(q k^T / sqrt(D)) v; kt
+ * (D, to) are the keys transposed, v (to, D) the values. window 0: a query sees every key up to its own place, else the last `window` of them.
  * Scores are kept as (keys, queries) and both factors of either product with the summed index outermost: the layout that BLIS packs
  * fastest (1.5 times the rate of q k^T as it stands, at 128 queries). */
-static void attend(int64_t length, int D, int64_t window, float *q, int ldq, const float *kt, const float *v, int ldv, float *qt,
-                   float *scores) {
+static void attend(int64_t from, int64_t to, int D, int64_t window, float *q, int ldq, const float *kt, int ldk, const float *v, int ldv,
+                   float *qt, float *scores) {
   const float scale = 1 / sqrtf((float)D);
-  const int ldk = (int)key_stride(length);
   float sums[QUERIES];
-  for (int64_t begin = 0; begin < length; begin += QUERIES) {
-    int64_t end = begin + QUERIES < length ? begin + QUERIES : length, first = window && begin + 1 > window ? begin + 1 - window : 0;
+  for (int64_t begin = from; begin < to; begin += QUERIES) {
+    int64_t end = begin + QUERIES < to ? begin + QUERIES : to, first = window && begin + 1 > window ? begin + 1 - window : 0;
     int queries = (int)(end - begin), keys = (int)(end - first);
-    float *block = q + begin * ldq;
+    float *block = q + (begin - from) * ldq;
     kernel_transpose(queries, D, block, ldq, qt, QUERIES);
     sgemm(true, false, keys, queries, D, scale, kt + first, ldk, qt, QUERIES, 0, scores, QUERIES);
     kernel_softmax_columns(keys, queries, begin - first, window, scores, QUERIES, sums);
@@ -216,24 +234,19 @@ static void attend(int64_t length, int D, int64_t window, float *q, int ldq, con
   }
 }
 
-void block_attention(const arch *a, const layer_weights *w, int64_t layer, block_scratch *s, int64_t sequences, int64_t length,
-                     const float *n, float *out) {
-  const int64_t rows = sequences * length, window = a->layer_slides[layer] ? a->sliding_window : 0, kv = kv_width(a);
-  const int D = a->head_dim, group = a->heads / a->kv_heads, ldq = a->heads * D;
-  const size_t kv_floats = padded((size_t)rows * (size_t)kv);
-  float *k = s->work, *v = k + kv_floats, *kt = v + kv_floats, *qt = kt + (size_t)D * key_stride(length),
-        *scores = qt + (size_t)D * QUERIES;
-  project(a, w, LIN_Q, rows, n, out);
-  project(a, w, LIN_K, rows, n, k);
-  project(a, w, LIN_V, rows, n, v);
-  for (int64_t i = 0; i < sequences; i++) {
-    float *qi = out + i * length * ldq, *ki = k + i * length * kv;
-    const float *vi = v + i * length * kv;
-    kernel_rotate(length, a->heads, D, qi, w->q_norm, a->rms_eps, s->cosines, s->sines);
-    kernel_rotate(length, a->kv_heads, D, ki, w->k_norm, a->rms_eps, s->cosines, s->sines);
+void block_attention(const arch *a, const layer_weights *w, int64_t layer, block_scratch *s, const block_rows *r, const float *n,
+                     block_kv kv, float *out) {
+  const int64_t window = a->layer_slides[layer] ? a->sliding_window : 0, rows = r->end - r->begin;
+  const int D = a->head_dim, group = a->heads / a->kv_heads, ldq = a->heads * D, ldv = (int)kv_width(a), ldk = (int)key_stride(s->length);
+  float *kt = s->work, *qt = kt + D * ldk, *scores = qt + D * QUERIES;
+  project(a, w, LIN_Q, block_count(r), n, out);
+  rotate(a, s, r, a->heads, w->q_norm, out);
+  for (int64_t i = 0; i < r->sequences; i++) {
+    block_kv of = block_kv_from(a, kv, i * r->length);
     for (int h = 0; h < a->heads; h++) {
-      if (h % group == 0) kernel_transpose(length, D, ki + h / group * D, kv, kt, (int64_t)key_stride(length));
-      attend(length, D, window, qi + h * D, ldq, kt, vi + h / group * D, (int)kv, qt, scores);
+      const int at = h / group * D;
+      if (h % group == 0) kernel_transpose(r->end, D, of.k + at, ldv, kt, ldk);
+      attend(r->begin, r->end, D, window, out + i * rows * ldq + h * D, ldq, kt, ldk, of.v + at, ldv, qt, scores);
     }
   }
 }
@@ -271,10 +284,12 @@ int64_t block_wide(const arch *a) {
 }
 
 void block_forward(const arch *a, const layer_weights *w, int64_t layer, block_scratch *s, int64_t sequences, int64_t length, float *x,
-                   float *n, float *wide) {
-  int64_t rows = sequences * length;
+                   float *n, float *wide, block_kv kv) {
+  const block_rows r = block_windows(sequences, length);
+  const int64_t rows = block_count(&r);
   block_attn_in(a, w, rows, x, n);
-  block_attention(a, w, layer, s, sequences, length, n, wide);
+  block_keys(a, w, s, &r, n, kv);
+  block_attention(a, w, layer, s, &r, n, kv, wide);
   block_attn_out(a, w, rows, wide, x, n);
   block_mlp(a, w, s, rows, n, wide);
   block_mlp_out(a, w, rows, wide, x);

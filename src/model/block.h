@@ -1,13 +1,15 @@
 /* The decoder block in fp32, cut at the four places where the inputs of linears can be tapped. Local.
  *
- * A chunk is `sequences` windows of `length` tokens, rows = sequences * length, processed by one rank. The five parts are called
- * in order; what flows between them is the residual stream x and the tapped inputs, which the caller owns (in the team's panel):
+ * A call works on some rows: whole windows, or a part of one. The parts are called in order; what flows between them is the residual
+ * stream x and the tapped inputs, which the caller owns (in the team's panel):
  *     block_attn_in   x -> n            RMSNorm: input of q, k, v
- *     block_attention n -> a            q, k, v, rotary, causal softmax in blocks: input of o
+ *     block_keys      n -> k, v         keys, rotated, and values: all that other rows of a window ask of these
+ *     block_attention n, k, v -> a      q, rotary, causal softmax in blocks: input of o
  *     block_attn_out  a, x -> x, m      x += a Wo^T; RMSNorm: input of gate and up
  *     block_mlp       m -> g            silu(m Wg^T) * (m Wu^T): input of down
  *     block_mlp_out   g, x -> x         x += g Wd^T
- * Results for a chunk depend on the chunk alone, never on the rank that computes it, nor on the windows beside it.
+ * Results for rows depend on them, how they are cut and the keys and values before them, never on the rank that computes them, nor on
+ * the windows beside them. A window's rows may be dealt to ranks once the keys and values before them are there.
  *
  * Attention goes by blocks of query rows: scores of a block against the keys before it, for one head at a time, are all that is kept
  * of the T x T matrix. q is computed into `out` and each block of it is overwritten by its own result. */
@@ -37,7 +39,7 @@ void layer_weights_ahead(const checkpoint *c, int64_t layer);
 void layer_weights_vary(const arch *a, const layer_weights *w, const bool targets[LIN_COUNT], float *base, layer_weights *variant,
                         float *target[LIN_COUNT]);
 
-/* Rotary tables and scratch of one rank for chunks of at most max_rows rows of windows of `length` tokens. */
+/* Rotary tables and scratch of one rank for at most max_rows rows at a time, of windows of `length` tokens. */
 typedef struct block_scratch {
   float *cosines, *sines; /* (length, D/2) */
   float *work;
@@ -45,15 +47,33 @@ typedef struct block_scratch {
   int64_t length, max_rows;
 } block_scratch;
 size_t block_scratch_bytes(const arch *a, int64_t length, int64_t max_rows); /* what block_scratch_new will ask for: for plan */
-/* max_rows >= length. E_USAGE when rows or windows are more than BLAS can count. */
+/* E_USAGE when rows or windows are more than BLAS can count. */
 status block_scratch_new(const arch *a, int64_t length, int64_t max_rows, block_scratch *s);
 void block_scratch_free(block_scratch *s);
 
+/* `sequences` whole windows of `length` tokens (begin 0, end length), or of one window its rows [begin, end); begin: a multiple of
+ * KERNEL_QUERIES. */
+typedef struct block_rows {
+  int64_t sequences, length, begin, end;
+} block_rows;
+static inline block_rows block_windows(int64_t sequences, int64_t length) { return (block_rows){sequences, length, 0, length}; }
+static inline int64_t block_count(const block_rows *r) { return r->sequences * (r->end - r->begin); }
+
+/* Keys and values of whole windows: (sequences * length, kv_heads * D) each, contiguous. */
+typedef struct block_kv {
+  float *k, *v;
+} block_kv;
+int64_t block_kv_floats(const arch *a, int64_t rows); /* of both */
+block_kv block_kv_place(const arch *a, int64_t rows, float *base);
+block_kv block_kv_from(const arch *a, block_kv kv, int64_t row);
+
 /* x (rows, d), n (rows, d), out and attended (rows, h*D), m (rows, d), g (rows, f): contiguous rows, at most max_rows of the scratch;
- * sequences * length rows, `length` at most the scratch's. No two arguments of a call overlap. */
+ * windows of at most the scratch's length. No two arguments of a call overlap. block_keys writes the rows r alone; block_attention reads
+ * those before r's end. */
 void block_attn_in(const arch *a, const layer_weights *w, int64_t rows, const float *x, float *n);
-void block_attention(const arch *a, const layer_weights *w, int64_t layer, block_scratch *s, int64_t sequences, int64_t length,
-                     const float *n, float *out);
+void block_keys(const arch *a, const layer_weights *w, const block_scratch *s, const block_rows *r, const float *n, block_kv kv);
+void block_attention(const arch *a, const layer_weights *w, int64_t layer, block_scratch *s, const block_rows *r, const float *n,
+                     block_kv kv, float *out);
 void block_attn_out(const arch *a, const layer_weights *w, int64_t rows, const float *attended, float *x, float *m);
 void block_mlp(const arch *a, const layer_weights *w, block_scratch *s, int64_t rows, const float *m, float *g);
 void block_mlp_out(const arch *a, const layer_weights *w, int64_t rows, const float *g, float *x);
@@ -61,10 +81,10 @@ void block_mlp_out(const arch *a, const layer_weights *w, int64_t rows, const fl
 void block_mlp_in(const arch *a, const layer_weights *w, int64_t rows, const float *x, float *m);
 void block_onto(const arch *a, const layer_weights *w, linear_id l, int64_t rows, const float *y,
                 float *x); /* x (rows, out) += y W^T + b */
-/* All five, where nobody taps the inputs: x in place; n (rows, d) and wide (rows, block_wide) are scratch. */
+/* All of them for whole windows, where nobody taps the inputs: x in place; n (rows, d) and wide (rows, block_wide) are scratch. */
 int64_t block_wide(const arch *a);
 void block_forward(const arch *a, const layer_weights *w, int64_t layer, block_scratch *s, int64_t sequences, int64_t length, float *x,
-                   float *n, float *wide);
+                   float *n, float *wide, block_kv kv);
 
 /* x (count, d) = embedding rows of ids. E_DATA on NaN/Inf. */
 status embed_tokens(const checkpoint *c, int64_t count, const int32_t *ids, float *x);

@@ -15,7 +15,7 @@ eval_bytes eval_pass_memory(const arch *a, const windows *w, int job_size) {
   eval_bytes b = {0};
   uint64_t rows = (uint64_t)windows_chunk_rows(w), mine = (uint64_t)((windows_chunks(w) + job_size - 1) / job_size);
   b.variant = mine * rows * ((uint64_t)a->hidden * sizeof(float) + sizeof(prediction));
-  b.fixed = b.variant + rows * (uint64_t)(a->hidden + block_wide(a) + 1) * sizeof(float) +
+  b.fixed = b.variant + (rows * (uint64_t)(a->hidden + block_wide(a) + 1) + (uint64_t)block_kv_floats(a, (int64_t)rows)) * sizeof(float) +
             block_scratch_bytes(a, w->length, (int64_t)rows) + 3 * sizeof(float) * HEAD_ROWS * HEAD_COLUMNS;
   b.shared = 2 * (uint64_t)layer_weights_floats(a) * sizeof(float);
   return b;
@@ -38,6 +38,7 @@ static status new_streams(eval_pass *p) {
   }
   TRY(NEW(p->n, rows * a->hidden, "activations"));
   TRY(NEW(p->wide, rows * block_wide(a), "activations"));
+  TRY(NEW(p->kv, block_kv_floats(a, rows), "keys and values"));
   TRY(NEW(p->next, rows, "tokens"));
   TRY(block_scratch_new(a, p->w->length, rows, &p->block));
   TRY(head_scratch_new(&p->head));
@@ -69,6 +70,7 @@ void eval_pass_free(eval_pass *p) {
   FREE(p->predictions);
   FREE(p->n);
   FREE(p->wide);
+  FREE(p->kv);
   FREE(p->next);
   block_scratch_free(&p->block);
   head_scratch_free(&p->head);
@@ -93,10 +95,11 @@ status eval_pass_begin(eval_pass *p, int count) {
 
 static void forward(eval_pass *p, int64_t layer, const layer_weights *w, float *stream) {
   const arch *a = &p->model->arch;
+  block_kv kv = block_kv_place(a, windows_chunk_rows(p->w), p->kv);
   double start = clock_now();
   for (int k = 0; k < p->mine; k++) {
     int sequences = windows_in_chunk(p->w, chunk_number(p, k));
-    block_forward(a, w, layer, &p->block, sequences, p->w->length, stream + k * chunk_floats(p), p->n, p->wide);
+    block_forward(a, w, layer, &p->block, sequences, p->w->length, stream + k * chunk_floats(p), p->n, p->wide, kv);
     p->flops += layer_flops(a, layer, sequences, p->w->length);
   }
   p->forward_seconds += clock_now() - start;

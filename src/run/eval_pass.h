@@ -25,7 +25,7 @@ typedef struct eval_pass {
   bool original_done;       /* streams[0] holds final hidden states */
   float **streams;          /* [1 + room] (mine * rows of a chunk, d): 0 the original's */
   prediction **predictions; /* [1 + room] (mine * rows of a chunk) */
-  float *n, *wide;          /* scratch of block_forward */
+  float *n, *wide, *kv;     /* scratch of block_forward */
   int32_t *next;            /* (rows of a chunk) */
   block_scratch block;
   head_scratch head;

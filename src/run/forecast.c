@@ -110,12 +110,12 @@ static status cost_pass(layer_cost *k, int64_t layer, uint8_t missing) {
   for (int s = 0; s < SET_COUNT; s++) {
     const windows *w = c->sets[s];
     if (!w) continue;
-    int chunks = windows_chunks(w), sequences = windows_per_chunk(w->length), mine = (chunks + k->ranks - 1) / k->ranks;
-    double of_chunk = block_attention_flops(a, layer, sequences, w->length);
-    tokens += (double)(w->count * w->length);
-    busiest += fmin((double)(mine * windows_chunk_rows(w)), (double)(w->count * w->length));
-    attention += block_attention_flops(a, layer, w->count, w->length);
-    busiest_attention += mine * of_chunk;
+    double all = (double)(w->count * w->length), most = (double)pass_busiest_rows(w, k->ranks),
+           scores = block_attention_flops(a, layer, w->count, w->length);
+    tokens += all;
+    busiest += most;
+    attention += scores;
+    busiest_attention += scores * most / all;
   }
   double rate = machine_rate(k->m, RATE_LINEARS, a->hidden), attend = machine_rate(k->m, RATE_ATTENTION, a->hidden);
   spend(k, STEP_LINEARS, linears * tokens, linears * busiest / rate, linears * tokens / k->ranks / rate);

@@ -339,22 +339,25 @@ static status measure_block(session *c, int64_t width, machine *to) {
             .rms_eps = 1e-5f,
             .rope_theta = 1e4,
             .layer_slides = &slides};
-  int64_t rows = width > 2048 ? CHUNK / 2 : CHUNK;
+  const block_rows r = {1, CHUNK, CHUNK / 8 * 3, CHUNK / 8 * 5}; /* a segment, of a window's parts the middle one */
+  const int64_t rows = block_count(&r);
   shared weights = {0};
   layer_weights w;
   block_scratch s = {0};
-  float *x = NULL, *n = NULL, *wide = NULL;
+  float *x = NULL, *n = NULL, *wide = NULL, *kv = NULL;
   double linears = INFINITY, attention = INFINITY, mlp = 0, before = 0;
   TRY(shared_new(&c->team, layer_weights_floats(&a) * sizeof(float), "made-up weights of a block", &weights));
   layer_weights_place(&a, weights.base, &w);
   if (c->team.rank == 0)
     for (size_t k = 0; k < layer_weights_floats(&a); k++) ((float *)weights.base)[k] = 0.01f * noise(k);
-  st = block_scratch_new(&a, rows, rows, &s);
+  st = block_scratch_new(&a, r.length, rows, &s);
+  if (st == OK) st = NEW(kv, block_kv_floats(&a, r.length), "made-up keys and values");
   if (st == OK) st = NEW(x, rows * width, "made-up activations");
   if (st == OK) st = NEW(n, rows * width, "made-up activations");
   if (st == OK) st = NEW(wide, rows * block_wide(&a), "made-up activations");
   TRY(agree(c->team.comm, st));
   for (int64_t k = 0; k < rows * width; k++) x[k] = noise((uint64_t)k);
+  for (int64_t k = 0; k < block_kv_floats(&a, r.length); k++) kv[k] = noise((uint64_t)k);
   for (int l = 0; l < LIN_COUNT; l++) {
     int64_t out, in;
     linear_shape(&a, (linear_id)l, &out, &in);
@@ -365,7 +368,8 @@ static status measure_block(session *c, int64_t width, machine *to) {
     team_barrier(&c->team);
     double start = clock_now();
     block_attn_in(&a, &w, rows, x, n);
-    block_attention(&a, &w, 0, &s, 1, rows, n, wide);
+    block_keys(&a, &w, &s, &r, n, block_kv_place(&a, r.length, kv));
+    block_attention(&a, &w, 0, &s, &r, n, block_kv_place(&a, r.length, kv), wide);
     double middle = clock_now();
     block_mlp_in(&a, &w, rows, x, n);
     block_mlp(&a, &w, &s, rows, n, wide);
@@ -377,13 +381,14 @@ static status measure_block(session *c, int64_t width, machine *to) {
   MPI_Allreduce(MPI_IN_PLACE, &attention, 1, MPI_DOUBLE, MPI_MAX, c->team.comm);
   machine_add(to, RATE_LINEARS, width, mlp / linears);
   attention = fmax(attention - before * linears / mlp, 0.05 * attention);
-  machine_add(to, RATE_ATTENTION, width, block_attention_flops(&a, 0, 1, rows) / attention);
+  machine_add(to, RATE_ATTENTION, width, block_attention_flops(&a, 0, 1, r.length) * (double)rows / (double)r.length / attention);
 done:
   block_scratch_free(&s);
   shared_free(&weights);
   FREE(x);
   FREE(n);
   FREE(wide);
+  FREE(kv);
   return st;
 }
 

@@ -11,7 +11,7 @@
 #include "model/tokens.h"
 
 typedef struct buffers {
-  float *weights, *x, *n, *wide, *norm, *head, *logits;
+  float *weights, *x, *n, *wide, *kv, *norm, *head, *logits;
 } buffers;
 
 static status write_floats(FILE *f, const float *x, size_t count) {
@@ -25,7 +25,7 @@ static status run_layers(const checkpoint *c, int64_t count, int64_t length, buf
   layer_weights_place(&c->arch, b->weights, &w);
   for (int64_t layer = 0; layer < c->arch.layers; layer++) {
     for (int part = 0; part < 3; part++) TRY(layer_weights_load(c, layer, b->weights, part, 3)); /* as three ranks would */
-    block_forward(&c->arch, &w, layer, s, count, length, b->x, b->n, b->wide);
+    block_forward(&c->arch, &w, layer, s, count, length, b->x, b->n, b->wide, block_kv_place(&c->arch, rows, b->kv));
     TRY(write_floats(out, b->x, (size_t)(rows * c->arch.hidden)));
   }
 done:
@@ -43,6 +43,7 @@ static status run(const checkpoint *c, const windows *t, FILE *out) {
   TRY(NEW(b.x, rows * a->hidden, "x"));
   TRY(NEW(b.n, rows * a->hidden, "n"));
   TRY(NEW(b.wide, rows * block_wide(a), "wide"));
+  TRY(NEW(b.kv, block_kv_floats(a, rows), "kv"));
   TRY(NEW(b.norm, a->hidden, "norm"));
   TRY(NEW(b.head, a->vocab * a->hidden, "head"));
   TRY(NEW(b.logits, rows * a->vocab, "logits"));
@@ -55,7 +56,7 @@ static status run(const checkpoint *c, const windows *t, FILE *out) {
   TRY(write_floats(out, b.logits, (size_t)(rows * a->vocab)));
 done:
   block_scratch_free(&s);
-  float **all[] = {&b.weights, &b.x, &b.n, &b.wide, &b.norm, &b.head, &b.logits};
+  float **all[] = {&b.weights, &b.x, &b.n, &b.wide, &b.kv, &b.norm, &b.head, &b.logits};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) FREE(*all[i]);
   return st;
 }

@@ -91,7 +91,8 @@ static void same_magnitudes(const double *found, const long double *expected, in
 static void against_plain_sums(const checkpoint *m, const windows *w, const outcome *o, int set) {
   const arch *a = &m->arch;
   int64_t d = a->hidden, f = a->intermediate, wide = input_width(a, IN_ATTN_OUT), length = w->length;
-  float *base = NULL, *x = NULL, *n = NULL, *att = NULL, *g = NULL;
+  float *base = NULL, *x = NULL, *n = NULL, *att = NULL, *g = NULL, *kv = NULL;
+  const block_rows window = block_windows(1, length);
   long double *s = NULL, *s2 = NULL;
   double *h = NULL, *h2 = NULL, off = 0, off2 = 0, norm = 0, norm2 = 0, entry = 0;
   layer_weights weights;
@@ -104,6 +105,7 @@ static void against_plain_sums(const checkpoint *m, const windows *w, const outc
   CHECK_OK(NEW(n, length * d, "n"));
   CHECK_OK(NEW(att, length * wide, "a"));
   CHECK_OK(NEW(g, length * f, "g"));
+  CHECK_OK(NEW(kv, block_kv_floats(a, length), "kv"));
   CHECK_OK(NEW(h, d * d, "h"));
   CHECK_OK(NEW(h2, f * f, "h"));
   CHECK_OK(NEW(s, 2 * d, "s"));
@@ -115,7 +117,8 @@ static void against_plain_sums(const checkpoint *m, const windows *w, const outc
     for (int64_t t = 0; t < length; t++)
       for (int64_t i = 0; i < d; i++)
         for (int64_t j = 0; j <= i; j++) h[i * d + j] += (double)n[t * d + i] * (double)n[t * d + j];
-    block_attention(a, &weights, 0, &scratch, 1, length, n, att);
+    block_keys(a, &weights, &scratch, &window, n, block_kv_place(a, length, kv));
+    block_attention(a, &weights, 0, &scratch, &window, n, block_kv_place(a, length, kv), att);
     block_attn_out(a, &weights, length, att, x, n);
     block_mlp(a, &weights, &scratch, length, n, g);
     add_window(s2, g, length, f);
@@ -146,35 +149,41 @@ static void against_plain_sums(const checkpoint *m, const windows *w, const outc
   FREE(n);
   FREE(att);
   FREE(g);
+  FREE(kv);
   FREE(h);
   FREE(h2);
   FREE(s);
   FREE(s2);
 }
 
-int main(int argc, char **argv) {
-  blas_setup();
-  MPI_Init(&argc, &argv);
-  checkpoint m = {0};
+/* Both sets, one and two layers: on all ranks as on one. The held-out set against sums by hand. */
+static void both_ways(const checkpoint *m, const window_request *calibration, const window_request *heldout) {
   windows w[SET_COUNT] = {0};
-  CHECK_OK(checkpoint_open(PROJECT_FOLDER "/data/tiny", &m));
-  /* 17 windows of 250 tokens: the last chunk is short, the last step uneven, the last product half full */
-  window_request q = {PROJECT_FOLDER "/data/tiny/calib.npy", 17, 250, SAMPLE_RANDOM, 3},
-                 q2 = {PROJECT_FOLDER "/data/tiny/heldout.npy", 3, 200, SAMPLE_SEQUENTIAL, 0};
-  CHECK_OK(windows_draw(&q, m.arch.vocab, &w[0]));
-  CHECK_OK(windows_draw(&q2, m.arch.vocab, &w[1]));
-  const windows *sets[SET_COUNT] = {&w[0], &w[1]};
   outcome together = {0}, alone = {0};
+  CHECK_OK(windows_draw(calibration, m->arch.vocab, &w[SET_CALIBRATION]));
+  CHECK_OK(windows_draw(heldout, m->arch.vocab, &w[SET_HELDOUT]));
+  const windows *sets[SET_COUNT] = {&w[SET_CALIBRATION], &w[SET_HELDOUT]};
   for (int64_t layers = 1; layers <= 2; layers++) {
-    run_pass(MPI_COMM_WORLD, &m, sets, layers, &together);
-    run_pass(MPI_COMM_SELF, &m, sets, layers, &alone);
-    same_bits(&together, &alone, &m.arch);
-    if (layers == 1) against_plain_sums(&m, &w[1], &together, SET_HELDOUT);
+    run_pass(MPI_COMM_WORLD, m, sets, layers, &together);
+    run_pass(MPI_COMM_SELF, m, sets, layers, &alone);
+    same_bits(&together, &alone, &m->arch);
+    if (layers == 1) against_plain_sums(m, &w[SET_HELDOUT], &together, SET_HELDOUT);
     drop(&together);
     drop(&alone);
   }
-  windows_free(&w[0]);
-  windows_free(&w[1]);
+  for (int k = 0; k < SET_COUNT; k++) windows_free(&w[k]);
+}
+
+int main(int argc, char **argv) {
+  const char *calib = PROJECT_FOLDER "/data/tiny/calib.npy", *heldout = PROJECT_FOLDER "/data/tiny/heldout.npy";
+  blas_setup();
+  MPI_Init(&argc, &argv);
+  checkpoint m = {0};
+  CHECK_OK(checkpoint_open(PROJECT_FOLDER "/data/tiny", &m));
+  /* 17 windows of 250 tokens: the last chunk is short, the last step uneven, the last product half full */
+  both_ways(&m, &(window_request){calib, 17, 250, SAMPLE_RANDOM, 3}, &(window_request){heldout, 3, 200, SAMPLE_SEQUENTIAL, 0});
+  /* windows cut in three and in two parts, of which ranks know keys and values from one another; two windows a chunk, one in the last */
+  both_ways(&m, &(window_request){calib, 3, 1100, SAMPLE_RANDOM, 3}, &(window_request){heldout, 3, 530, SAMPLE_SEQUENTIAL, 0});
   checkpoint_close(&m);
   return check_end("calibrate");
 }

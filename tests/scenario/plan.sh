@@ -54,9 +54,9 @@ params = 2 * d * d + 2 * d * d // 8 + 3 * d * wide
 c, s = f["steps"]["calibrate"], f["steps"]["solve"]
 check("flops of linears", c["linears"]["flops"], layers * 2 * params * tokens)
 check("flops of Grams", c["grams"]["flops"], layers * (3 * d * d + wide * wide) * tokens)
-# 128 windows of 64 ranks are two steps a layer, for eight teams too few: the last layer begins 79 steps behind the first
-assert f["steps_a_layer"] == 2
-check("seconds of linears", c["linears"]["seconds"], 2 * params * 2 * 2048 / 4e10 * (1 + 79 / 2))
+# 512 segments of 512 tokens for 64 ranks are eight steps a layer, just enough for eight teams: ten rounds, and the last team ends seven steps after the first
+assert f["steps_a_layer"] == 8
+check("seconds of linears", c["linears"]["seconds"], 2 * params * 8 * 512 / 4e10 * (10 + 7 / 8))
 check("flops of factors", s["factor"]["flops"], layers * (3 * d**3 + wide**3) / 3 * 2)  # two orders of columns; refine spends its own between
 check("disk", p["disk_bytes_grams"], layers * 4 * 128 * 128 * (3 * 64 * 65 // 2 + 224 * 225 // 2))
 check("node-hours", f["node_hours"], 8 * (f["calibrate_seconds"] + f["solve_seconds"]) / 3600)

@@ -200,7 +200,7 @@ static void teams_in_a_ring(void **state) {
   world_new("{method: cloq-nomagr, bits: 4, group: [64], rank: 8}", &w);
   forecast one = made(&w, 1, 1, 8), two = made(&w, 1, 2, 8), six = made(&w, 1, 6, 8);
   int steps = one.steps_a_layer;
-  assert_int_equal(steps, WINDOWS / 8);
+  assert_int_equal(steps, WINDOWS * 4 / 8); /* four segments a window */
   double layer = one.steps[STEP_LINEARS].seconds / LAYERS;
   assert_near(two.steps[STEP_LINEARS].seconds, layer * (3 + 1.0 / steps));
   assert_near(six.steps[STEP_LINEARS].seconds, layer * (1 + 5.0 / steps));
