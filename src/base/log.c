@@ -166,6 +166,7 @@ void log_progress(const char *what, double fraction, double gflops) {
   snprintf(state.what, sizeof state.what, "%s", what);
   state.fraction = fraction;
   state.gflops = gflops;
+  if (peak_gflops > 0 && gflops > peak_gflops) peak_gflops = gflops; /* what was measured as other programs ran */
   state.seconds_left = fraction > 0 ? (now - stage_start) * (1 - fraction) / fraction : -1;
   if (now - state.written > 2) write_state("running", "");
   if (quiet || now - last_line < (terminal() >= 0 ? 0.1 : 30)) return;
