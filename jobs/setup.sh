@@ -3,7 +3,7 @@
 #
 #   need_packages NAME...   Debian packages, installed only where missing; "${PACKAGES[@]}" is what building and running takes
 #   run_environment         MPI, BLAS and thread settings for our processes; the system's own choices stay as they are
-#   build_program           build/cloqwork
+#   build_program           build/cloqwork (or, with FOLDER OPTIONS...: a build of its own, in build/FOLDER, with these options of CMake)
 #   run_job JOB DIR         the job on $RANKS ranks (default 2), its table, and where everything lies; ends the script if the run fails
 #   export_setting RUN SETTING RANK FORMAT   RUN/export/SETTING-rRANK-FORMAT, made unless it is there and right, and how to load it
 #   need_venv GROUP         .venv with pinned Python packages; GROUP is `data` (light) or `tests` (torch and the libraries that load exports too)
@@ -141,13 +141,16 @@ have_blis() { [ -e "$1/blis-serial/libblis.so" ] && [ -e "$1/blis-serial/libblas
 
 # yield_if_oversubscribed RANKS: ranks that wait give the core away where there are more ranks than cores.
 yield_if_oversubscribed() {
-    if [ "$1" -gt "$(nproc)" ]; then
+    if [ "$1" -gt "$(cores)" ]; then
         export OMPI_MCA_mpi_yield_when_idle=1
     fi
 }
 
+# nproc alone says 1 where OMP_NUM_THREADS does, as run_environment has it.
+cores() { env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc; }
+
 build_program() {
-    local b=$ROOT/build home lib which
+    local b=$ROOT/build${1:+/$1} home lib which
     mkdir -p "$b"
     lib=$(library_folder)
     which=(-UBLAS_LIBRARIES -ULAPACK_LIBRARIES)                            # CMake's own choice, which prefers OpenBLAS where it is installed
@@ -160,8 +163,8 @@ build_program() {
     fi
     {
         flock 9
-        quiet "$b/configure.log" "configuring" cmake -S "$ROOT" -B "$b" -DCMAKE_BUILD_TYPE=Release "${which[@]}"
-        quiet "$b/build.log" "building" cmake --build "$b" -j "${BUILD_JOBS:-$(nproc)}"
+        quiet "$b/configure.log" "configuring" cmake -S "$ROOT" -B "$b" -DCMAKE_BUILD_TYPE=Release "${which[@]}" "${@:2}"
+        quiet "$b/build.log" "building" cmake --build "$b" -j "${BUILD_JOBS:-$(cores)}"
     } 9>"$b/.lock"
 }
 

@@ -5,10 +5,10 @@
 #include "base/hot.h"
 #include "base/memory.h"
 
-/* A tile of c is TR x TC; a panel of f is TC columns of op(f) over KC terms, widened (24 x 512 doubles: 96 KiB, in the second-level cache);
+/* A tile of c is TR x TC; a panel of f is TC columns of op(f) over KC terms, widened (24 x 256 doubles: 48 KiB, in the second-level cache);
  * x is packed by TR rows, at most ROWS of them at once. Where f is read along its rows, four panels are packed together so that a row
  * gives six whole cache lines, not one and a half. */
-enum { TR = 8, TC = 24, KC = 512, ROWS = 256, PANELS = 4 };
+enum { TR = 8, TC = 24, KC = 256, ROWS = 256, PANELS = 4 };
 
 typedef double wide __attribute__((vector_size(64)));
 typedef double narrow __attribute__((vector_size(32)));

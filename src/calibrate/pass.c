@@ -13,14 +13,20 @@ static int chunks_per_product(int64_t length) {
   return rows >= GRAM_TOKENS ? 1 : (int)(GRAM_TOKENS / rows);
 }
 
-typedef int64_t rows_of(int64_t length);
-static int64_t chunk_rows(int64_t length) { return length * windows_per_chunk(length); }
+static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-static int64_t most(const windows *const sets[SET_COUNT], rows_of *of) {
-  int64_t rows = 0;
+static int64_t chunk_rows(const windows *const sets[SET_COUNT]) {
+  int64_t most = 0;
   for (int s = 0; s < SET_COUNT; s++)
-    if (sets[s] && of(sets[s]->length) > rows) rows = of(sets[s]->length);
-  return rows;
+    if (sets[s]) most = larger(most, windows_chunk_rows(sets[s]));
+  return most;
+}
+
+int64_t pass_segment_rows(const windows *const sets[SET_COUNT]) {
+  int64_t most = 0;
+  for (int s = 0; s < SET_COUNT; s++)
+    if (sets[s]) most = larger(most, segments_most_rows(sets[s]->length));
+  return most;
 }
 
 /* A step must hold whole products of every set, and equal work for every rank. */
@@ -49,22 +55,21 @@ int64_t pass_busiest_rows(const windows *w, int ranks) {
 }
 
 static int64_t longest(const windows *const sets[SET_COUNT]) {
-  return sets[1] && sets[1]->length > sets[0]->length ? sets[1]->length : sets[0]->length;
+  return sets[1] ? larger(sets[0]->length, sets[1]->length) : sets[0]->length;
 }
 
 static int64_t panel_width(const arch *a, int panel) {
   int64_t first = input_width(a, panel == 0 ? IN_ATTN : IN_ATTN_OUT), second = input_width(a, panel == 0 ? IN_MLP : IN_MLP_OUT);
-  int64_t width = first > second ? first : second;
-  return width > a->hidden ? width : a->hidden;
+  return larger(larger(first, second), a->hidden);
 }
 
 pass_bytes pass_memory(const arch *a, const windows *const sets[SET_COUNT], const bool wanted[IN_COUNT], int ranks) {
   pass_bytes b = {0};
-  int64_t rows = most(sets, chunk_rows), step = step_chunks(sets, ranks);
+  int64_t rows = chunk_rows(sets), step = step_chunks(sets, ranks);
   for (int p = 0; p < 2; p++) b.panels += (uint64_t)(step * rows * panel_width(a, p)) * sizeof(float);
   b.panels += (uint64_t)(step * block_kv_floats(a, rows)) * sizeof(float);
   b.weights = (uint64_t)layer_weights_floats(a) * sizeof(float);
-  b.private_most = block_scratch_bytes(a, longest(sets), most(sets, segments_most_rows));
+  b.private_most = block_scratch_bytes(a, longest(sets), pass_segment_rows(sets));
   for (int s = 0; s < SET_COUNT; s++) {
     if (!sets[s]) continue;
     int64_t mine = segments_most_turns(sets[s], ranks);
@@ -98,8 +103,8 @@ status pass_new(const team *t, const checkpoint *model, const windows *const set
   const arch *a = &model->arch;
   status st = OK;
   *p = (pass){.t = t, .model = model, .step = step_chunks(sets, t->size)};
-  p->chunk_rows = (int)most(sets, chunk_rows);
-  p->segment_rows = (int)most(sets, segments_most_rows);
+  p->chunk_rows = (int)chunk_rows(sets);
+  p->segment_rows = (int)pass_segment_rows(sets);
   if (p->step > STEP_MOST)
     return fail(E_USAGE,
                 "calibrate: a team of %d ranks: expected at most %d chunks side by side, found %d: choose smaller teams (parallel.team)",

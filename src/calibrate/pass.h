@@ -54,6 +54,7 @@ typedef struct pass_bytes {
 pass_bytes pass_memory(const arch *a, const windows *const sets[SET_COUNT], const bool wanted[IN_COUNT], int ranks);
 int pass_steps(const windows *const sets[SET_COUNT], int ranks); /* of a layer */
 int64_t pass_busiest_rows(const windows *w, int ranks);          /* at most so many are one rank's */
+int64_t pass_segment_rows(const windows *const sets[SET_COUNT]); /* at most so many are carried at a time */
 double pass_layer_flops(const arch *a, const windows *const sets[SET_COUNT],
                         const bool wanted[IN_COUNT]); /* one layer, all sets, with Grams */
 

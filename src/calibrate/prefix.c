@@ -14,16 +14,9 @@ static int other_panel(input_id input) { return 1 - panel_of(input); }
 
 /* ---- sizes ---- */
 
-static int64_t segment_rows(const windows *const sets[SET_COUNT]) {
-  int64_t most = 0;
-  for (int k = 0; k < SET_COUNT; k++)
-    if (sets[k] && segments_most_rows(sets[k]->length) > most) most = segments_most_rows(sets[k]->length);
-  return most;
-}
-
 pass_bytes prefix_memory(const arch *a, const windows *const sets[SET_COUNT], const bool wanted[IN_COUNT], int ranks, bool cross) {
   pass_bytes b = pass_memory(a, sets, wanted, ranks);
-  b.private_most += b.streams + (uint64_t)(segment_rows(sets) * (a->hidden + block_wide(a))) * sizeof(float);
+  b.private_most += b.streams + (uint64_t)(pass_segment_rows(sets) * (a->hidden + block_wide(a))) * sizeof(float);
   b.streams *= 2;
   b.shared += (uint64_t)layer_weights_floats(a) * sizeof(float);
   for (int i = 0; cross && i < IN_COUNT; i++)

@@ -276,6 +276,12 @@ static bool same_text(const char *name, const char *expected, const char *found)
   return list ? holds_ranks(found, expected) : strcmp(expected, found) == 0;
 }
 
+static const char *remedy(const char *name) {
+  bool ranks = strcmp(name, "rank_max") == 0 || strcmp(name, RANKS) == 0 || strcmp(name, VARIANTS) == 0;
+  return ranks ? "more ranks are a setting of their own, with a label: sweep: [..., {rank: 64, label: NAME}]"
+               : "choose another output or remove it";
+}
+
 status unit_is_done(const char *path, const char *kind, const attributes *identity, bool *done) {
   status st = OK;
   container *file = NULL;
@@ -289,8 +295,8 @@ status unit_is_done(const char *path, const char *kind, const attributes *identi
     attribute_text(&identity->list[i], expected);
     attribute_text(attr_find(&there, identity->list[i].name), found);
     if (same_text(identity->list[i].name, expected, found)) continue;
-    st = fail(E_USAGE, "%s: this run directory was made from something else: %s: expected %s, found %s; choose another output or remove it",
-              path, identity->list[i].name, expected, found);
+    st = fail(E_USAGE, "%s: this run directory was made from something else: %s: expected %s, found %s; %s", path, identity->list[i].name,
+              expected, found, remedy(identity->list[i].name));
     goto done;
   }
   *done = true;

@@ -20,7 +20,7 @@
 #               outlier channels, solved at 2, 3 and 4 bits (LAYER70B_BITS) and rank 64 by cloq without MagR
 #               layer70b_refine_of_peak *: then by refine, 3+2 rounds
 #
-#   RANKS=2, WINDOWS=N (windows of 2048 tokens of `forward`, of `scaling` and of `70B`)
+#   RANKS=2, WINDOWS=N (windows of 2048 tokens of `forward`, of `scaling`, of e2e_vs_gptqmodel and of `70B`)
 #   BENCH_MODEL=models/smollm2 (what GPTQModel is compared on; jobs/smollm2.sh --prepare makes it)
 #   BENCH_DIR=folder of the made-up checkpoints (0.4 to 2 GB each) and runs, BENCH_JSON=file (default: BENCH_DIR/DATE.json)
 #   BENCH_SMALL=1: everything as small as it runs, to see that it does; the figures mean nothing then
@@ -137,10 +137,10 @@ scaling() {
     ' "$dir/scaling.log"
 }
 
-# SmolLM2 at 4 bits, 64 columns a scale, 16 x 2048 tokens: GPTQModel from loading to saving, its imports not counted; ours from the job to the exported folder,
+# SmolLM2 at 4 bits, 64 columns a scale, 4 x 2048 tokens (GPTQModel's time goes with them: 16 would take it half an hour): GPTQModel from loading to saving, its imports not counted; ours from the job to the exported folder,
 # with an adapter of rank 16 more (cloq without MagR: the same quantizer). Judged on held-out tokens.
 gptqmodel() {
-    local run=$dir/e2e peer=$dir/gptqmodel windows=16 heldout=8 length=2048
+    local run=$dir/e2e peer=$dir/gptqmodel windows=${WINDOWS:-4} heldout=8 length=2048
     [ -z "$small" ] || windows=2 heldout=2 length=256
     [ -e "$smollm2/config.json" ] || ./jobs/smollm2.sh --prepare
     need_venv tests

@@ -21,7 +21,7 @@ names=(safetensors npy checkpoint job container)
 run_environment
 mkdir -p "$build"
 quiet "$build/configure.log" "configuring" cmake -S "$ROOT" -B "$build" -DCMAKE_C_COMPILER="$clang" -DCMAKE_BUILD_TYPE=None -DCLOQWORK_FUZZ=ON -DCLOQWORK_TESTS=OFF
-quiet "$build/build.log" "building" cmake --build "$build" -j "${BUILD_JOBS:-$(nproc)}" --target fuzz
+quiet "$build/build.log" "building" cmake --build "$build" -j "${BUILD_JOBS:-$(cores)}" --target fuzz
 
 scratch=$(mktemp -d "$([ -w /dev/shm ] && echo /dev/shm || echo "${TMPDIR:-/tmp}")/cloqwork-fuzz.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT

@@ -17,6 +17,7 @@ refuse() {
 # other tokens, other model: named, and the job file stays
 cp "$WORK/run/job.yaml" "$WORK/job-before"
 refuse 2 'tokens_fingerprint' --set calibration.seed=7
+refuse 2 'rank_max: expected 64, found .*: sweep: \[..., {rank: 64, label: NAME}\]' --set sweep.rank=[8,64]
 cp -r "$PROJECT/data/tiny" "$WORK/other-model"
 python3 - "$WORK/other-model/model.safetensors" <<'P' || exit 77
 import struct, sys
