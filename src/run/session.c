@@ -207,6 +207,37 @@ done:
   return st;
 }
 
+static bool has_grams(const session *c, int64_t layer) {
+  char path[PATH_MOST];
+  for (int set = 0; set < SET_COUNT; set++) {
+    if (!c->sets[set]) continue;
+    unit_gram_path(c, set, layer, path);
+    if (!file_exists(path)) return false;
+  }
+  return true;
+}
+
+/* Likewise the first solution of each setting that works on the common Grams. */
+static status find_own_solutions(const session *c) {
+  status st = OK;
+  attributes identity = {0};
+  char path[PATH_MOST], grams[HASH_HEX];
+  for (int k = 0; k < c->job.setting_count; k++)
+    for (int64_t layer = 0; !setting_follows(&c->job.settings[k]) && layer < c->model.arch.layers; layer++) {
+      bool same;
+      unit_solution_path(c, &c->job.settings[k], layer, path);
+      if (!file_exists(path) || !has_grams(c, layer)) continue;
+      TRY(unit_gram_fingerprint(c, layer, grams));
+      TRY(unit_solution_identity(c, &c->job.settings[k], layer, grams, &identity));
+      TRY(unit_is_done(path, "solution", &identity, &same));
+      attr_free(&identity);
+      break;
+    }
+done:
+  attr_free(&identity);
+  return st;
+}
+
 static status begin_on_first_rank(session *c, bool whole) {
   status st = OK;
   char *path = NULL, *text = NULL;
@@ -242,6 +273,7 @@ static status begin_on_first_rank(session *c, bool whole) {
   log_watch(path, c->arguments.verb, c->job_tag);
   FREE(path);
   TRY(find_own_grams(c));
+  TRY(find_own_solutions(c));
   TRY(settings_write(c->job.tree, &text));
   if (!(path = path_join(c->job.output, "job.yaml"))) TRY(fail(E_MEMORY, "%s: no memory for a name", c->job.output));
   TRY(file_write_atomic(path, text, strlen(text)));

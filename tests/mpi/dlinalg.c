@@ -531,6 +531,7 @@ static void everything(MPI_Comm comm, bool large) {
     qr(&g, n + 70, (n + 1) / 2);
     reverse(&t, &g, n);
   }
+  for (int64_t n = 255; large && n <= 257; n++) reverse(&t, &g, n); /* its blocks */
   gemm_refusals(&g);
   cholesky_refusals(&g);
   eigen_refusals(&g);
