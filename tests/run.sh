@@ -5,7 +5,7 @@
 #   ./tests/run.sh --long            these, too: the same properties on whole models and over every case, for hours
 #   ./tests/run.sh --quick           the unit and MPI tests alone (no Python packages needed)
 #   ./tests/run.sh --sanitize        these under address and undefined behaviour sanitizers, in a build of their own
-#   ./tests/run.sh [--...] ARGS      ARGS go to ctest, such as -R NAME, or -j 2: side by side
+#   ./tests/run.sh [--...] ARGS      ARGS go to ctest, such as -R NAME, or -j 1: one after the other
 #
 # What can be set for the installation: see jobs/setup.sh.
 set -euo pipefail
@@ -36,4 +36,4 @@ wait $! # with need_venv's code
 if [ -x .venv/bin/python ]; then
     export CLOQWORK_PYTHON=$ROOT/.venv/bin/python
 fi
-exec ctest --test-dir "build/${build[0]}" --output-on-failure "${labels[@]}" "$@" </dev/null
+exec ctest --test-dir "build/${build[0]}" -j "$(cores)" --output-on-failure "${labels[@]}" "$@" </dev/null

@@ -2,10 +2,12 @@
 
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/memory.h"
 #include "dist/agree.h"
 
 enum { TAG_WORD = 1, TAG_STREAM = 2, SLICE = 1 << 27 /* floats */ };
+static const double LINGER = 0.05; /* of a step's time */
 
 static int team_before(const team *t) { return (t->index + t->count - 1) % t->count; }
 static int team_after(const team *t) { return (t->index + 1) % t->count; }
@@ -99,14 +101,30 @@ static void post(ring *r, const pass_set *s, int end) {
 }
 
 void ring_take(ring *r, const pass_step *w) {
+  r->taken = clock_now();
   if (!takes(r)) return;
   post(r, w->s, w->first + 2 * r->p->step); /* the next step comes while this one is computed */
   EACH_OF_MINE (w, i) MPI_Waitall(r->slices[w->s - r->p->sets], messages(r, w->s, i), MPI_STATUSES_IGNORE);
+  r->taken = clock_now();
+}
+
+/* Stays in MPI until the step is sent, but not long: the next team may be at another layer still, and wait for us itself. */
+static void linger(ring *r, const pass_step *w) {
+  int sent = 0, each;
+  double start = clock_now(), until = start + LINGER * (start - r->taken);
+  while (!sent && clock_now() < until) {
+    sent = 1;
+    EACH_OF_MINE (w, i) {
+      MPI_Testall(r->slices[w->s - r->p->sets], messages(r, w->s, i), &each, MPI_STATUSES_IGNORE);
+      sent &= each;
+    }
+  }
 }
 
 void ring_give(ring *r, const pass_step *w) {
   if (!gives(r)) return;
   EACH_OF_MINE (w, i) move(r, w->s, i, send, team_after(r->p->t));
+  linger(r, w);
 }
 
 /* ---- the end ---- */
