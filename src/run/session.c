@@ -217,11 +217,12 @@ static bool has_grams(const session *c, int64_t layer) {
   return true;
 }
 
-/* Likewise the first solution of each setting that works on the common Grams. */
+/* Likewise, of a verb that will make more of them, the first solution of each setting that works on the common Grams. */
 static status find_own_solutions(const session *c) {
   status st = OK;
   attributes identity = {0};
   char path[PATH_MOST], grams[HASH_HEX];
+  if (strcmp(c->arguments.verb, "run") != 0 && strcmp(c->arguments.verb, "solve") != 0) return OK;
   for (int k = 0; k < c->job.setting_count; k++)
     for (int64_t layer = 0; !setting_follows(&c->job.settings[k]) && layer < c->model.arch.layers; layer++) {
       bool same;
