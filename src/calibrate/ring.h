@@ -12,7 +12,7 @@
  *
  * Many transports move a large message only while both ends are in MPI (Open MPI's shared memory without CMA, TCP). The team after comes for a
  * step about when the team before ends it: so the sender stays for a moment, a twentieth of the step at most. Without that, two teams of one
- * rank took a quarter longer. */
+ * rank took 36 s for six layers of SmolLM2 where they take 27 to 29 (16 x 2048 tokens, no CMA). */
 #ifndef CLOQWORK_CALIBRATE_RING_H
 #define CLOQWORK_CALIBRATE_RING_H
 

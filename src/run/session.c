@@ -222,13 +222,15 @@ static status find_own_solutions(const session *c) {
   status st = OK;
   attributes identity = {0};
   char path[PATH_MOST], grams[HASH_HEX];
+  int64_t of = -1; /* the layer of these Grams: as a rule one for all settings */
   if (strcmp(c->arguments.verb, "run") != 0 && strcmp(c->arguments.verb, "solve") != 0) return OK;
   for (int k = 0; k < c->job.setting_count; k++)
     for (int64_t layer = 0; !setting_follows(&c->job.settings[k]) && layer < c->model.arch.layers; layer++) {
       bool same;
       unit_solution_path(c, &c->job.settings[k], layer, path);
       if (!file_exists(path) || !has_grams(c, layer)) continue;
-      TRY(unit_gram_fingerprint(c, layer, grams));
+      if (of != layer) TRY(unit_gram_fingerprint(c, layer, grams));
+      of = layer;
       TRY(unit_solution_identity(c, &c->job.settings[k], layer, grams, &identity));
       TRY(unit_is_done(path, "solution", &identity, &same));
       attr_free(&identity);

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the fuzz targets and runs all of them.
 #
-#   ./tests/fuzz/run.sh               40 seconds in all, as the tests do
+#   ./tests/fuzz/run.sh               30 seconds in all, as the tests do
 #   ./tests/fuzz/run.sh SECONDS       so long in all; an hour is 3600
 #   ./tests/fuzz/run.sh SECONDS NAME  one target
 #
