@@ -24,16 +24,21 @@ int segments_per_chunk(int64_t length) {
   return cut_windows(&c, windows_per_chunk(length));
 }
 
+int segments_parts(int64_t length) { return cut_of(length).parts; }
+
 int64_t segments_most_rows(int64_t length) {
   cut c = cut_of(length);
   return c.windows * (c.rows < length ? c.rows : length);
 }
 
-int segments_count(const windows *w) {
+int segments_before(const windows *w, int chunk) {
   cut c = cut_of(w->length);
   int last = windows_chunks(w) - 1;
+  if (chunk <= last) return chunk * segments_per_chunk(w->length);
   return last * segments_per_chunk(w->length) + cut_windows(&c, windows_in_chunk(w, last));
 }
+
+int segments_count(const windows *w) { return segments_before(w, windows_chunks(w)); }
 
 segment segment_at(const windows *w, int index) {
   cut c = cut_of(w->length);
@@ -41,7 +46,7 @@ segment segment_at(const windows *w, int index) {
   int window = within / c.parts * c.windows, left = windows_in_chunk(w, chunk) - window;
   int64_t begin = within % c.parts * c.rows, end = begin + c.rows < w->length ? begin + c.rows : w->length;
   block_rows rows = {left < c.windows ? left : c.windows, w->length, begin, end};
-  return (segment){chunk, window * w->length, window * w->length + begin, block_count(&rows), rows};
+  return (segment){chunk, window * w->length, window * w->length + begin, within % c.parts, block_count(&rows), rows};
 }
 
 int segment_of_turn(int turn, int rank, int ranks) { return turn * ranks + (turn % 2 ? ranks - 1 - rank : rank); }

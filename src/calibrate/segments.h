@@ -15,13 +15,16 @@ typedef struct segment {
   int chunk;
   int64_t window; /* row of the chunk at which its (first) window begins */
   int64_t first;  /* its own first row there */
+  int part;       /* which of the window's parts; 0 where windows are not cut */
   int64_t count;  /* rows */
   block_rows rows;
 } segment;
 
 int segments_per_chunk(int64_t length); /* of a full one */
+int segments_parts(int64_t length);     /* of a window; 1: a segment holds whole windows */
 int64_t segments_most_rows(int64_t length);
 int segments_count(const windows *w);
+int segments_before(const windows *w, int chunk); /* of the chunks before it; chunk = all of them: segments_count */
 segment segment_at(const windows *w, int index);
 
 /* The one that a rank of a team takes in its turn 0, 1, …: ascending; whose it is; and how many of `count` are a rank's. */

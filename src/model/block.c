@@ -283,19 +283,7 @@ int64_t block_wide(const arch *a) {
   return attended > a->intermediate ? attended : a->intermediate;
 }
 
-void block_forward(const arch *a, const layer_weights *w, int64_t layer, block_scratch *s, int64_t sequences, int64_t length, float *x,
-                   float *n, float *wide, block_kv kv) {
-  const block_rows r = block_windows(sequences, length);
-  const int64_t rows = block_count(&r);
-  block_attn_in(a, w, rows, x, n);
-  block_keys(a, w, s, &r, n, kv);
-  block_attention(a, w, layer, s, &r, n, kv, wide);
-  block_attn_out(a, w, rows, wide, x, n);
-  block_mlp(a, w, s, rows, n, wide);
-  block_mlp_out(a, w, rows, wide, x);
-}
-
-/* ---- the ends of the model ---- */
+/* ---- what enters, and what it costs ---- */
 
 status embed_tokens(const checkpoint *c, int64_t count, const int32_t *ids, float *x) {
   status st = OK;
@@ -303,12 +291,6 @@ status embed_tokens(const checkpoint *c, int64_t count, const int32_t *ids, floa
   for (int64_t i = 0; i < count; i++) TRY(tensor_rows(&table, ids[i], ids[i] + 1, x + i * c->arch.hidden));
 done:
   return st;
-}
-
-void head_logits(const arch *a, const float *norm, const float *head, int64_t rows, const float *x, float *n, float *logits) {
-  int d = (int)a->hidden, V = (int)a->vocab;
-  kernel_rms_norm(rows, d, a->rms_eps, x, norm, n);
-  sgemm(false, true, (int)rows, V, d, 1, n, d, head, d, 0, logits, V);
 }
 
 double block_flops_per_token(const arch *a) { return 2.0 * (double)arch_layer_params(a); }

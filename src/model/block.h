@@ -81,15 +81,10 @@ void block_mlp_out(const arch *a, const layer_weights *w, int64_t rows, const fl
 void block_mlp_in(const arch *a, const layer_weights *w, int64_t rows, const float *x, float *m);
 void block_onto(const arch *a, const layer_weights *w, linear_id l, int64_t rows, const float *y,
                 float *x); /* x (rows, out) += y W^T + b */
-/* All of them for whole windows, where nobody taps the inputs: x in place; n (rows, d) and wide (rows, block_wide) are scratch. */
-int64_t block_wide(const arch *a);
-void block_forward(const arch *a, const layer_weights *w, int64_t layer, block_scratch *s, int64_t sequences, int64_t length, float *x,
-                   float *n, float *wide, block_kv kv);
+int64_t block_wide(const arch *a); /* the wider of `attended` and g, where one array is both */
 
 /* x (count, d) = embedding rows of ids. E_DATA on NaN/Inf. */
 status embed_tokens(const checkpoint *c, int64_t count, const int32_t *ids, float *x);
-/* logits (rows, V) = rms(x) w_norm W_head^T; norm (d), head (V, d) floats; n (rows, d) scratch. */
-void head_logits(const arch *a, const float *norm, const float *head, int64_t rows, const float *x, float *n, float *logits);
 
 double block_flops_per_token(const arch *a); /* 2 * params of the seven linears */
 /* Scores and weighted values of one layer over `sequences` windows: 4 h D for every pair of a query and a key it sees. */

@@ -99,12 +99,22 @@ double prediction_kl(const prediction *original, const prediction *variant) {
   return variant->cross / original->sum - (p - q);
 }
 
-window_score window_score_of(int64_t positions, const prediction *original, const prediction *p) {
-  window_score s = {0};
+prediction_score prediction_score_of(int64_t positions, const prediction *original, const prediction *p) {
+  prediction_score s = {0};
   for (int64_t i = 0; i < positions; i++) {
     s.nll += prediction_nll(&p[i]);
     s.kl += prediction_kl(&original[i], &p[i]);
     s.agrees += p[i].best == original[i].best;
   }
-  return (window_score){s.nll / (double)positions, s.kl / (double)positions, s.agrees / (double)positions};
+  return s;
+}
+
+prediction_score prediction_score_mean(int parts, const prediction_score *sums, int64_t positions) {
+  prediction_score s = sums[0];
+  for (int k = 1; k < parts; k++) {
+    s.nll += sums[k].nll;
+    s.kl += sums[k].kl;
+    s.agrees += sums[k].agrees;
+  }
+  return (prediction_score){s.nll / (double)positions, s.kl / (double)positions, s.agrees / (double)positions};
 }

@@ -42,10 +42,12 @@ void head_add(int64_t d, int64_t rows, int64_t first, int64_t count, const float
 double prediction_nll(const prediction *p);
 double prediction_kl(const prediction *original, const prediction *variant);
 
-/* Means over the positions of one window that have a next token in it, summed in their order. */
-typedef struct window_score {
+/* Sums over positions in their order, or their means. */
+typedef struct prediction_score {
   double nll, kl, agrees; /* KL(original || this); agrees: 1 where both find the same token the likeliest */
-} window_score;
-window_score window_score_of(int64_t positions, const prediction *original, const prediction *p);
+} prediction_score;
+prediction_score prediction_score_of(int64_t positions, const prediction *original, const prediction *p); /* sums */
+/* The mean over `positions` from the sums of so many parts, added in their order. */
+prediction_score prediction_score_mean(int parts, const prediction_score *sums, int64_t positions);
 
 #endif

@@ -301,7 +301,8 @@ typedef struct batch {
   eval_pass *p;
   variant_source source;
   const char **names;   /* [1 + count] for messages */
-  window_score *score;  /* [1 + count][windows] */
+  prediction_score *score; /* [1 + count][windows][parts]: sums of everybody's segments; on rank 0 then [1 + count][windows] of means */
+  int parts;               /* of a window */
   int count, done, all; /* variants of this batch; in batches before it; of all */
   double rate;          /* of gemm */
   layer_progress progress;
@@ -345,6 +346,8 @@ static status keep_results(batch *b, const eval_task *tasks) {
   status st = OK;
   evaluation *e = b->e;
   char path[PATH_MOST];
+  for (int64_t i = 0; i < (1 + b->count) * e->w.count; i++)
+    b->score[i] = prediction_score_mean(b->parts, b->score + i * b->parts, e->w.length - 1);
   if (e->original_pending) {
     eval_point p = eval_point_of(RANK_ORIGINAL, e->w.count, e->w.length, b->score, b->score);
     TRY(eval_result_put(&e->original, &p));
@@ -387,7 +390,7 @@ static status run_batch(batch *b, const eval_task *tasks) {
   double start = clock_now(), flops = b->p->flops, before[3] = {b->p->weights_seconds, b->p->forward_seconds, b->p->head_seconds};
   st = NEW(texts, b->count, "names");
   if (st == OK) st = NEW(b->names, 1 + b->count, "names");
-  if (st == OK) st = NEW(b->score, (1 + b->count) * b->e->w.count, "scores of windows");
+  if (st == OK) st = NEW(b->score, (1 + b->count) * b->e->w.count * b->parts, "scores of windows");
   TRY(agree(c->job_comm, st));
   name_variants(b, tasks, texts);
   b->source.tasks = tasks;
@@ -397,8 +400,8 @@ static status run_batch(batch *b, const eval_task *tasks) {
   flops = b->p->flops - flops;
   /* every score is made by one rank and 0 on the others: their sum is exact */
   for (int v = 0; v <= b->count; v++) {
-    window_score *row = b->score + v * b->e->w.count;
-    MPI_Reduce(c->rank ? (void *)row : MPI_IN_PLACE, row, (int)(3 * b->e->w.count), MPI_DOUBLE, MPI_SUM, 0, c->job_comm);
+    prediction_score *row = b->score + v * b->e->w.count * b->parts;
+    MPI_Reduce(c->rank ? (void *)row : MPI_IN_PLACE, row, (int)(3 * b->e->w.count * b->parts), MPI_DOUBLE, MPI_SUM, 0, c->job_comm);
   }
   MPI_Allreduce(MPI_IN_PLACE, &flops, 1, MPI_DOUBLE, MPI_SUM, c->job_comm);
   const double spent[3] = {b->p->weights_seconds - before[0], b->p->forward_seconds - before[1], b->p->head_seconds - before[2]};
@@ -417,7 +420,7 @@ done:
 static status choose_room(const evaluation *e, int pending, int *room) {
   const session *c = e->c;
   const double given = c->job.parallel.memory_per_node;
-  eval_bytes need = eval_pass_memory(&c->model.arch, &e->w, c->size);
+  eval_bytes need = eval_pass_memory(&c->team, &c->model.arch, &e->w);
   MPI_Comm node;
   int here;
   status st = mpi_check(MPI_Comm_split_type(c->job_comm, MPI_COMM_TYPE_SHARED, c->rank, MPI_INFO_NULL, &node), "eval: ranks of a node");
@@ -443,7 +446,7 @@ static status run_batches(evaluation *e) {
   session *c = e->c;
   eval_pass p = {0};
   eval_task *pending = NULL;
-  batch b = {.e = e, .p = &p, .source = {.c = c, .setting = -1}};
+  batch b = {.e = e, .p = &p, .source = {.c = c, .setting = -1}, .parts = segments_parts(e->w.length)};
   int room = 0;
   st = NEW(pending, e->task_count, "points to evaluate");
   TRY(agree(c->job_comm, st));

@@ -13,7 +13,7 @@ typedef struct moments {
 } moments;
 
 /* Over windows, in their order; field: which double of a score; minus (may be NULL): paired with it. */
-static moments over_windows(int64_t n, const window_score *score, const window_score *minus, size_t field) {
+static moments over_windows(int64_t n, const prediction_score *score, const prediction_score *minus, size_t field) {
   double sum = 0, squares = 0;
 #define VALUE(i)                                                          \
   (*(const double *)(const void *)((const char *)(score + (i)) + field) - \
@@ -25,11 +25,11 @@ static moments over_windows(int64_t n, const window_score *score, const window_s
   return (moments){mean, n > 1 ? sqrt(squares / (double)(n - 1) / (double)n) : NAN};
 }
 
-eval_point eval_point_of(int rank, int64_t count, int64_t length, const window_score *score, const window_score *original) {
-  moments nll = over_windows(count, score, NULL, offsetof(window_score, nll)),
-          gap = over_windows(count, score, original, offsetof(window_score, nll)),
-          kl = over_windows(count, score, NULL, offsetof(window_score, kl)),
-          agrees = over_windows(count, score, NULL, offsetof(window_score, agrees));
+eval_point eval_point_of(int rank, int64_t count, int64_t length, const prediction_score *score, const prediction_score *original) {
+  moments nll = over_windows(count, score, NULL, offsetof(prediction_score, nll)),
+          gap = over_windows(count, score, original, offsetof(prediction_score, nll)),
+          kl = over_windows(count, score, NULL, offsetof(prediction_score, kl)),
+          agrees = over_windows(count, score, NULL, offsetof(prediction_score, agrees));
   return (eval_point){rank,      exp(nll.mean),       nll.mean, nll.se, gap.mean, gap.se, kl.mean, kl.se, agrees.mean,
                       agrees.se, count * (length - 1)};
 }

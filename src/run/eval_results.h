@@ -33,7 +33,7 @@ typedef struct eval_result {
 } eval_result;
 
 /* score, original [count], of windows of so many tokens. */
-eval_point eval_point_of(int rank, int64_t count, int64_t length, const window_score *score, const window_score *original);
+eval_point eval_point_of(int rank, int64_t count, int64_t length, const prediction_score *score, const prediction_score *original);
 status eval_result_put(eval_result *r, const eval_point *p); /* adds or replaces */
 const eval_point *eval_result_find(const eval_result *r, int rank);
 void eval_result_free(eval_result *r);

@@ -8,6 +8,7 @@
 #     forward   fwd_gram_smollm2_of_peak   fwd_gram_7b_of_peak   fwd_gram_70b_of_peak *   eval_smollm2_of_peak   eval_7b_of_peak
 #     kernels   kernels_4096   kernels_4096x11008   kernels_8192: cholesky, optq, magr, sweep and adapter_4096x4096_of_peak, …
 #     scaling   ranks2_efficiency ranks2_calibrate_efficiency ranks2_solve_efficiency teams2_calibrate_efficiency teams2_solve_efficiency
+#               threads2_vs_ranks2 *: seconds of one rank with two threads of BLIS over those of two ranks
 #     peers     optq_vs_torch magr_vs_torch adapter_vs_torch_qera
 #               e2e_vs_gptqmodel memory_vs_gptqmodel loss_vs_gptqmodel *
 #               gptqmodel_eora *: whether its adapter ends within 10 minutes (EORA_SECONDS), after e2e_vs_gptqmodel
@@ -91,23 +92,54 @@ torch_peers() {
     "$PYTHON" tests/bench/peers.py build/tests/bench_kernels --size $size --ranks "$ranks"
 }
 
-# stages MODEL LABEL WINDOWS LENGTH LAYERS WAYS...: calibrating and solving (cloq without MagR, 3 bits) these layers in each way, RANKS:TEAM, in turns; prints
-# RAW scaling_LABEL_STAGE_RANKS:TEAM and the wall seconds of the whole command, its start, reading and writing included.
+# stages MODEL LABEL WINDOWS LENGTH LAYERS WAYS...: calibrating and solving (cloq without MagR, 3 bits) these layers in each way, RANKS:TEAM or 1:1:THREADS, in
+# turns; prints RAW scaling_LABEL_STAGE_WAY and the wall seconds of the whole command, its start, reading and writing included.
 stages() {
-    local model=$1 label=$2 windows=$3 length=$4 layers=$5 job=$dir/scaling.yaml run=$dir/scaling way stage start
+    local model=$1 label=$2 windows=$3 length=$4 layers=$5 job=$dir/scaling.yaml run=$dir/scaling way stage start ranks team threads
     shift 5
     local tokens=$model/tokens.npy
     [ -e "$tokens" ] || tokens=$model/calib.npy
     printf 'model: %s\ncalibration: {tokens: %s, windows: %s, length: %s}\nsweep: {method: cloq-nomagr, bits: 3, rank: 64}\n' "$model" "$tokens" "$windows" "$length" >"$job"
     for way in "$@"; do
         rm -rf "$run"
+        IFS=: read -r ranks team threads <<<"$way"
         for stage in calibrate solve; do
             start=$EPOCHREALTIME
-            mpirun -n "${way%:*}" build/cloqwork $stage "$job" --set output="$run" --set parallel.team="${way#*:}" --layers "$layers" --quiet
+            (
+                [ -z "$threads" ] || with_threads "$threads"
+                mpirun -n "$ranks" build/cloqwork $stage "$job" --set output="$run" --set parallel.team="$team" --layers "$layers" --quiet
+            )
             awk -v name="scaling_${label}_${stage}_$way" -v a="$start" -v b="$EPOCHREALTIME" 'BEGIN { printf "RAW %s %.3f\n", name, b - a }'
         done
     done
     rm -rf "$run"
+}
+
+# with_threads N: our processes take BLIS with threads, from its package unpacked beside the checkpoints, and may use every core.
+with_threads() {
+    local lib
+    lib=/usr/lib/$(gcc -print-multiarch)
+    if [ ! -e "$dir/blis-openmp$lib/blis-openmp/libblis.so.4" ]; then
+        (cd "$dir" && apt-get -q download libblis4-openmp && dpkg -x libblis4-openmp_*.deb blis-openmp && rm libblis4-openmp_*.deb) >&2
+    fi
+    export LD_LIBRARY_PATH=$dir/blis-openmp$lib/blis-openmp:$lib/lapack OMP_NUM_THREADS=$1 BLIS_NUM_THREADS=$1 OMPI_MCA_hwloc_base_binding_policy=none
+}
+
+threads_against_ranks() {
+    local length=2048
+    checkpoint 7b
+    [ -z "$small" ] || length=128
+    stages "$model" threads "${WINDOWS:-4}" $length 0 1:1:2 2:2 1:1:2 2:2 | tee "$dir/scaling.log"
+    awk '
+        !($2 in best) || $3 < best[$2] { best[$2] = $3 }
+        function show(stage,   name, value) {
+            name = "scaling_threads_" stage "_"
+            value = best[name "1:1:2"] / best[name "2:2"]
+            printf "%-9s one rank with two threads %.2f s, two ranks %.2f s\nBENCH threads2_vs_ranks2_%s %.3f\n", stage, best[name "1:1:2"], best[name "2:2"], stage, value
+            return value
+        }
+        END { calibrate = show("calibrate"); solve = show("solve"); printf "BENCH threads2_vs_ranks2 %.3f\n", calibrate < solve ? calibrate : solve }
+    ' "$dir/scaling.log"
 }
 
 # One rank against two: a layer of Llama-2-7B. One team of one rank against two: layers of SmolLM2 (or the tiny model), since streams flow from team to team
@@ -381,6 +413,7 @@ for name in "${names[@]}"; do
     refine_vs_cloq_loss_2bit | refine_vs_cloq_loss_3bit | refine_vs_cloq_time) once refine_vs_cloq ;;
     refine_vs_cloq_time_7b) refine_vs_cloq_7b ;;
     layer70b_peak_gib | layer70b_factor_optq_of_peak | layer70b_adapter_share) once layer_70b cloq-nomagr ;;
+    threads2_vs_ranks2) threads_against_ranks ;;
     layer70b_refine_of_peak) layer_70b refine ;;
     *) die "bench: $name: unknown figure; see the head of tests/bench/run.sh" ;;
     esac

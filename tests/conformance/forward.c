@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "model/block.h"
 #include "model/checkpoint.h"
+#include "model/head.h"
 #include "model/tokens.h"
 
 typedef struct buffers {
@@ -18,6 +19,17 @@ static status write_floats(FILE *f, const float *x, size_t count) {
   return fwrite(x, sizeof *x, count, f) == count ? OK : fail(E_IO, "output: cannot be written: %m");
 }
 
+static void run_block(const arch *a, const layer_weights *w, int64_t layer, block_scratch *s, int64_t count, int64_t length, buffers *b) {
+  const block_rows r = block_windows(count, length);
+  const block_kv kv = block_kv_place(a, count * length, b->kv);
+  block_attn_in(a, w, count * length, b->x, b->n);
+  block_keys(a, w, s, &r, b->n, kv);
+  block_attention(a, w, layer, s, &r, b->n, kv, b->wide);
+  block_attn_out(a, w, count * length, b->wide, b->x, b->n);
+  block_mlp(a, w, s, count * length, b->n, b->wide);
+  block_mlp_out(a, w, count * length, b->wide, b->x);
+}
+
 static status run_layers(const checkpoint *c, int64_t count, int64_t length, buffers *b, block_scratch *s, FILE *out) {
   status st = OK;
   int64_t rows = count * length;
@@ -25,7 +37,7 @@ static status run_layers(const checkpoint *c, int64_t count, int64_t length, buf
   layer_weights_place(&c->arch, b->weights, &w);
   for (int64_t layer = 0; layer < c->arch.layers; layer++) {
     for (int part = 0; part < 3; part++) TRY(layer_weights_load(c, layer, b->weights, part, 3)); /* as three ranks would */
-    block_forward(&c->arch, &w, layer, s, count, length, b->x, b->n, b->wide, block_kv_place(&c->arch, rows, b->kv));
+    run_block(&c->arch, &w, layer, s, count, length, b);
     TRY(write_floats(out, b->x, (size_t)(rows * c->arch.hidden)));
   }
 done:
@@ -52,7 +64,8 @@ static status run(const checkpoint *c, const windows *t, FILE *out) {
   TRY(run_layers(c, t->count, t->length, &b, &s, out));
   TRY(tensor_rows(&norm, 0, 1, b.norm));
   TRY(tensor_rows(&head, 0, a->vocab, b.head));
-  head_logits(a, b.norm, b.head, rows, b.x, b.n, b.logits);
+  head_norm(a, b.norm, rows, b.x);
+  sgemm(false, true, (int)rows, (int)a->vocab, (int)a->hidden, 1, b.x, (int)a->hidden, b.head, (int)a->hidden, 0, b.logits, (int)a->vocab);
   TRY(write_floats(out, b.logits, (size_t)(rows * a->vocab)));
 done:
   block_scratch_free(&s);

@@ -42,6 +42,14 @@ fresh 2 && same "two ranks"
 fresh 3 && same "three ranks"
 fresh 3 --set parallel.team=2 && same "two teams"
 fresh 2 --set parallel.team=1 && same "a rank per team"
+# long windows are cut, their parts dealt to the ranks of a team
+cut=(--set eval.length=700 --set eval.windows=4)
+fresh 1 "${cut[@]}"
+mv "$WORK/json" "$WORK/cut.json"
+for way in "2 parallel.team=2" "3 parallel.team=3" "3 parallel.team=2"; do
+  fresh "${way% *}" "${cut[@]}" --set "${way#* }"
+  cmp -s "$WORK/cut.json" "$WORK/json" || fault "windows of 700 tokens, $way: other numbers: $(diff "$WORK/cut.json" "$WORK/json" | head -5)"
+done
 # batches: as little memory as one variant takes
 on 2 eval "$WORK/job.yaml" --set parallel.memory_per_node=0.002 --rank 5 >/dev/null 2>"$WORK/err" && fault "0.002 GiB: expected a refusal"
 least=$(sed -n 's/.*expected at least \([0-9.]*\) GiB.*/\1/p' "$WORK/err")

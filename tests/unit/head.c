@@ -106,8 +106,12 @@ static void cuts_do_not_matter(void **state) {
       assert_true(fabs(prediction_kl(&m.p[0][i], &m.p[v][i]) - kl) <= 1e-6 * (kl + 0.1));
       if (m.next[i] >= 0) assert_true(fabs(prediction_nll(&m.p[v][i]) - prediction_nll(&whole[v][i])) <= 1e-5);
     }
-  window_score s = window_score_of(9, m.p[0], m.p[0]), t = window_score_of(9, m.p[0], m.p[2]);
-  assert_true(s.kl == 0 && s.agrees == 1 && t.kl > 0 && t.agrees < 1 && t.nll > 0);
+  prediction_score s = prediction_score_of(9, m.p[0], m.p[0]), t = prediction_score_of(9, m.p[0], m.p[2]);
+  assert_true(s.kl == 0 && s.agrees == 9 && t.kl > 0 && t.agrees < 9 && t.nll > 0);
+  prediction_score parts[] = {prediction_score_of(4, m.p[0], m.p[2]), prediction_score_of(5, m.p[0] + 4, m.p[2] + 4)};
+  prediction_score mean = prediction_score_mean(1, &t, 9), joined = prediction_score_mean(2, parts, 9);
+  assert_true(mean.nll == t.nll / 9 && mean.agrees == t.agrees / 9 && joined.agrees == mean.agrees);
+  assert_true(fabs(joined.nll - mean.nll) <= 1e-14 * mean.nll && fabs(joined.kl - mean.kl) <= 1e-14 * mean.kl);
   drop(&m);
 }
 

@@ -37,7 +37,7 @@ static void every_row_once(void **state) {
 
 static void sizes(void **state) {
   (void)state;
-  assert_true(segments_per_chunk(2048) == 4 && segments_most_rows(2048) == 512);
+  assert_true(segments_per_chunk(2048) == 4 && segments_most_rows(2048) == 512 && segments_parts(2048) == 4 && segments_parts(128) == 1);
   assert_true(segments_per_chunk(128) == 4 && segments_most_rows(128) == 512);
   assert_true(segments_per_chunk(8192) == 16 && segments_most_rows(8192) == 512);
   assert_true(segments_per_chunk(1100) == 3 && segments_most_rows(1100) == 384); /* 384, 384, 332 */
@@ -48,7 +48,7 @@ static void sizes(void **state) {
   w = (windows){.count = 9, .length = 400}; /* five windows a chunk, two a segment */
   g = segment_at(&w, 2);
   assert_true(g.chunk == 0 && g.window == 1600 && g.rows.sequences == 1);
-  assert_true(segments_count(&w) == 3 + 2 && segment_at(&w, 4).rows.sequences == 2);
+  assert_true(segments_count(&w) == 3 + 2 && segment_at(&w, 4).rows.sequences == 2 && segments_before(&w, 1) == 3 && segments_before(&w, 2) == 5);
 }
 
 static void dealt_there_and_back(void **state) {
