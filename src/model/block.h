@@ -80,7 +80,7 @@ void block_mlp_out(const arch *a, const layer_weights *w, int64_t rows, const fl
 /* Pieces of these: block_attn_out is block_onto of o, then block_mlp_in; block_mlp_out is block_onto of down. */
 void block_mlp_in(const arch *a, const layer_weights *w, int64_t rows, const float *x, float *m);
 void block_onto(const arch *a, const layer_weights *w, linear_id l, int64_t rows, const float *y,
-                float *x); /* x (rows, out) += y W^T + b */
+                float *x);         /* x (rows, out) += y W^T + b */
 int64_t block_wide(const arch *a); /* the wider of `attended` and g, where one array is both */
 
 /* x (count, d) = embedding rows of ids. E_DATA on NaN/Inf. */

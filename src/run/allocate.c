@@ -11,8 +11,8 @@
 #include "base/memory.h"
 #include "base/settings.h"
 #include "dist/agree.h"
-#include "run/sharing.h"
-#include "run/unit.h"
+#include "session/sharing.h"
+#include "session/unit.h"
 #include "run/verbs.h"
 #include "solution/solution.h"
 

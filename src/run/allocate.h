@@ -3,7 +3,7 @@
 #define CLOQWORK_RUN_ALLOCATE_H
 
 #include "run/allocation.h"
-#include "run/session.h"
+#include "session/session.h"
 
 enum { ALLOCATE_SETTINGS = 8, ALLOCATE_NAME = 64 };
 

@@ -1,5 +1,5 @@
 /* cloqwork calibrate: a Gram file per layer and set of tokens: by the pass over the model, teams side by side, layer after layer, or from
- * Grams that are there already (run/gram_take.h). */
+ * Grams that are there already (session/gram_take.h). */
 #include <stdio.h>
 #include <string.h>
 
@@ -10,10 +10,10 @@
 #include "calibrate/ring.h"
 #include "calibrate/streams.h"
 #include "dist/agree.h"
-#include "run/gram_file.h"
-#include "run/gram_take.h"
-#include "run/memory_watch.h"
-#include "run/scratch.h"
+#include "session/gram_file.h"
+#include "session/gram_take.h"
+#include "session/memory_watch.h"
+#include "session/scratch.h"
 #include "run/verbs.h"
 
 /* Layers whose Gram files are still to be made: missing[layer] = bit per set. Local: one rank looks, not all at the same files. */

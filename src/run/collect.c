@@ -6,7 +6,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "dist/agree.h"
-#include "run/unit.h"
+#include "session/unit.h"
 #include "run/verbs.h"
 
 typedef struct link_list {

@@ -10,9 +10,9 @@
 #include "base/memory.h"
 #include "dist/agree.h"
 #include "run/eval_pass.h"
-#include "run/eval_results.h"
-#include "run/memory_watch.h"
-#include "run/unit.h"
+#include "session/eval_results.h"
+#include "session/memory_watch.h"
+#include "session/unit.h"
 #include "run/verbs.h"
 #include "solution/solution.h"
 
@@ -300,11 +300,11 @@ typedef struct batch {
   evaluation *e;
   eval_pass *p;
   variant_source source;
-  const char **names;   /* [1 + count] for messages */
+  const char **names;      /* [1 + count] for messages */
   prediction_score *score; /* [1 + count][windows][parts]: sums of everybody's segments; on rank 0 then [1 + count][windows] of means */
   int parts;               /* of a window */
-  int count, done, all; /* variants of this batch; in batches before it; of all */
-  double rate;          /* of gemm */
+  int count, done, all;    /* variants of this batch; in batches before it; of all */
+  double rate;             /* of gemm */
   layer_progress progress;
 } batch;
 

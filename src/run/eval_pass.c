@@ -32,8 +32,8 @@ eval_bytes eval_pass_memory(const team *t, const arch *a, const windows *w) {
   eval_bytes b = {0};
   uint64_t rows = (uint64_t)segments_most_rows(w->length), most = (uint64_t)((team_segments(t, w) + t->size - 1) / t->size);
   b.variant = most * rows * ((uint64_t)a->hidden * sizeof(float) + sizeof(prediction));
-  b.fixed = b.variant + rows * (uint64_t)(a->hidden + block_wide(a) + 1) * sizeof(float) + block_scratch_bytes(a, w->length, (int64_t)rows) +
-            3 * sizeof(float) * HEAD_ROWS * HEAD_COLUMNS;
+  b.fixed = b.variant + rows * (uint64_t)(a->hidden + block_wide(a) + 1) * sizeof(float) +
+            block_scratch_bytes(a, w->length, (int64_t)rows) + 3 * sizeof(float) * HEAD_ROWS * HEAD_COLUMNS;
   b.shared = 2 * (uint64_t)layer_weights_floats(a) * sizeof(float) + keys_bytes(t, a, w);
   return b;
 }

@@ -12,7 +12,7 @@
 #include "base/settings.h"
 #include "dist/agree.h"
 #include "run/export_request.h"
-#include "run/unit.h"
+#include "session/unit.h"
 #include "run/verbs.h"
 
 enum { SETTINGS_MOST = 4096 };

@@ -3,7 +3,7 @@
 #define CLOQWORK_RUN_EXPORT_REQUEST_H
 
 #include "export/export.h"
-#include "run/session.h"
+#include "session/session.h"
 
 /* One more matrix of q->matrices, which has room for it. setting_name is borrowed. E_MEMORY. */
 status export_request_add(const session *c, int64_t layer, linear_id l, const char *setting_name, int rank, export_request *q);

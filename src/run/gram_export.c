@@ -1,4 +1,4 @@
-/* cloqwork grams: Grams as plain files (run/gram_folder.h), written here; taken from such a folder, it is the calibrate stage of a job. */
+/* cloqwork grams: Grams as plain files (session/gram_folder.h), written here; taken from such a folder, it is the calibrate stage of a job. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -14,8 +14,8 @@
 #include "export/image.h"
 #include "export/place.h"
 #include "model/npy.h"
-#include "run/gram_folder.h"
-#include "run/unit.h"
+#include "session/gram_folder.h"
+#include "session/unit.h"
 #include "run/verbs.h"
 
 enum { T = GRAM_TILE, ARRAYS = 3 };

@@ -13,10 +13,10 @@
 #include "calibrate/prefix.h"
 #include "calibrate/target.h"
 #include "dist/agree.h"
-#include "run/gram_take.h"
-#include "run/layer_solver.h"
-#include "run/scratch.h"
-#include "run/unit.h"
+#include "session/gram_take.h"
+#include "layer/solver.h"
+#include "session/scratch.h"
+#include "session/unit.h"
 #include "run/verbs.h"
 
 /* What libraries allocate as they are used: BLAS's packing, HDF5's and MPI-IO's caches (measured on one and two ranks). */

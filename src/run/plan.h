@@ -4,8 +4,8 @@
 
 #include <stdio.h>
 
-#include "run/forecast.h"
-#include "run/sharing.h"
+#include "cost/forecast.h"
+#include "session/sharing.h"
 
 typedef struct stage {
   int64_t units, missing;

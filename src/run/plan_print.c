@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "run/few_tokens.h"
+#include "job/few_tokens.h"
 #include "run/plan.h"
 
 static double gib(uint64_t bytes) { return (double)bytes / (1 << 30); }

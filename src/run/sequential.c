@@ -16,10 +16,10 @@
 #include "base/memory.h"
 #include "calibrate/prefix.h"
 #include "dist/agree.h"
-#include "run/memory_watch.h"
-#include "run/scratch.h"
+#include "session/memory_watch.h"
+#include "session/scratch.h"
 #include "run/solve.h"
-#include "run/unit.h"
+#include "session/unit.h"
 
 typedef struct sequence {
   session *c; /* a view of one setting */
@@ -180,7 +180,7 @@ static status solve_layer(sequence *q, int64_t layer, bool warned[IN_COUNT], lay
   TRY(layer_begin(&q->solver, layer, &pending));
   for (int i = 0; i < IN_COUNT; i++) {
     TRY(solve_input(q, layer, (input_id)i, list));
-    layer_progress_show(p, (i + 1.0) / IN_COUNT, -1);
+    layer_progress_show(p, layer_share(c, i + 1), -1);
   }
   double start = clock_now();
   for (int set = 0; set < SET_COUNT; set++)

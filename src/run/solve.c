@@ -8,11 +8,11 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "dist/agree.h"
-#include "run/few_tokens.h"
-#include "run/memory_watch.h"
-#include "run/solution_file.h"
+#include "job/few_tokens.h"
+#include "session/memory_watch.h"
+#include "layer/solution_file.h"
 #include "run/solve.h"
-#include "run/unit.h"
+#include "session/unit.h"
 #include "run/verbs.h"
 
 /* ---- units ---- */

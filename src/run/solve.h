@@ -3,7 +3,7 @@
 #ifndef CLOQWORK_RUN_SOLVE_H
 #define CLOQWORK_RUN_SOLVE_H
 
-#include "run/layer_solver.h"
+#include "layer/solver.h"
 
 /* Which settings of a layer are still to be solved. E_USAGE: a file that was made from something else. */
 status solve_find_pending(const session *c, int64_t layer, const char *gram_fingerprint, bool *pending, int *count);

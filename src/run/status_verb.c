@@ -9,7 +9,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "dist/agree.h"
-#include "run/unit.h"
+#include "session/unit.h"
 #include "run/verbs.h"
 
 typedef struct tally {

@@ -5,8 +5,8 @@
 
 #include "base/log.h"
 #include "dist/agree.h"
-#include "run/methods.h"
-#include "run/report.h"
+#include "job/methods.h"
+#include "report/report.h"
 #include "store/container.h"
 
 status verb_run(session *c) {

@@ -2,7 +2,7 @@
 #ifndef CLOQWORK_RUN_VERBS_H
 #define CLOQWORK_RUN_VERBS_H
 
-#include "run/session.h"
+#include "session/session.h"
 
 /* What is opened before a verb works: with NEEDS_NOTHING the session holds the arguments and ranks alone. */
 typedef enum verb_needs { NEEDS_NOTHING, NEEDS_MODEL, NEEDS_TOKENS } verb_needs;

@@ -8,10 +8,10 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "dist/agree.h"
-#include "run/eval_results.h"
-#include "run/layer_sizes.h"
-#include "run/layer_solver.h"
-#include "run/unit.h"
+#include "session/eval_results.h"
+#include "layer/sizes.h"
+#include "layer/solver.h"
+#include "session/unit.h"
 #include "run/verbs.h"
 
 typedef struct verifier {

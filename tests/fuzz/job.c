@@ -2,7 +2,7 @@
 #include "fuzz.h"
 
 #include "base/settings.h"
-#include "run/job.h"
+#include "job/job.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   job j;

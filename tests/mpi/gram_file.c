@@ -7,7 +7,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "check.h"
-#include "run/gram_file.h"
+#include "session/gram_file.h"
 
 enum { N = 160, TILES = 3, TT = GRAM_TILE * GRAM_TILE };
 

@@ -9,7 +9,7 @@
 #include "base/memory.h"
 #include "check.h"
 #include "dist/agree.h"
-#include "run/report.h"
+#include "report/report.h"
 #include "store/container.h"
 
 enum { RANK_MAX = 4, OUT = 24, IN = 40, LAYERS = 2 };

@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "run/few_tokens.h"
+#include "job/few_tokens.h"
 
 static const arch model = {.hidden = 96, .layers = 1, .intermediate = 160, .vocab = 100, .heads = 6, .kv_heads = 2, .head_dim = 16};
 

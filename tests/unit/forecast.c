@@ -8,7 +8,7 @@
 #include "calibrate/gram.h"
 #include "joint/refine.h"
 #include "quant/optq.h"
-#include "run/forecast.h"
+#include "cost/forecast.h"
 
 enum { HIDDEN = 64, WIDE = 128, LAYERS = 6, WINDOWS = 32, LENGTH = 2048 };
 

@@ -5,7 +5,7 @@
 
 #include "base/memory.h"
 #include "base/settings.h"
-#include "run/session.h"
+#include "session/session.h"
 
 static const char A[] = "aa00000000000000000000000000000000000000000000000000000000000000", B[] = "bb", C[] = "cc";
 

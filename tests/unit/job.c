@@ -9,7 +9,7 @@
 
 #include "base/memory.h"
 #include "base/settings.h"
-#include "run/job.h"
+#include "job/job.h"
 
 /* The file is called job.yaml in a folder of its own, the current one, so that messages are the user's. */
 static char folder[] = "/tmp/cloqwork-job-XXXXXX";

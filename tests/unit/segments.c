@@ -48,7 +48,8 @@ static void sizes(void **state) {
   w = (windows){.count = 9, .length = 400}; /* five windows a chunk, two a segment */
   g = segment_at(&w, 2);
   assert_true(g.chunk == 0 && g.window == 1600 && g.rows.sequences == 1);
-  assert_true(segments_count(&w) == 3 + 2 && segment_at(&w, 4).rows.sequences == 2 && segments_before(&w, 1) == 3 && segments_before(&w, 2) == 5);
+  assert_true(segments_count(&w) == 3 + 2 && segment_at(&w, 4).rows.sequences == 2 && segments_before(&w, 1) == 3 &&
+              segments_before(&w, 2) == 5);
 }
 
 static void dealt_there_and_back(void **state) {

@@ -10,8 +10,8 @@
 
 #include "base/memory.h"
 #include "base/settings.h"
-#include "run/job.h"
-#include "run/sharing.h"
+#include "job/job.h"
+#include "session/sharing.h"
 
 static char folder[] = "/tmp/cloqwork-sweep-XXXXXX";
 
