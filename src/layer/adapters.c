@@ -12,7 +12,7 @@
 
 /* ---- losses of residuals ---- */
 
-/* My rows' terms into shared memory, then the sum in the order of rows on every rank. */
+/* My rows' terms into shared memory, then the sum in the order of rows on every rank. s NULL: of the weights themselves. */
 status team_trace(input_work *w, int k, const solution *s, const float *h, double *sum) {
   session *c = w->s->c;
   status st = OK;
@@ -27,7 +27,7 @@ status team_trace(input_work *w, int k, const solution *s, const float *h, doubl
       solution_residual(s, weights_of(w, k), at, upto, w->s->slab);
       e = w->s->slab;
     }
-    st = adapter_trace(in, e, h, 0, upto - at, rows + at, &part);
+    st = (s ? adapter_trace : adapter_reference)(in, e, h, 0, upto - at, rows + at, &part);
   }
   st = agree(c->team.comm, st);
   team_barrier(&c->team);
