@@ -1,6 +1,6 @@
 /* The results of a run as a table and a page for people, as JSON and CSV for scripts: every solution file below RUN/solutions. Local.
  *
- * data.h reads the containers, story.h what the run left beside them, checks.h judges; report.c prints the table, files.c JSON and
+ * data.h reads the containers, story.h what the run left beside them, checks.h judges; table.c prints the table, files.c JSON and
  * CSV; figures.h draws, html.h writes the page, page.c puts it together.
  *
  * Per setting and matrix type (and over all): geometric mean over layers of loss[r] / reference, at r = 0 (codes alone) and at each
