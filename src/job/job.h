@@ -138,7 +138,7 @@ static inline bool setting_refines(const setting *s) { return setting_scheme(s) 
 /* Is its adapter a fit of what the codes leave? */
 static inline bool setting_fits(const setting *s) { return setting_scheme(s) == SCHEME_FIT || setting_refines(s); }
 static inline bool setting_nests(const setting *s) { return !setting_joint(s) && !setting_refines(s); } /* one solution for all ranks? */
-/* Does it see the activations of its own quantized prefix? Then its layers come one after the other, and its Grams are its own (run/sequential.h). */
+/* Does it see the activations of its own quantized prefix? Then its layers come one after the other, and its Grams are its own (run/sequential.c). */
 static inline bool setting_follows(const setting *s) { return s->options.act_quantizer != INPUTS_FULL; }
 /* The ranks that have codes of their own, ascending, into ranks [rank_count] (may be NULL); returns how many: all of a joint scheme; of one that
  * refines those that options.refine_ranks says (spread: the smallest, and again the smallest of those above twice it, until none is left); one that
