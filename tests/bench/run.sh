@@ -120,7 +120,7 @@ with_threads() {
     local lib
     lib=/usr/lib/$(gcc -print-multiarch)
     if [ ! -e "$dir/blis-openmp$lib/blis-openmp/libblis.so.4" ]; then
-        (cd "$dir" && apt-get -q download libblis4-openmp && dpkg -x libblis4-openmp_*.deb blis-openmp && rm libblis4-openmp_*.deb) >&2
+        (cd "$dir" && apt-get -qq -o APT::Sandbox::User=root download libblis4-openmp && dpkg -x libblis4-openmp_*.deb blis-openmp && rm libblis4-openmp_*.deb) >&2
     fi
     export LD_LIBRARY_PATH=$dir/blis-openmp$lib/blis-openmp:$lib/lapack OMP_NUM_THREADS=$1 BLIS_NUM_THREADS=$1 OMPI_MCA_hwloc_base_binding_policy=none
 }

@@ -9,35 +9,8 @@ command -v python3 >/dev/null && command -v h5dump >/dev/null || exit 77
 SEED=${SEED:-2013}
 echo "seed $SEED"
 
-# The smallest model there can be, cut out of the tiny one, and a job that takes every kind of operation: the grid's adapters go through ScaLAPACK.
-mkdir "$WORK/model"
-python3 - "$PROJECT/data/tiny" "$WORK/model" <<'P' || exit 1
-import json, math, shutil, struct, sys
-
-source, target = sys.argv[1:]
-narrow = {128: 32, 384: 64, 64: 32}
-with open(source + "/model.safetensors", "rb") as f:
-    header = json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
-    data = f.read()
-kept, body = {}, b""
-for name, t in header.items():
-    if name == "__metadata__" or ("layers." in name and "layers.0." not in name):
-        continue
-    shape = [narrow.get(n, n) for n in t["shape"]]
-    begin, size = t["data_offsets"][0], 2 * math.prod(shape)
-    kept[name] = {"dtype": t["dtype"], "shape": shape, "data_offsets": [len(body), len(body) + size]}
-    body += data[begin : begin + size]
-text = json.dumps(kept).encode()
-with open(target + "/model.safetensors", "wb") as f:
-    f.write(struct.pack("<Q", len(text)) + text + body)
-with open(source + "/config.json") as f:
-    config = json.load(f)
-config.update(num_hidden_layers=1, hidden_size=32, intermediate_size=64, num_attention_heads=1, num_key_value_heads=1)
-with open(target + "/config.json", "w") as f:
-    json.dump(config, f)
-for name in ("tokenizer.json", "tokenizer_config.json"):
-    shutil.copy(source + "/" + name, target)
-P
+# A job that takes every kind of operation: the grid's adapters go through ScaLAPACK.
+smallest_model "$WORK/model"
 cat >"$WORK/job.yaml" <<J
 model: $WORK/model
 output: $WORK/run
