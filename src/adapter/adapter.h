@@ -58,10 +58,6 @@ void adapter_free(adapter *a);
  * other rows, so that any deal of rows gives the same terms. h NULL: the identity. row_loss (may be NULL): [end - begin] its terms. */
 status adapter_trace(int64_t m, const float *e, const float *h, int64_t begin, int64_t end, double *row_loss, double *sum);
 
-/* The same of weights, whose loss others are divided by: products in float, more than twice as fast; rounding is some 1e-8 of the sum (1e-6 of a row's
- * term), since nothing in them is made to cancel against H, as residuals are. h is not NULL. */
-status adapter_reference(int64_t m, const float *w, const float *h, int64_t begin, int64_t end, double *row_loss, double *sum);
-
 /* out (rows, m) = x (rows, m) with column j times sqrt(diagonal[j]); out may be x. A diagonal metric is the identity of scaled E and A: so
  * adapter_trace and adapter_losses serve it with h NULL, to the rounding of float. */
 void adapter_scale(int64_t rows, int64_t m, const float *x, const float *diagonal, float *out);

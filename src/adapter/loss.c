@@ -1,5 +1,4 @@
 #include <math.h>
-#include <string.h>
 
 #include "adapter/internal.h"
 #include "adapter/mixed.h"
@@ -15,13 +14,6 @@ HOT static double dot(int64_t n, const double *restrict x, const double *restric
   double sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < n; i++) sum += x[i] * y[i];
-  return sum;
-}
-
-HOT static double float_dot(int64_t n, const float *restrict x, const float *restrict y) {
-  double sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < n; i++) sum += (double)x[i] * (double)y[i];
   return sum;
 }
 
@@ -79,37 +71,6 @@ status adapter_trace(int64_t m, const float *e, const float *h, int64_t begin, i
   }
 done:
   FREE(x);
-  FREE(y);
-  return st;
-}
-
-/* As above; a band of fewer rows is filled up, so that BLAS is always asked for the same shapes. */
-status adapter_reference(int64_t m, const float *w, const float *h, int64_t begin, int64_t end, double *row_loss, double *sum) {
-  status st = OK;
-  float *band = NULL, *y = NULL;
-  double terms[BAND];
-  *sum = 0;
-  TRY(NEW(y, BAND * STRIP, "rows of W H"));
-  if ((end - begin) % BAND) TRY(NEW(band, BAND * m, "a band of rows"));
-  for (int64_t i0 = begin; i0 < end; i0 += BAND) {
-    int64_t rows = least(BAND, end - i0);
-    const float *x = w + i0 * m;
-    if (rows < BAND) x = memcpy(band, x, (size_t)(rows * m) * sizeof *x);
-    for (int64_t i = 0; i < rows; i++) terms[i] = 0;
-    for (int64_t j = 0; j < m; j += STRIP) {
-      int columns = (int)least(STRIP, m - j), below = (int)(m - j - columns);
-      const float *strip = h + j * m + j;
-      sgemm(false, false, BAND, columns, columns, 1, x + j, (int)m, strip, (int)m, 0, y, STRIP);
-      if (below) sgemm(false, false, BAND, columns, below, 2, x + j + columns, (int)m, strip + columns * m, (int)m, 1, y, STRIP);
-      for (int64_t i = 0; i < rows; i++) terms[i] += float_dot(columns, x + i * m + j, y + i * STRIP);
-    }
-    for (int64_t i = 0; i < rows; i++) {
-      if (row_loss) row_loss[i0 - begin + i] = terms[i];
-      *sum += terms[i];
-    }
-  }
-done:
-  FREE(band);
   FREE(y);
   return st;
 }

@@ -7,14 +7,14 @@
 #include "calibrate/prefix.h"
 #include "calibrate/target.h"
 #include "dist/agree.h"
+#include "layer/sizes.h"
+#include "layer/work.h"
 #include "quant/billm.h"
 #include "quant/descent.h"
 #include "quant/magr.h"
 #include "quant/optq.h"
 #include "quant/salience.h"
 #include "quant/slim.h"
-#include "layer/sizes.h"
-#include "layer/work.h"
 #include "session/sharing.h"
 
 const char *const step_names[STEP_COUNT] = {"scan",     "weights", "linears", "attention", "grams",   "write",  "load",  "magr",  "factor",
@@ -194,11 +194,10 @@ static void cost_codes(input_cost *w, int p, int l) {
   spend_rows(k, STEP_QUANTIZE, grid_rate(&rule), out, in, grid_work(&rule, (double)(out * in)), false);
 }
 
-/* rate: of residuals RATE_TRACE, of the weights themselves RATE_GEMM. */
-static void cost_trace(input_cost *w, int l, rate_id rate) {
+static void cost_trace(input_cost *w, int l) {
   int64_t out, in;
   shape_at(w, l, &out, &in);
-  for (int s = 0; s < w->sets; s++) spend_rows(w->k, STEP_TRACE, rate, out, in, (double)out * square(in), true);
+  for (int s = 0; s < w->sets; s++) spend_rows(w->k, STEP_TRACE, RATE_TRACE, out, in, (double)out * square(in), true);
 }
 
 static void cost_refine(input_cost *w, int p, int l) {
@@ -280,7 +279,7 @@ static status cost_adapters(input_cost *w) {
       int rank = piece_rank(&w->pieces[p], w->layer, w->linears[l]);
       int64_t out, in;
       shape_at(w, l, &out, &in);
-      if (plan->codes.how == PART_OWN) cost_trace(w, l, RATE_TRACE);
+      if (plan->codes.how == PART_OWN) cost_trace(w, l);
       if (plan->fit.how != PART_OWN) continue;
       adapter_request q = adapter_shape(s, rank, out, in);
       double flops = setting_fits(s) ? fit_flops(s, &q) : 0, losses = 2.0 * rank * (double)in * (double)(in + out) * w->sets;
@@ -331,7 +330,7 @@ static status cost_start(input_cost *w) {
     int own = layer_start_rows(&c->job, out, in);
     rows = own > rows ? own : rows;
     weights += 2.0 * (double)(out * in);
-    cost_trace(w, l, RATE_GEMM);
+    cost_trace(w, l);
   }
   for (int i = 0; i < c->job.setting_count; i++)
     lambda |= w->pending[i] && (c->job.settings[i].method->magr || c->job.settings[i].method->init == INIT_L4Q);

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "calibrate/gram.h"
+#include "cost/machine.h"
 #include "dist/agree.h"
 #include "dist/dlinalg.h"
 #include "joint/deflate.h"
@@ -19,7 +20,6 @@
 #include "quant/magr.h"
 #include "quant/optq.h"
 #include "quant/sweep.h"
-#include "cost/machine.h"
 #include "session/unit.h"
 #include "solution/solution.h"
 

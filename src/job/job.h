@@ -8,12 +8,12 @@
 
 #include "base/json.h"
 #include "base/status.h"
+#include "job/matrix_numbers.h"
+#include "job/methods.h"
 #include "model/checkpoint.h"
 #include "model/tokens.h"
 #include "quant/grid.h"
 #include "quant/magr.h"
-#include "job/matrix_numbers.h"
-#include "job/methods.h"
 
 /* The names of spec methods.md section 15; "auto" is resolved per setting before anything runs, the resolved value is recorded. */
 typedef struct options {

@@ -10,8 +10,8 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/settings.h"
-#include "quant/nf.h"
 #include "job/options.h"
+#include "quant/nf.h"
 
 enum { MOST_SETTINGS = 4096, MOST_BITS = 8, MOST_LABEL = 64 };
 

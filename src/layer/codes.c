@@ -7,12 +7,12 @@
 #include "base/memory.h"
 #include "dist/agree.h"
 #include "dist/dlinalg.h"
+#include "layer/work.h"
 #include "quant/billm.h"
 #include "quant/magr.h"
 #include "quant/optq.h"
 #include "quant/salience.h"
 #include "quant/slim.h"
-#include "layer/work.h"
 #include "session/sharing.h"
 #include "session/unit.h"
 

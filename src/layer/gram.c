@@ -8,10 +8,10 @@
 #include "calibrate/target.h"
 #include "dist/agree.h"
 #include "dist/dlinalg.h"
+#include "layer/work.h"
 #include "quant/magr.h"
 #include "quant/optq.h"
 #include "quant/sweep.h"
-#include "layer/work.h"
 #include "session/unit.h"
 
 /* ---- dealing ---- */

@@ -2,15 +2,15 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "joint/alternation.h"
-#include "joint/l4q.h"
 #include "adapter/zero.h"
 #include "base/clock.h"
 #include "base/memory.h"
+#include "joint/alternation.h"
+#include "joint/l4q.h"
+#include "layer/work.h"
 #include "quant/codes.h"
 #include "quant/nf.h"
 #include "quant/optq.h"
-#include "layer/work.h"
 
 /* The whole matrix being rounded again and again: codes and grid of the latest round, and where the kept ones go. */
 typedef struct joint_codes {

@@ -4,13 +4,13 @@
 
 #include "base/memory.h"
 #include "dist/agree.h"
+#include "layer/work.h"
 #include "quant/billm.h"
 #include "quant/codes.h"
 #include "quant/descent.h"
 #include "quant/nf.h"
 #include "quant/optq.h"
 #include "quant/slim.h"
-#include "layer/work.h"
 
 /* ---- rows on a uniform grid ---- */
 

@@ -1,13 +1,13 @@
 /* What a layer takes, from the job and the model's shapes alone: for plan, and for the solver's own memory. Local. */
 #include "calibrate/target.h"
+#include "layer/sizes.h"
+#include "layer/work.h"
 #include "quant/billm.h"
 #include "quant/descent.h"
 #include "quant/magr.h"
 #include "quant/optq.h"
 #include "quant/salience.h"
 #include "quant/slim.h"
-#include "layer/sizes.h"
-#include "layer/work.h"
 #include "session/sharing.h"
 
 int layer_start_rows(const job *j, int64_t out, int64_t in) {

@@ -7,9 +7,9 @@
 #include <stdint.h>
 
 #include "base/status.h"
-#include "session/eval_results.h"
 #include "job/job.h"
 #include "model/checkpoint.h"
+#include "session/eval_results.h"
 
 enum { MATRIX_ALL = LIN_COUNT, MATRIX_TYPES, ON_CALIBRATION = 0, ON_HELDOUT, GRAM_KINDS };
 

@@ -6,8 +6,8 @@
 #ifndef CLOQWORK_REPORT_FIGURES_H
 #define CLOQWORK_REPORT_FIGURES_H
 
-#include "report/data.h"
 #include "base/json.h"
+#include "report/data.h"
 
 enum { FIGURES_MOST = 16 };
 

@@ -2,9 +2,9 @@
 #include <math.h>
 
 #include "base/json.h"
-#include "report/report.h"
 #include "report/checks.h"
 #include "report/csv.h"
+#include "report/report.h"
 #include "report/story.h"
 #include "report/text.h"
 

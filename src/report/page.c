@@ -5,10 +5,10 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
-#include "report/report.h"
 #include "report/checks.h"
 #include "report/figures.h"
 #include "report/html.h"
+#include "report/report.h"
 #include "report/story.h"
 #include "report/text.h"
 

@@ -11,9 +11,9 @@
 #include "base/memory.h"
 #include "base/settings.h"
 #include "dist/agree.h"
+#include "run/verbs.h"
 #include "session/sharing.h"
 #include "session/unit.h"
-#include "run/verbs.h"
 #include "solution/solution.h"
 
 enum { RANK_STEP = 8 };

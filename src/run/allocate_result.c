@@ -6,8 +6,8 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/settings.h"
-#include "run/allocate.h"
 #include "job/options.h"
+#include "run/allocate.h"
 
 static int bits_of(const allocator *a, int i) { return a->settings[a->list[i].points[a->choice[i]].setting]->rule.bits; }
 static int rank_of(const allocator *a, int i) { return a->list[i].points[a->choice[i]].rank; }

@@ -10,11 +10,11 @@
 #include "calibrate/ring.h"
 #include "calibrate/streams.h"
 #include "dist/agree.h"
+#include "run/verbs.h"
 #include "session/gram_file.h"
 #include "session/gram_take.h"
 #include "session/memory_watch.h"
 #include "session/scratch.h"
-#include "run/verbs.h"
 
 /* Layers whose Gram files are still to be made: missing[layer] = bit per set. Local: one rank looks, not all at the same files. */
 static status find_missing(const session *c, uint8_t *missing, int64_t *count) {

@@ -6,8 +6,8 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "dist/agree.h"
-#include "session/unit.h"
 #include "run/verbs.h"
+#include "session/unit.h"
 
 typedef struct link_list {
   master_link *links;

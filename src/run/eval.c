@@ -10,10 +10,10 @@
 #include "base/memory.h"
 #include "dist/agree.h"
 #include "run/eval_pass.h"
+#include "run/verbs.h"
 #include "session/eval_results.h"
 #include "session/memory_watch.h"
 #include "session/unit.h"
-#include "run/verbs.h"
 #include "solution/solution.h"
 
 /* ---- what is to be evaluated ---- */

@@ -12,9 +12,10 @@ static double rows_flops(const arch *a, int64_t layer, const block_rows *r) {
          block_attention_flops(a, layer, r->sequences, r->begin);
 }
 
-/* The first chunk of a team, one after the other in proportion to their ranks; team = the number of teams: all chunks. */
+/* The first chunk of a team, one after the other in proportion to their ranks; index = the number of teams: all chunks. */
 static int first_chunk(const team *t, const windows *w, int index) {
-  int64_t ranks_before = index < t->count ? t->first[index] : t->job_size;
+  int64_t ranks_before = 0;
+  for (int i = 0; i < index; i++) ranks_before += t->sizes[i];
   return (int)(windows_chunks(w) * ranks_before / t->job_size);
 }
 
@@ -31,6 +32,7 @@ static size_t keys_bytes(const team *t, const arch *a, const windows *w) {
 eval_bytes eval_pass_memory(const team *t, const arch *a, const windows *w) {
   eval_bytes b = {0};
   uint64_t rows = (uint64_t)segments_most_rows(w->length), most = (uint64_t)((team_segments(t, w) + t->size - 1) / t->size);
+  if (most == 0) most = 1; /* a team that has nothing to do */
   b.variant = most * rows * ((uint64_t)a->hidden * sizeof(float) + sizeof(prediction));
   b.fixed = b.variant + rows * (uint64_t)(a->hidden + block_wide(a) + 1) * sizeof(float) +
             block_scratch_bytes(a, w->length, (int64_t)rows) + 3 * sizeof(float) * HEAD_ROWS * HEAD_COLUMNS;

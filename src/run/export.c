@@ -12,8 +12,8 @@
 #include "base/settings.h"
 #include "dist/agree.h"
 #include "run/export_request.h"
-#include "session/unit.h"
 #include "run/verbs.h"
+#include "session/unit.h"
 
 enum { SETTINGS_MOST = 4096 };
 

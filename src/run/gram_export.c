@@ -14,9 +14,9 @@
 #include "export/image.h"
 #include "export/place.h"
 #include "model/npy.h"
+#include "run/verbs.h"
 #include "session/gram_folder.h"
 #include "session/unit.h"
-#include "run/verbs.h"
 
 enum { T = GRAM_TILE, ARRAYS = 3 };
 static const char *const arrays[ARRAYS] = {NULL, "mean_abs", "max_mean_abs"};

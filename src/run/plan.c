@@ -13,11 +13,11 @@
 #include "calibrate/prefix.h"
 #include "calibrate/target.h"
 #include "dist/agree.h"
-#include "session/gram_take.h"
 #include "layer/solver.h"
+#include "run/verbs.h"
+#include "session/gram_take.h"
 #include "session/scratch.h"
 #include "session/unit.h"
-#include "run/verbs.h"
 
 /* What libraries allocate as they are used: BLAS's packing, HDF5's and MPI-IO's caches (measured on one and two ranks). */
 enum { LIBRARY_BUFFERS = 6 << 20 };

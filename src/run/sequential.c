@@ -16,9 +16,9 @@
 #include "base/memory.h"
 #include "calibrate/prefix.h"
 #include "dist/agree.h"
+#include "run/solve.h"
 #include "session/memory_watch.h"
 #include "session/scratch.h"
-#include "run/solve.h"
 #include "session/unit.h"
 
 typedef struct sequence {

@@ -9,11 +9,11 @@
 #include "base/memory.h"
 #include "dist/agree.h"
 #include "job/few_tokens.h"
-#include "session/memory_watch.h"
 #include "layer/solution_file.h"
 #include "run/solve.h"
-#include "session/unit.h"
 #include "run/verbs.h"
+#include "session/memory_watch.h"
+#include "session/unit.h"
 
 /* ---- units ---- */
 

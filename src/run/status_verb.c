@@ -9,8 +9,8 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "dist/agree.h"
-#include "session/unit.h"
 #include "run/verbs.h"
+#include "session/unit.h"
 
 typedef struct tally {
   int64_t done, all;

@@ -8,11 +8,11 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "dist/agree.h"
-#include "session/eval_results.h"
 #include "layer/sizes.h"
 #include "layer/solver.h"
-#include "session/unit.h"
 #include "run/verbs.h"
+#include "session/eval_results.h"
+#include "session/unit.h"
 
 typedef struct verifier {
   session *c;

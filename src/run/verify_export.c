@@ -6,8 +6,8 @@
 #include "base/memory.h"
 #include "dist/agree.h"
 #include "run/export_request.h"
-#include "session/unit.h"
 #include "run/verbs.h"
+#include "session/unit.h"
 
 bool verify_is_export(const arguments *a) { return a->target && export_is_folder(a->target); }
 

@@ -9,10 +9,10 @@
 #include "calibrate/pass.h"
 #include "dist/grid.h"
 #include "dist/team.h"
+#include "job/job.h"
 #include "model/checkpoint.h"
 #include "model/tokens.h"
 #include "session/gram_sources.h"
-#include "job/job.h"
 
 /* What the command line said. */
 typedef struct arguments {

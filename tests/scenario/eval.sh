@@ -50,6 +50,11 @@ for way in "2 parallel.team=2" "3 parallel.team=3" "3 parallel.team=2"; do
   fresh "${way% *}" "${cut[@]}" --set "${way#* }"
   cmp -s "$WORK/cut.json" "$WORK/json" || fault "windows of 700 tokens, $way: other numbers: $(diff "$WORK/cut.json" "$WORK/json" | head -5)"
 done
+# fewer windows than teams
+fresh 1 --set eval.windows=1
+mv "$WORK/json" "$WORK/cut.json"
+fresh 3 --set eval.windows=1 --set parallel.team=1
+cmp -s "$WORK/cut.json" "$WORK/json" || fault "one window and three teams: other numbers: $(diff "$WORK/cut.json" "$WORK/json" | head -5)"
 # batches: as little memory as one variant takes
 on 2 eval "$WORK/job.yaml" --set parallel.memory_per_node=0.002 --rank 5 >/dev/null 2>"$WORK/err" && fault "0.002 GiB: expected a refusal"
 least=$(sed -n 's/.*expected at least \([0-9.]*\) GiB.*/\1/p' "$WORK/err")

@@ -6,9 +6,9 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "calibrate/gram.h"
+#include "cost/forecast.h"
 #include "joint/refine.h"
 #include "quant/optq.h"
-#include "cost/forecast.h"
 
 enum { HIDDEN = 64, WIDE = 128, LAYERS = 6, WINDOWS = 32, LENGTH = 2048 };
 
