@@ -107,16 +107,16 @@ typedef struct tile_kind {
   void (*pack_rows)(int64_t k, int64_t columns, const float *restrict f, int64_t ldf, double *restrict panel);
   void (*pack_x)(int64_t rows, int64_t k, double alpha, const double *restrict x, int64_t ldx, double *restrict packed);
 } tile_kind;
-#define KIND(name, how, tr, tc)                                                                                                          \
-  how static void name##_columns(int64_t k, int64_t columns, const float *restrict f, int64_t ldf, double *restrict panels) {            \
-    columns_to_panels(tc, k, columns, f, ldf, panels);                                                                                   \
-  }                                                                                                                                      \
-  how static void name##_rows(int64_t k, int64_t columns, const float *restrict f, int64_t ldf, double *restrict panel) {                \
-    rows_to_panel(tc, k, columns, f, ldf, panel);                                                                                        \
-  }                                                                                                                                      \
-  how static void name##_x(int64_t rows, int64_t k, double alpha, const double *restrict x, int64_t ldx, double *restrict packed) {      \
-    rows_to_bands(tr, rows, k, alpha, x, ldx, packed);                                                                                   \
-  }                                                                                                                                      \
+#define KIND(name, how, tr, tc)                                                                                                     \
+  how static void name##_columns(int64_t k, int64_t columns, const float *restrict f, int64_t ldf, double *restrict panels) {       \
+    columns_to_panels(tc, k, columns, f, ldf, panels);                                                                              \
+  }                                                                                                                                 \
+  how static void name##_rows(int64_t k, int64_t columns, const float *restrict f, int64_t ldf, double *restrict panel) {           \
+    rows_to_panel(tc, k, columns, f, ldf, panel);                                                                                   \
+  }                                                                                                                                 \
+  how static void name##_x(int64_t rows, int64_t k, double alpha, const double *restrict x, int64_t ldx, double *restrict packed) { \
+    rows_to_bands(tr, rows, k, alpha, x, ldx, packed);                                                                              \
+  }                                                                                                                                 \
   static const tile_kind kind_##name = {tr, tc, tile_##name, name##_columns, name##_rows, name##_x};
 KIND(narrow, HOT, NARROW_ROWS, NARROW_COLUMNS)
 #ifdef WIDE_KERNEL
