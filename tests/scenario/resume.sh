@@ -2,7 +2,7 @@
 # Killed at random moments, stopped by signals, run again: always the bytes of an undisturbed run, and nothing finished is done twice.
 . "$(dirname "$0")/common.sh"
 command -v h5dump >/dev/null || exit 77
-KILLS=${KILLS:-20}
+KILLS=${KILLS:-30}
 
 small_job "$WORK/job.yaml" "$WORK/calm"
 on 2 run "$WORK/job.yaml" --quiet >/dev/null || fault "the undisturbed run ended with $?"
