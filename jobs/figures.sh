@@ -23,6 +23,6 @@ for script in *.gp; do
     name=${script%.gp}
     # inches of the page's 640 points; a script sets no terminal of its own
     size=$(sed -n 's/.*viewBox="0 0 \([0-9]*\) \([0-9]*\)".*/\1 \2/p' "$name.svg" | awk '{ printf "%.2f,%.2f", $1 / 100, $2 / 100; exit }')
-    gnuplot -d -e "set terminal pdfcairo size $size font 'sans,11'; set output '$name.pdf'" "$script"
+    LC_ALL=C.UTF-8 gnuplot -d -e "set terminal pdfcairo size $size font 'sans,11'; set output '$name.pdf'" "$script"
     printf '%s\n' "$run/figures/$name.pdf"
 done

@@ -21,19 +21,37 @@ void gnuplot_text(FILE *script, const char *text) {
   fputc('\'', script);
 }
 
+/* The environment with a locale whose letters are those of the scripts: in a batch job's plain one gnuplot warns of each script. */
+static status environment_in_utf8(char ***copy) {
+  static char utf8[] = "LC_ALL=C.UTF-8";
+  size_t count = 0, kept = 0;
+  while (environ[count]) count++;
+  status st = NEW(*copy, count + 2, "an environment");
+  for (size_t i = 0; i < count && st == OK; i++)
+    if (strncmp(environ[i], utf8, strlen("LC_ALL=")) != 0) (*copy)[kept++] = environ[i];
+  if (st == OK) (*copy)[kept] = utf8;
+  return st;
+}
+
 static status run_gnuplot(const char *folder, const char *name, int width, int height, bool *found) {
   posix_spawn_file_actions_t actions;
   pid_t child;
+  char **environment = NULL;
   int ended = 0;
   char orders[256], script[64], *const words[] = {"gnuplot", "-d", "-e", orders, script, NULL};
   snprintf(script, sizeof script, "%s.gp", name);
   snprintf(orders, sizeof orders, "set terminal svg size %d,%d dynamic font 'sans,13'; set output '%s.svg'", width, height, name);
-  if (posix_spawn_file_actions_init(&actions) != 0) return fail(E_MEMORY, "gnuplot: no memory to start it");
+  if (environment_in_utf8(&environment) != OK) return E_MEMORY;
+  if (posix_spawn_file_actions_init(&actions) != 0) {
+    FREE(environment);
+    return fail(E_MEMORY, "gnuplot: no memory to start it");
+  }
   posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
   posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
   posix_spawn_file_actions_addchdir_np(&actions, folder);
-  int rc = posix_spawnp(&child, words[0], &actions, NULL, words, environ);
+  int rc = posix_spawnp(&child, words[0], &actions, NULL, words, environment);
   posix_spawn_file_actions_destroy(&actions);
+  FREE(environment);
   *found = rc != ENOENT;
   if (rc == ENOENT) return OK;
   if (rc != 0) return fail(E_IO, "gnuplot: cannot be started: %s", strerror(rc));
