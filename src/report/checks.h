@@ -1,5 +1,5 @@
-/* What a reader of a report should know before trusting its numbers: certificates that do not hold and warnings, each with its matrix. Local; private to
- * report*.c. */
+/* What a reader of a report should know before trusting its numbers: certificates that do not hold and warnings, each with its matrix. Local; private to this
+ * room. */
 #ifndef CLOQWORK_REPORT_CHECKS_H
 #define CLOQWORK_REPORT_CHECKS_H
 

@@ -1,4 +1,4 @@
-/* What a report says of the results, read from the containers of a run. Local; private to report*.c. */
+/* What a report says of the results, read from the containers of a run. Local; private to this room. */
 #ifndef CLOQWORK_REPORT_DATA_H
 #define CLOQWORK_REPORT_DATA_H
 

@@ -1,4 +1,4 @@
-/* The pictures of a report: their data as CSV, a gnuplot script for each, and what gnuplot made of it. Local; private to report*.c.
+/* The pictures of a report: their data as CSV, a gnuplot script for each, and what gnuplot made of it. Local; private to this room.
  *
  * FOLDER/NAME.csv and FOLDER/NAME.gp are written for every picture; a script reads its data from the folder it is started in and sets no terminal, so the one
  * script serves the page (SVG) and paper (jobs/figures.sh: PDF). Names of settings reach gnuplot as quoted text alone. At most six curves of a picture have a

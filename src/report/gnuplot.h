@@ -1,4 +1,4 @@
-/* gnuplot as a child process, and its SVG made fit to stand in a page with others. Local; private to report*.c. */
+/* gnuplot as a child process, and its SVG made fit to stand in a page with others. Local; private to this room. */
 #ifndef CLOQWORK_REPORT_GNUPLOT_H
 #define CLOQWORK_REPORT_GNUPLOT_H
 

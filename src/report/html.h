@@ -1,4 +1,4 @@
-/* report.html: one file that needs no network and no script, prints, and follows the reader's choice of light or dark. Local; private to report*.c. */
+/* report.html: one file that needs no network and no script, prints, and follows the reader's choice of light or dark. Local; private to this room. */
 #ifndef CLOQWORK_REPORT_HTML_H
 #define CLOQWORK_REPORT_HTML_H
 

@@ -1,4 +1,4 @@
-/* How a run went, from what it wrote beside its results: metrics.jsonl, plan.json, run.log, export/. Local; private to report*.c.
+/* How a run went, from what it wrote beside its results: metrics.jsonl, plan.json, run.log, export/. Local; private to this room.
  *
  * A JSON object, as --json gives it: {program: [versions], hosts: [names], ranks: [a team's], begun, ended, blas, libraries: lines of run.log or null,
  * peak_gflops or null, stages: [{stage, units, seconds, steps: {name: seconds}, gflops, of_peak, private_bytes, shared_bytes, planned_seconds, planned_bytes}],

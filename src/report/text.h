@@ -1,4 +1,4 @@
-/* Numbers and names of a report as text, the same in the terminal's table and on the page. Local; private to report*.c. */
+/* Numbers and names of a report as text, the same in the terminal's table and on the page. Local; private to this room. */
 #ifndef CLOQWORK_REPORT_TEXT_H
 #define CLOQWORK_REPORT_TEXT_H
 

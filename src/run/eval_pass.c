@@ -128,7 +128,7 @@ status eval_pass_begin(eval_pass *p, int count) {
 }
 
 /* The block on stream v. Between its two parts and after them all ranks meet: then the keys are there, and nobody reads these weights and
- * keys any more. */
+ * keys any more. The first norm is made in both: to keep it would take a stream more. */
 static void forward(eval_pass *p, int64_t layer, const layer_weights *w, int v) {
   const arch *a = &p->model->arch;
   double start = clock_now();

@@ -126,8 +126,9 @@ with_threads() {
 }
 
 threads_against_ranks() {
-    local length=2048
+    local model length=2048
     checkpoint 7b
+    (with_threads 2) # fetched before anything is timed
     [ -z "$small" ] || length=128
     stages "$model" threads "${WINDOWS:-4}" $length 0 1:1:2 2:2 1:1:2 2:2 | tee "$dir/scaling.log"
     awk '
