@@ -28,26 +28,33 @@ to_the_end() {
   rm -rf "$WORK/killed"
 }
 
-# KILLS kills that found a running rank, up to five in a row on one run, so that restarts are restarted too. A run that was over before
-# the kill came does not count, and is checked like the others: so moments are drawn from what is about left of the work.
+layer_files() { find "$1" -name 'layer-*.h5' 2>/dev/null; }
+count_files() { layer_files "$1" | wc -l; }
+
+# KILLS kills that found a running rank, up to five in a row on one run, so that restarts are restarted too. The moment is drawn from the files
+# that are still to come and lies at random about the time that one takes after it, so that how busy the machine is changes nothing; the first
+# of them begins with start-up. A run that was over before the kill came does not count, and is checked like the others.
 RANDOM=${SEED:-4711}
 rm -rf "$WORK/killed"
-tries=0 hits=0 left=$span
+tries=0 hits=0 files=$(count_files "$WORK/calm") startup=$((span / 3))
 while [ "$hits" -lt "$KILLS" ] && [ "$tries" -lt $((6 * KILLS)) ]; do
   tries=$((tries + 1))
-  after=$((RANDOM % (left + 1)))
+  there=$(count_files "$WORK/killed")
+  file=$((there + RANDOM % (files - there + 1)))
+  after=$((RANDOM % ((file > there ? 2 * span / files : startup) + 1)))
   "$MPIRUN" -n 2 "$CLOQWORK" run "$WORK/job.yaml" --quiet --set output="$WORK/killed" >/dev/null 2>&1 </dev/null &
   launcher=$!
+  while [ "$(count_files "$WORK/killed")" -lt "$file" ] && kill -0 "$launcher" 2>/dev/null; do sleep 0.01; done
   sleep "$(printf '%d.%03d' $((after / 1000)) $((after % 1000)))"
   victim=$(pgrep -f "^[^ ]*cloqwork run $WORK/job.yaml .*$WORK/killed" | shuf -n 1 --random-source=<(yes "$tries"))
   hit=
-  [ -n "$victim" ] && kill -9 "$victim" 2>/dev/null && hit=1 && left=$((left - after / 2))
+  [ -n "$victim" ] && kill -9 "$victim" 2>/dev/null && hit=1
   wait "$launcher" 2>/dev/null
-  for f in $(find "$WORK/killed" -name 'layer-*.h5' 2>/dev/null); do
-    h5dump -A "$f" >/dev/null 2>&1 || fault "kill $hits after $after ms: $f has its final name and cannot be opened"
+  for f in $(layer_files "$WORK/killed"); do
+    h5dump -A "$f" >/dev/null 2>&1 || fault "kill $hits, $after ms after file $file: $f has its final name and cannot be opened"
   done
   [ -n "$hit" ] && hits=$((hits + 1))
-  if [ -z "$hit" ] || [ $((hits % 5)) -eq 0 ]; then to_the_end "kill $hits after $after ms"; left=$span; fi
+  if [ -z "$hit" ] || [ $((hits % 5)) -eq 0 ]; then to_the_end "kill $hits, $after ms after file $file"; fi
 done
 [ -d "$WORK/killed" ] && to_the_end "the last kill"
 echo "SIGKILL: $hits kills of a running rank in $tries runs, every one checked to the end"
