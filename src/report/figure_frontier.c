@@ -142,7 +142,7 @@ static void frontier_curve(FILE *script, const run_report *r, const families *f,
   if (!others) return;
   if (!style) snprintf(family, sizeof family, others == 1 ? "%d other" : "%d others", others);
   fprintf(script, "'%s.csv' using 5:($7 == %d ? $6 : NaN) with linespoints ls %d title ", name, style, style ? style : 9);
-  sheet_label(script, family);
+  sheet_label(script, family, LABEL_MOST);
   fprintf(script, ", \\\n  ");
 }
 

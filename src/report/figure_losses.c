@@ -112,7 +112,7 @@ status figure_ranks(const run_report *r, const int *chosen, int count, const cha
                     "maxcols 2\nplot ");
   for (int k = 0; k < count; k++) {
     fprintf(s.script, "'rank.csv' using 1:%d with lines ls %d title ", 2 + 3 * k, k + 1);
-    sheet_label(s.script, r->settings[chosen[k]].name);
+    sheet_label(s.script, r->settings[chosen[k]].name, LABEL_MOST);
     fprintf(s.script,
             ", \\\n  '' using 1:%d with lines ls %d dt 3 notitle, \\\n  '' every %lld using 1:%d with points ls %d pt 6 ps 0.7 notitle%s",
             3 + 3 * k, k + 1, (long long)(length > 16 ? length / 16 : 1), 4 + 3 * k, k + 1, k + 1 < count ? ", \\\n  " : "\n");

@@ -176,7 +176,7 @@ status figure_residual(const run_report *r, const int *chosen, int count, int64_
                     "rgb 'black'\nset key maxcols 2\nplot ");
   for (int i = 0; i < count; i++) {
     fprintf(s.script, "'spectrum-residual.csv' using 1:%d with linespoints ls %d title ", i + 2, i + 1);
-    sheet_label(s.script, r->settings[chosen[i]].name);
+    sheet_label(s.script, r->settings[chosen[i]].name, LABEL_MOST);
     fprintf(s.script, "%s", i + 1 < count ? ", \\\n  " : "\n");
   }
 done:

@@ -19,7 +19,8 @@ static status remove_old(const char *folder) {
                                       "rank",
                                       "spectrum-gram",
                                       "spectrum-residual",
-                                      "time"},
+                                      "time",
+                                      "training"},
                            *const endings[] = {"csv", "gp", "svg", "pdf"};
   status st = OK;
   for (size_t k = 0; k < sizeof names / sizeof *names; k++)
@@ -48,6 +49,7 @@ status figures_make(const run_report *r, const json_t *story, const char *run_fo
   }
   TRY(figure_gram(r, layer, run_folder, folder, f));
   TRY(figure_time(story, folder, f));
+  TRY(figure_training(json_object_get(story, "training"), folder, f));
 done:
   if (st != OK) figures_free(f);
   return st;

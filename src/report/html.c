@@ -269,7 +269,8 @@ done:
 
 /* ---- what training came to ---- */
 
-static void training(FILE *out, const json_t *story) {
+static void training(FILE *out, const json_t *story, const figures *f) {
+  static const char *const prefixes[] = {"training", NULL};
   const json_t *found = json_object_get(story, "training"), *how = json_object_get(found, "made_from"), *row;
   size_t i;
   if (!has_training(story)) return;
@@ -291,7 +292,9 @@ static void training(FILE *out, const json_t *story) {
     for (size_t k = 0; k < sizeof keys / sizeof *keys; k++) number_cell(out, "%.4g", json_object_get(row, keys[k]), 1);
     fprintf(out, "</tr>\n");
   }
-  fprintf(out, "</tbody></table></div>\n</section>\n");
+  fprintf(out, "</tbody></table></div>\n");
+  pictures(out, f, prefixes);
+  fprintf(out, "</section>\n");
 }
 
 /* ---- (f) time and memory ---- */
@@ -450,7 +453,7 @@ status html_write(FILE *out, const char *run_folder, const run_report *r, const 
     fprintf(out, "<p><strong>No pictures: gnuplot is not installed (Debian: gnuplot-nox). Their data and scripts are in "
                  "<code>figures/</code>.</strong></p>\n");
   TRY(results(out, r, f));
-  training(out, story);
+  training(out, story, f);
   section(out, "layers", "Layers");
   pictures(out, f, heats);
   fprintf(out, "</section>\n");

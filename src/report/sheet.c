@@ -102,14 +102,13 @@ void sheet_log_axis(FILE *script, const char *axis, extent e) {
 
 /* ---- legends ---- */
 
-enum { LABEL_MOST = 64, LABEL_HALF = 36, KEY_LINE = 20 };
+enum { LABEL_HALF = 36, KEY_LINE = 20 };
 
-/* A name as the legend shows it: a long one loses its middle. */
-void sheet_label(FILE *script, const char *name) {
+void sheet_label(FILE *script, const char *name, size_t most) {
   char text[LABEL_MOST + 8];
-  int half = (LABEL_MOST - 2) / 2;
+  int half = ((int)most - 2) / 2;
   size_t length = strlen(name);
-  if (length > LABEL_MOST)
+  if (length > most)
     snprintf(text, sizeof text, "%.*s..%s", half, name, name + length - (size_t)half);
   else
     snprintf(text, sizeof text, "%s", name);

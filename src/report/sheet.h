@@ -30,8 +30,10 @@ static const extent EXTENT_NOTHING = {HUGE_VAL, 0};
 void extent_widen(extent *e, double x);
 void sheet_log_axis(FILE *script, const char *axis, extent e);
 
-void sheet_label(FILE *script, const char *name);                             /* as the legend shows it */
-int sheet_key_height(int count, size_t longest);                              /* of a legend */
+enum { LABEL_MOST = 64, LABEL_SHORT = 30 };
+void sheet_label(FILE *script, const char *name,
+                 size_t most);                   /* a name of more characters (LABEL_MOST can be asked for) loses its middle */
+int sheet_key_height(int count, size_t longest); /* of a legend */
 int sheet_settings_height(const run_report *r, const int *chosen, int count); /* of a picture with these settings' names */
 
 /* Of the loss curves of chosen settings: entries of the longest; the first line of their data, "rank,NAME KIND,…". */
@@ -45,5 +47,6 @@ status figure_ranks(const run_report *r, const int *chosen, int count, const cha
 status figure_gram(const run_report *r, int64_t layer, const char *run_folder, const char *folder, figures *all);
 status figure_residual(const run_report *r, const int *chosen, int count, int64_t layer, const char *folder, figures *all);
 status figure_time(const json_t *story, const char *folder, figures *all);
+status figure_training(const json_t *training, const char *folder, figures *all); /* of the story; none without one */
 
 #endif

@@ -44,6 +44,14 @@ on 1 status "$WORK/other" | grep -q 'made from something else' || fault "status 
 # ---- the report: with gnuplot where there is one, and without; a folder whose name means something to a shell, to gnuplot and to HTML
 odd="we'ird & <name>, \"\$(touch $(basename "$WORK"))\"-b2-g64"
 cp -r "$WORK/run/solutions/cloq-b4-g64-magr_K_10" "$WORK/run/solutions/$odd"
+mkdir "$WORK/run/finetune"
+python3 - "$odd" >"$WORK/run/finetune/results.json" <<'P'
+import json, sys
+
+keys = "setting perplexity_before first_loss last_loss rate perplexity_after deviation seeds".split()
+rows = [["original", 28.5, 3.3, 3.2, 5e-4, 27.25, None, 1], [sys.argv[1], 61.5, 4.1, 3.9, 5e-4, 41.5, 0.25, 3], ["cloq-b2-g64-magr_K_10", None, 9, 5, 1e-3, 77.5, None, 1]]
+print(json.dumps({"made_from": {"steps": 40, "batch": 1, "length": 512, "windows": 8}, "table": [dict(zip(keys, r)) for r in rows], "results": []}))
+P
 on 1 report "$WORK/run" >"$WORK/out" 2>"$WORK/err" || fault "the report ended with $?: $(cat "$WORK/err")"
 head -3 "$WORK/out" | diff - <(head -3 "$WORK/table") >/dev/null || fault "expected the table of the run on standard output, found: $(head -3 "$WORK/out")"
 LC_ALL=C on 1 report "$WORK/run" --out "$WORK/plain-locale" >/dev/null 2>"$WORK/err" || fault "in a plain locale: ended with $?: $(cat "$WORK/err")"
@@ -105,12 +113,16 @@ for folder, drawn in (("run", bool(gnuplot)), ("plain", False)):
         wrong.append(f"{folder}: expected links to places of the page alone, found {page.links[:9]}")
     if page.svg != (len(names) if drawn else 0) or ("gnuplot is not installed" in page.text) == drawn:
         wrong.append(f"{folder}: {page.svg} pictures of {len(names)}")
-    for need in "frontier-calibration frontier-heldout heat-1 heat-3 rank spectrum-gram spectrum-residual time".split():
+    for need in "frontier-calibration frontier-heldout heat-1 heat-3 rank spectrum-gram spectrum-residual time training".split():
         if need not in names or sum(1 for _ in open(f"{work}/{folder}/figures/{need}.csv")) < 3:
             wrong.append(f"{folder}: no picture or no data of {need}: {names}")
     for s in report["settings"]:
         if page.text.count(s["name"]) < 3:
             wrong.append(f"{folder}: {s['name']} is not on the page")
+
+trained = list(csv.DictReader(open(f"{work}/run/figures/training.csv", newline="")))
+if [t["perplexity_after"] for t in trained] != ["27.25", "41.5", "77.5"] or [t["deviation"] for t in trained] != ["", "0.25", ""] or trained[2]["point_before"]:
+    wrong.append(f"training: {trained}")
 
 if [s["stage"] for s in report["story"]["stages"]] != ["calibrate", "solve"]:
     wrong.append(f"stages {report['story']['stages']}")
