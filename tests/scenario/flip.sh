@@ -79,6 +79,8 @@ for i in range(flips):
             silent += 1
         else:
             missed.append(where + ": unnoticed")
+    elif code in (2, 3) and path.endswith(".h5") and os.path.relpath(path, run) not in text:
+        missed.append(f"{where}: not named: {text[:300]}")
     elif code in (2, 3):
         detected += 1
     else:

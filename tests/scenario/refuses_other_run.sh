@@ -38,33 +38,16 @@ echo "slurm-14 elsewhere 1" >"$WORK/run/.lock"
 refuse 6 'slurm-14 elsewhere 1); if that job has ended, remove the file'
 rm "$WORK/run/.lock"
 
-# one flipped bit in any dataset is found and named
-python3 - "$WORK/run" >"$WORK/places" <<'P'
-import glob, os, random, sys
-random.seed(5)
-files = sorted(glob.glob(sys.argv[1] + "/*/**/layer-*.h5", recursive=True))
-for k in range(12):
-    f = random.choice(files)
-    print(f, random.randrange(os.path.getsize(f) // 2, os.path.getsize(f) - 4096))
-P
-found=0
-while read -r file at; do
-  cp "$file" "$WORK/kept"
+# a flipped bit in the middle of a file is found by two ranks, too, and named (scenario.flip: by one, all over a run)
+for file in grams/layer-002.h5 solutions/cloq-b4-g64-magr_K_10/layer-005.h5; do
+  cp "$WORK/run/$file" "$WORK/kept"
   python3 -c "
-import sys
-f = open('$file', 'r+b'); f.seek($at); b = f.read(1); f.seek($at); f.write(bytes([b[0] ^ 4]))"
-  if on 2 verify "$WORK/job.yaml" >"$WORK/out" 2>&1; then
-    cmp -s "$file" "$WORK/kept" && fault "nothing was flipped in $file"
-    h5diff -q "$file" "$WORK/kept" && continue # a byte that carries no data
-    fault "verify passed with byte $at of $file flipped"
-  else
-    grep -q "$(basename "$(dirname "$file")")/$(basename "$file")" "$WORK/out" || fault "the damaged $file is not named: $(cat "$WORK/out")"
-    found=$((found + 1))
-  fi
-  cp "$WORK/kept" "$file"
-done <"$WORK/places"
-echo "flips found: $found of 12"
-[ "$found" -ge 6 ] || fault "expected most flips in data, found $found"
+import os
+f = open('$WORK/run/$file', 'r+b'); at = os.path.getsize(f.name) // 2; f.seek(at); b = f.read(1); f.seek(at); f.write(bytes([b[0] ^ 4]))"
+  on 2 verify "$WORK/job.yaml" >"$WORK/out" 2>&1 && fault "verify passed with a bit of $file flipped"
+  grep -q "$file" "$WORK/out" || fault "the damaged $file is not named: $(cat "$WORK/out")"
+  cp "$WORK/kept" "$WORK/run/$file"
+done
 
 # a full disk: a small tmpfs where one can be mounted
 mkdir "$WORK/small"
