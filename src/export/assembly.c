@@ -128,7 +128,7 @@ done:
 }
 
 /* The factors as exported: B S^p and S^-p A with S the roots of the eigenvalues; a direction without weight stays as it is. */
-static void split_factors(export_split split, solution *s) {
+static void split_factors(factor_split split, solution *s) {
   double power = split == SPLIT_QERA ? 0.5 : 0.25; /* of the eigenvalue */
   if (split == SPLIT_CLOQ) return;
   for (int k = 0; k < s->rank; k++) {

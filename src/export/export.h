@@ -10,6 +10,7 @@
 #include "base/half.h"
 #include "base/json.h"
 #include "model/checkpoint.h"
+#include "quant/split.h"
 #include "solution/solution.h"
 
 /* One quantized linear of the model: where it comes from, and what its file says of it. */
@@ -28,9 +29,6 @@ typedef struct export_matrix {
 
 typedef struct export_format export_format;
 
-/* The split of a product B A = (B S) (S^-1 A), S from the roots of the eigenvalues: B orthonormal | S | S^1/2 */
-typedef enum export_split { SPLIT_CLOQ, SPLIT_QERA, SPLIT_BALANCED } export_split;
-
 typedef struct export_request {
   MPI_Comm comm;
   const checkpoint *model;
@@ -41,7 +39,7 @@ typedef struct export_request {
   bool has_dtype;
   real_type dtype; /* of dense weights, where given; else each tensor's own */
   real_type adapter_dtype;
-  export_split split;
+  factor_split split;
   const char *folder, *run, *tag; /* the folder to make; the run directory; who makes it */
   const char *setting, *rank;     /* as asked, for people */
   const attributes *how;          /* of the run: calibration, options …: for sidecar and card, on rank 0; may be NULL */
@@ -53,7 +51,6 @@ const export_format *export_format_find(const char *name);
 const char *export_format_nearest(const char *name); /* NULL when nothing is near */
 const char *export_format_name(const export_format *f);
 const char *export_format_list(void); /* "gptq, bnb, compressed-tensors, dense" */
-const char *export_split_name(export_split s);
 
 /* Collective. Fills in what the files say of the matrices (rank 0 reads). model_fingerprint of every file must be the checkpoint's. E_DATA;
  * E_USAGE: a rank beyond the stored one, or one that a method with codes for each rank was not solved for. */

@@ -221,7 +221,7 @@ static status write_sidecar(const export_request *q, const image *m, bool adapte
   json_t *o = json_pack("{s:s, s:s, s:s, s:b, s:s, s:s, s:s, s:s, s:s, s:s, s:o, s:o, s:o}", "cloqwork", CLOQWORK_VERSION, "kind",
                         adapter ? "adapter" : "base", "format", adapter ? "peft" : q->format->name, "merged", q->merge, "run", q->run,
                         "setting", q->setting, "rank", q->rank, "model_fingerprint", q->model->fingerprint, "base_fingerprint", fingerprint,
-                        "split", adapter ? export_split_name(q->split) : "", "made_from", attributes_json(q->how), "modules", modules,
+                        "split", adapter ? split_name(q->split) : "", "made_from", attributes_json(q->how), "modules", modules,
                         "tensors", tensor_hashes(m));
   json_t *config = NULL;
   status st = adapter ? OK : q->format->config(q, &config);
@@ -385,7 +385,7 @@ static status write_card(const export_request *q, bool adapter, const char *fing
         "- The split of the product is `%s`, the factors are %s. `cloqwork verify` on the folder above proves that base and adapter "
         "belong\n"
         "  together.\n",
-        export_split_name(q->split), format_type_name(q->adapter_dtype));
+        split_name(q->split), format_type_name(q->adapter_dtype));
   else if (q->format->notes)
     say(&t, "## Notes\n\n%s\n", q->format->notes);
   if (t.st == OK) t.st = write_text(folder, "README.md", t.all);

@@ -26,11 +26,6 @@ const char *export_format_nearest(const char *name) {
 const char *export_format_name(const export_format *f) { return f->name; }
 const char *export_format_list(void) { return "gptq, bnb, compressed-tensors or dense"; }
 
-const char *export_split_name(export_split s) {
-  static const char *const names[] = {"cloq", "qera", "balanced"};
-  return names[s];
-}
-
 status export_check(const export_request *q) { return q->format->check(q); }
 
 bool format_all_linears(const export_request *q) { return q->count == LIN_COUNT * q->model->arch.layers; }

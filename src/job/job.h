@@ -69,7 +69,7 @@ typedef struct options {
   } act_quantizer,    /* fp | prefix | cross: activations that codes see */
       act_adapter;    /* and adapters: auto, the same */
   double xgram_alpha; /* with cross: how far the weights go towards those that the prefix's inputs ask for: 0.5 */
-  export_split split; /* cloq | qera | balanced; auto: the initialization's */
+  factor_split split; /* cloq | qera | balanced; auto: the initialization's */
 } options;
 
 /* Rule and options at one pair of bits and group: an "auto" may depend on them. */

@@ -8,8 +8,8 @@
 #include <stdbool.h>
 #include <stdio.h>
 
-#include "export/export.h"
 #include "quant/grid.h"
+#include "quant/split.h"
 
 typedef enum quantizer { QUANT_RTN, QUANT_OPTQ, QUANT_NF4, QUANT_NF, QUANT_SLIM, QUANT_BILLM, QUANT_COUNT } quantizer;
 
@@ -62,7 +62,7 @@ typedef struct initialization_row {
   const char *name;
   scheme scheme;
   metric metric;      /* of the (last) fit */
-  export_split split; /* of the exported factors, unless something else is asked for */
+  factor_split split; /* of the exported factors, unless something else is asked for */
   unsigned needs;
   const char *line;
 } initialization_row;

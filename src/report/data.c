@@ -1,8 +1,8 @@
 #include "report/data.h"
 
 #include <dirent.h>
-#include <fnmatch.h>
 #include <errno.h>
+#include <fnmatch.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +12,7 @@
 #include "base/memory.h"
 #include "job/methods.h"
 #include "session/unit.h"
+#include "solution/solution.h"
 #include "store/container.h"
 
 /* ---- folders ---- */

@@ -197,15 +197,6 @@ status export_request_real_type(const char *option, const char *text, real_type 
   return fail(E_USAGE, "%s: expected float32, float16 or bfloat16, found %s", option, text);
 }
 
-status export_request_split(const char *option, const char *text, export_split *split) {
-  for (int k = SPLIT_CLOQ; k <= SPLIT_BALANCED; k++)
-    if (strcmp(text, export_split_name((export_split)k)) == 0) {
-      *split = (export_split)k;
-      return OK;
-    }
-  return fail(E_USAGE, "%s: expected cloq, qera or balanced, found %s", option, text);
-}
-
 static status read_format(const arguments *a, export_request *q) {
   status st = OK;
   const char *name = a->to ? a->to : a->merge ? "dense" : NULL;
@@ -227,10 +218,10 @@ done:
 
 /* The split as asked for, else that of the first matrix's setting. */
 static status read_split(const arguments *a, const solved *list, int count, export_request *q) {
-  if (a->split) return export_request_split("export: --split", a->split, &q->split);
+  if (a->split) return split_find("export: --split", a->split, &q->split);
   for (int i = 0; i < count; i++)
     if (strcmp(list[i].name, q->matrices[0].setting) == 0 && *list[i].split)
-      return export_request_split(list[i].name, list[i].split, &q->split);
+      return split_find(list[i].name, list[i].split, &q->split);
   return OK;
 }
 

@@ -10,6 +10,5 @@ status export_request_add(const session *c, int64_t layer, linear_id l, const ch
 void export_request_free(export_request *q);
 
 status export_request_real_type(const char *option, const char *text, real_type *type); /* "float16" …; E_USAGE */
-status export_request_split(const char *option, const char *text, export_split *split);
 
 #endif

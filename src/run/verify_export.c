@@ -57,7 +57,7 @@ static status rebuild(const session *run, const export_found *f, export_request 
   q->has_dtype = base && *text_of(base, "dtype");
   if (q->has_dtype) TRY(export_request_real_type("cloqwork.json: dtype", text_of(base, "dtype"), &q->dtype));
   if (adapter) TRY(export_request_real_type("cloqwork.json: dtype", text_of(adapter, "dtype"), &q->adapter_dtype));
-  if (adapter) TRY(export_request_split("cloqwork.json: split", text_of(adapter, "split"), &q->split));
+  if (adapter) TRY(split_find("cloqwork.json: split", text_of(adapter, "split"), &q->split));
   TRY(add_modules(run, json_object_get(base ? base : adapter, "modules"), q));
 done:
   return st;

@@ -8,12 +8,12 @@ import glob, json, os, shlex, subprocess, sys
 
 sees = {"base": "", "dist": "base", "model": "base", "quant": "base", "calibrate": "base dist model", "adapter": "base dist quant",
         "joint": "base dist quant adapter", "store": "base dist", "solution": "base model quant store dist",
-        "export": "base dist model quant store solution", "job": "base dist model quant store solution export"}
-sees["session"] = sees["job"] + " job calibrate"
+        "export": "base dist model quant store solution", "job": "base model quant"}
+sees["session"] = sees["solution"] + " solution job calibrate"
 sees["layer"] = sees["session"] + " session adapter joint"
 sees["cost"] = sees["layer"] + " layer"
 sees["report"] = sees["session"] + " session"
-sees["run"] = sees["cost"] + " cost report"
+sees["run"] = sees["cost"] + " cost report export"
 commands, source = json.load(open(sys.argv[1])), sys.argv[2]
 wrong = tried = 0
 for room, allowed in sees.items():
