@@ -48,7 +48,8 @@ def arguments():
     p.add_argument("--batch", type=int, default=2)
     p.add_argument("--length", type=int, default=512)
     p.add_argument("--windows", type=int, default=16, help="of held-out tokens")
-    p.add_argument("--rates", default="2e-4,5e-4,1.5e-3")
+    p.add_argument("--rates", default="1e-4,5e-4,1.5e-3", help="of learning, comma-separated")
+    p.add_argument("--split", help="of the exports' factors: cloq, qera or balanced; default: each method's own")
     p.add_argument("--seeds", type=int, default=3, help="of the two best settings of each number of bits")
     a = p.parse_args()
     a.out = a.out or os.path.join(a.run, "finetune")
@@ -65,12 +66,13 @@ def windows(path, length):
 def identity(a):
     """What a result was made from; two results with different ones do not stand in one table."""
     tokens = {name: hashlib.sha256(np.load(path).tobytes()).hexdigest() for name, path in (("train", a.train), ("heldout", a.heldout))}
-    return {**tokens, "rank": a.rank, "steps": a.steps, "batch": a.batch, "length": a.length, "windows": a.windows, "torch": torch.__version__}
+    return {**tokens, "rank": a.rank, "steps": a.steps, "batch": a.batch, "length": a.length, "windows": a.windows, "split": a.split, "torch": torch.__version__}
 
 
 def export(a, setting, folder):
     program = os.environ.get("CLOQWORK", "build/cloqwork")
-    done = subprocess.run([program, "export", a.run, "--setting", setting, "--rank", str(a.rank), "--to", "dense", "--dtype", "float32", "--out", folder],
+    split = ["--split", a.split] if a.split else []
+    done = subprocess.run([program, "export", a.run, "--setting", setting, "--rank", str(a.rank), "--to", "dense", "--dtype", "float32", "--out", folder, *split],
                           capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode:
         sys.exit(f"finetune: {setting}: the export ended with {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
