@@ -88,8 +88,9 @@ status verify_export(session *c) {
   char *job_file = NULL;
   TRY(export_verify(c->job_comm, c->arguments.target, &f));
   const char *run = c->arguments.run ? c->arguments.run : text_of(f.base_sidecar ? f.base_sidecar : f.adapter_sidecar, "run");
-  job_file = path_join(run, "job.yaml");
-  bool here = agree_any(c->job_comm, job_file && file_exists(job_file));
+  if (!(job_file = path_join(run, "job.yaml"))) st = fail(E_MEMORY, "verify: no memory");
+  TRY(agree(c->job_comm, st));
+  bool here = agree_any(c->job_comm, file_exists(job_file));
   if (!here && c->arguments.run) {
     st = fail(E_USAGE, "--run: expected a run directory, found no job.yaml in %s", run);
     goto done;
