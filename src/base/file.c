@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -263,6 +264,11 @@ status file_remove_matching(const char *folder, const char *infix) {
 bool file_exists(const char *path) {
   struct stat s;
   return stat(path, &s) == 0;
+}
+
+bool file_exists_in(const char *folder, const char *name) {
+  char path[PATH_MAX];
+  return snprintf(path, sizeof path, "%s/%s", folder, name) < PATH_MAX && file_exists(path);
 }
 
 status file_free_space(const char *path, uint64_t *bytes) {

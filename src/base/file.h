@@ -30,6 +30,7 @@ status file_remove(const char *path);       /* missing is fine */
 status file_remove_matching(const char *folder,
                             const char *infix); /* regular files of the folder whose name holds infix: stale temporaries */
 bool file_exists(const char *path);
+bool file_exists_in(const char *folder, const char *name); /* takes no memory: a lack of it must not look like an absent file */
 
 /* Memory in a file of a folder, for what is too large for memory: zeroed; the file has no name and is gone with the process. Every byte is
  * claimed from the disk here, so that a full one is an error and never a signal. E_MEMORY where the disk is full. */

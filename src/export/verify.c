@@ -1,5 +1,4 @@
 /* Looking at an export: what its own records prove, and whether it equals the container it came from. */
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,13 +10,9 @@
 
 static const size_t JSON_MOST = 256 << 20;
 
-/* Takes no memory: a lack of it must not look like an absent file. */
-static bool has(const char *folder, const char *name) {
-  char path[PATH_MAX];
-  return snprintf(path, sizeof path, "%s/%s", folder, name) < PATH_MAX && file_exists(path);
+bool export_is_folder(const char *path) {
+  return file_exists_in(path, SIDECAR) || file_exists_in(path, "base/" SIDECAR) || file_exists_in(path, "adapter/" SIDECAR);
 }
-
-bool export_is_folder(const char *path) { return has(path, SIDECAR) || has(path, "base/" SIDECAR) || has(path, "adapter/" SIDECAR); }
 
 void export_found_free(export_found *f) {
   FREE(f->base);
@@ -70,11 +65,11 @@ done:
 static status find_folders(const char *folder, export_found *f) {
   status st = OK;
   static const char *const names[] = {"base", "adapter"};
-  if (has(folder, SIDECAR)) return keep_folder(folder, f);
+  if (file_exists_in(folder, SIDECAR)) return keep_folder(folder, f);
   for (int k = 0; k < 2; k++) {
     char *path = path_join(folder, names[k]);
     if (!path) return fail(E_MEMORY, "%s: no memory for a name", folder);
-    if (has(path, SIDECAR)) st = keep_folder(path, f);
+    if (file_exists_in(path, SIDECAR)) st = keep_folder(path, f);
     FREE(path);
     if (st != OK) return st;
   }
@@ -109,7 +104,7 @@ static status open_files(const char *folder, bool adapter, opened *o) {
   json_t *index = NULL, *value;
   const char *key;
   *o = (opened){0};
-  if (adapter || has(folder, "model.safetensors")) {
+  if (adapter || file_exists_in(folder, "model.safetensors")) {
     TRY(NEW(o->files, 1, "files of an export"));
     return open_one(folder, adapter ? "adapter_model.safetensors" : "model.safetensors", o);
   }
@@ -254,7 +249,7 @@ static status check_labels(const export_found *f) {
   json_t *config = NULL, *extra = NULL;
   TRY(read_json(f->base, "config.json", &config));
   TRY(check_label(f, "config.json", json_object_get(config, "quantization_config")));
-  if (has(f->base, "quantize_config.json")) {
+  if (file_exists_in(f->base, "quantize_config.json")) {
     TRY(read_json(f->base, "quantize_config.json", &extra));
     TRY(check_label(f, "quantize_config.json", extra));
   }

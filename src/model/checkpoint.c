@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/half.h"
 #include "base/json.h"
 #include "base/memory.h"
@@ -361,14 +362,7 @@ status checkpoint_open_config(const char *folder, checkpoint *c) {
 }
 
 bool checkpoint_has_weights(const char *folder) {
-  bool found = false;
-  static const char *const names[] = {"model.safetensors", "model.safetensors.index.json"};
-  for (int k = 0; k < 2 && !found; k++) {
-    char *path = path_join(folder, names[k]);
-    found = path && file_exists(path);
-    FREE(path);
-  }
-  return found;
+  return file_exists_in(folder, "model.safetensors") || file_exists_in(folder, "model.safetensors.index.json");
 }
 
 void checkpoint_close(checkpoint *c) {

@@ -85,12 +85,9 @@ done:
 status verify_export(session *c) {
   status st = OK;
   export_found f = {0};
-  char *job_file = NULL;
   TRY(export_verify(c->job_comm, c->arguments.target, &f));
   const char *run = c->arguments.run ? c->arguments.run : text_of(f.base_sidecar ? f.base_sidecar : f.adapter_sidecar, "run");
-  if (!(job_file = path_join(run, "job.yaml"))) st = fail(E_MEMORY, "verify: no memory");
-  TRY(agree(c->job_comm, st));
-  bool here = agree_any(c->job_comm, file_exists(job_file));
+  bool here = agree_any(c->job_comm, file_exists_in(run, "job.yaml"));
   if (!here && c->arguments.run) {
     st = fail(E_USAGE, "--run: expected a run directory, found no job.yaml in %s", run);
     goto done;
@@ -110,7 +107,6 @@ status verify_export(session *c) {
       printf("run      %s is not here: compared with the folder's own records alone (--run RUN compares with the container)\n", run);
   }
 done:
-  FREE(job_file);
   export_found_free(&f);
   return st;
 }
