@@ -37,4 +37,4 @@ wait $! # with need_venv's code
 if [ -x .venv/bin/python ]; then
     export CLOQWORK_PYTHON=$ROOT/.venv/bin/python
 fi
-exec ctest --test-dir "build/${build[0]}" -j $((2 * $(cores) + 1)) --output-on-failure "${labels[@]}" "$@" </dev/null
+exec ctest --test-dir "build/${build[0]}" -j "$(cores)" --output-on-failure "${labels[@]}" "$@" </dev/null
