@@ -26,7 +26,7 @@ static void after_text(const json_t *row, char text[64]) {
   else if (isnan(deviation))
     snprintf(text, 64, "%.4g", after);
   else
-    snprintf(text, 64, "%.4g ± %.1g", after, deviation);
+    snprintf(text, 64, "%.4g ± %.2g", after, deviation);
 }
 
 /* set AXIS ("y" or "y2") tics, a row each: the starts' names, or what they came to. */
