@@ -36,12 +36,13 @@ static void row_tics(FILE *script, const json_t *table, const char *axis, bool n
   fprintf(script, "set %stics (", axis);
   json_array_foreach(table, i, row) {
     char text[64];
-    after_text(row, text);
     fprintf(script, "%s", i ? ", " : "");
-    if (names)
+    if (names) {
       sheet_label(script, start_of(row), LABEL_SHORT);
-    else
+    } else {
+      after_text(row, text);
       gnuplot_text(script, text);
+    }
     fprintf(script, " %zu", i);
   }
   fprintf(script, ")%s\nset %srange [%zu.5:-0.5]\n", names ? "" : " scale 0", axis, json_array_size(table) - 1);
